@@ -1,1 +1,16 @@
-fn main() {}
+//! The program `bso`: arguments in, exit code out. The only crate that prints or exits.
+
+mod command;
+mod exit;
+mod terminal;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = match command::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::usage(&error),
+    };
+    exit::code(command::run(arguments.command))
+}

@@ -1,0 +1,77 @@
+//! Which examples each optimiser step sees. A pure function of seed, epoch and sizes, so that a resumed run
+//! needs only its step number to continue with the same batches.
+
+use bso_durable::Seed;
+use rand::seq::SliceRandom;
+
+/// The order of a whole run.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchPlan {
+    examples: usize,
+    micro: usize,
+    accumulation: usize,
+    seed: Seed,
+}
+
+impl BatchPlan {
+    /// Plans over `examples` examples in micro-batches of `micro`, `accumulation` of them a step.
+    pub fn new(examples: usize, micro: usize, accumulation: usize, seed: Seed) -> Self {
+        Self { examples, micro: micro.max(1), accumulation: accumulation.max(1), seed }
+    }
+
+    /// Optimiser steps in one pass over the data; the last one may be smaller.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.examples.div_ceil(self.micro * self.accumulation) as u64
+    }
+
+    /// The micro-batches, as example indices, of optimiser step `step` counted from 0 over the whole run.
+    pub fn step(&self, step: u64) -> Vec<Vec<usize>> {
+        let per_epoch = self.steps_per_epoch().max(1);
+        let mut order: Vec<usize> = (0..self.examples).collect();
+        order.shuffle(&mut self.seed.derive("shuffle", step / per_epoch).rng());
+        let per_step = self.micro * self.accumulation;
+        let start = (step % per_epoch) as usize * per_step;
+        let end = (start + per_step).min(self.examples);
+        order[start..end].chunks(self.micro).map(<[usize]>::to_vec).collect()
+    }
+}
+
+/// Consecutive groups whose token counts stay within `budget` (a longer one stands alone), for passes that need no particular batch size.
+pub fn by_tokens(lengths: impl IntoIterator<Item = usize>, budget: usize) -> Vec<std::ops::Range<usize>> {
+    let (mut groups, mut start, mut tokens, mut end) = (Vec::new(), 0, 0, 0);
+    for length in lengths {
+        if end > start && tokens + length > budget {
+            groups.push(start..end);
+            (start, tokens) = (end, 0);
+        }
+        tokens += length;
+        end += 1;
+    }
+    if end > start {
+        groups.push(start..end);
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_sees_every_example_once_and_epochs_differ() {
+        let plan = BatchPlan::new(23, 3, 2, Seed::new(1));
+        assert_eq!(plan.steps_per_epoch(), 4);
+        let epoch = |e: u64| -> Vec<usize> { (0..4).flat_map(|s| plan.step(4 * e + s).concat()).collect() };
+        let mut sorted = epoch(0);
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..23).collect::<Vec<_>>());
+        assert_ne!(epoch(0), epoch(1));
+        assert_eq!(plan.step(3), vec![plan.step(3).concat()[0..3].to_vec(), plan.step(3).concat()[3..5].to_vec()]);
+    }
+
+    #[test]
+    fn groups_keep_to_the_budget_unless_one_example_exceeds_it() {
+        assert_eq!(by_tokens([3, 3, 9, 1, 1], 6), vec![0..2, 2..3, 3..5]);
+        assert!(by_tokens([], 6).is_empty());
+    }
+}
