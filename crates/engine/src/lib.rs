@@ -1,1 +1,41 @@
-//! TODO-banner
+//! Arrays and a closed set of operations, each with its explicit backward. This crate knows shapes, kernels
+//! and threads; it knows no model, no token meaning, no loss and no file.
+//!
+//! One operation per file, its backward directly under it. All operations are methods of [`Engine`]: outputs are
+//! passed in (allocated once, reused every step), shapes are checked first and refused with an [`EngineError`],
+//! and results are the same bytes for the same inputs, machine, thread count and [`CpuPath`].
+
+mod array;
+mod attention;
+mod cpu;
+mod device;
+mod elementwise;
+mod embedding;
+mod engine;
+mod error;
+mod kv_cache;
+mod linear;
+mod norm;
+mod optimiser_update;
+mod rms_norm;
+mod rotary;
+mod rows;
+mod scratch;
+mod segments;
+mod selected_log_prob;
+mod swiglu;
+
+pub use array::Array;
+pub use attention::{AttentionForward, AttentionGrads, AttentionShape, Qkv};
+pub use cpu::CpuPath;
+pub use device::{DType, Device};
+pub use engine::Engine;
+pub use error::EngineError;
+pub use kv_cache::{CachedRows, KvCache};
+pub use linear::{Accumulate, LinearGrads};
+pub use optimiser_update::{AdamW, AdamWState, RmsProp, Sgd};
+pub use rms_norm::RmsNormGrads;
+pub use rotary::RotaryTable;
+pub use segments::{Segment, Segments};
+pub use selected_log_prob::{HeadInputs, SelectedLogProbGrads};
+pub use swiglu::SwigluGrads;

@@ -1,0 +1,84 @@
+//! The engine: a thread pool, an instruction path and working memory. Operations are methods, in their own files.
+
+use crate::scratch::ScratchPool;
+use crate::{CpuPath, Device, EngineError};
+
+/// What every operation runs on. Cheap to share by reference; one per process is the normal case.
+#[derive(Debug)]
+pub struct Engine {
+    pool: rayon::ThreadPool,
+    path: CpuPath,
+    pub(crate) scratch: ScratchPool,
+}
+
+/// Below this many elementary steps an operation stays on the calling thread: waking others costs more.
+const PARALLEL_WORK: usize = 1 << 15;
+
+impl Engine {
+    /// An engine on the processor, with its own threads (`None`: one per available core) and the fastest
+    /// instructions, or those that `BSO_CPU` names.
+    ///
+    /// # Errors
+    /// Zero threads, threads that cannot be started, or a `BSO_CPU` that this processor cannot follow.
+    pub fn cpu(num_threads: Option<usize>) -> Result<Self, EngineError> {
+        Self::cpu_with_path(num_threads, CpuPath::detect()?)
+    }
+
+    /// As [`Engine::cpu`], with a given instruction path: tests run each.
+    ///
+    /// # Errors
+    /// As [`Engine::cpu`].
+    pub fn cpu_with_path(num_threads: Option<usize>, path: CpuPath) -> Result<Self, EngineError> {
+        if !path.is_available() {
+            return Err(EngineError::CpuPath(path.name().to_owned()));
+        }
+        let available = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let threads = num_threads.unwrap_or(available);
+        if threads == 0 {
+            return Err(EngineError::Threads { threads, reason: "at least one is needed".to_owned() });
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("engine-{index}"))
+            .build()
+            .map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
+        Ok(Self { pool, path, scratch: ScratchPool::default() })
+    }
+
+    /// The device that operations run on.
+    pub fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// Number of threads.
+    pub fn num_threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// The instruction path.
+    pub fn path(&self) -> CpuPath {
+        self.path
+    }
+
+    /// Runs `work` on the engine's threads. Operations called inside start without changing threads, which pays
+    /// where many small ones follow each other: put a whole forward or backward pass inside.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+
+    /// Whether `steps` elementary steps are worth more than one thread.
+    pub(crate) fn parallel(&self, steps: usize) -> bool {
+        self.num_threads() > 1 && steps >= PARALLEL_WORK
+    }
+
+    /// Calls `task` once for each of `0..count`; on all threads where `steps` make it worth it. Which thread runs
+    /// a task must not show in its result.
+    pub(crate) fn for_each(&self, count: usize, steps: usize, task: impl Fn(usize) + Sync + Send) {
+        use rayon::prelude::*;
+        if count > 1 && self.parallel(steps) {
+            self.install(|| (0..count).into_par_iter().with_max_len(1).for_each(task));
+        } else {
+            (0..count).for_each(task);
+        }
+    }
+}
