@@ -15,6 +15,9 @@ pub enum CpuPath {
 }
 
 impl CpuPath {
+    /// Every path, fastest first.
+    pub const EVERY: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Portable];
+
     /// The name that `BSO_CPU` takes.
     pub fn name(self) -> &'static str {
         match self {
@@ -42,15 +45,21 @@ impl CpuPath {
         return self == Self::Portable;
     }
 
-    /// The fastest path of this processor, or the one that the environment variable `BSO_CPU` names.
+    /// The fastest path of this processor.
+    pub fn best() -> Self {
+        Self::EVERY.into_iter().find(|path| path.is_available()).unwrap_or(Self::Portable)
+    }
+
+    /// [`CpuPath::best`], or the path that the environment variable `BSO_CPU` names.
     ///
     /// # Errors
     /// `BSO_CPU` names an unknown path or one that the processor lacks.
     pub fn detect() -> Result<Self, EngineError> {
-        let every = [Self::Avx512, Self::Avx2, Self::Portable];
         let chosen = match std::env::var("BSO_CPU") {
-            Ok(name) => every.into_iter().find(|path| path.name() == name && path.is_available()).ok_or(name),
-            Err(_) => Ok(every.into_iter().find(|path| path.is_available()).unwrap_or(Self::Portable)),
+            Ok(name) => {
+                Self::EVERY.into_iter().find(|path| path.name() == name && path.is_available()).ok_or(name)
+            }
+            Err(_) => Ok(Self::best()),
         };
         chosen.map_err(EngineError::CpuPath)
     }

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::Array;
+
 /// An operation that was refused. Nothing has been written to its outputs.
 #[derive(Debug, Error, Clone, PartialEq)]
 pub enum EngineError {
@@ -85,6 +87,17 @@ pub(crate) fn expect_size(
     found: usize,
 ) -> Result<(), EngineError> {
     if expected == found { Ok(()) } else { Err(EngineError::Shape { operation, what, expected, found }) }
+}
+
+/// Refuses an array whose shape is not that of `like`; `what` names its rows and its columns.
+pub(crate) fn expect_same_shape(
+    operation: &'static str,
+    what: (&'static str, &'static str),
+    like: &Array,
+    found: &Array,
+) -> Result<(), EngineError> {
+    expect_size(operation, what.0, like.rows(), found.rows())?;
+    expect_size(operation, what.1, like.cols(), found.cols())
 }
 
 /// Refuses indices at or beyond `limit`.

@@ -15,6 +15,7 @@ mod engine;
 mod error;
 mod kv_cache;
 mod linear;
+mod matmul;
 mod norm;
 mod optimiser_update;
 mod rms_norm;
@@ -24,6 +25,10 @@ mod scratch;
 mod segments;
 mod selected_log_prob;
 mod swiglu;
+#[cfg(test)]
+mod testing;
+mod tile;
+mod vector;
 
 pub use array::Array;
 pub use attention::{AttentionForward, AttentionGrads, AttentionShape, Qkv};

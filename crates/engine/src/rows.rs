@@ -1,5 +1,8 @@
 //! Picking rows out of a matrix, and adding rows back into one.
 
+use rayon::prelude::*;
+
+use crate::error::{expect_indices, expect_size};
 use crate::{Array, Engine, EngineError};
 
 impl Engine {
@@ -8,8 +11,12 @@ impl Engine {
     /// # Errors
     /// An index outside `x`; shapes that do not fit.
     pub fn gather_rows(&self, x: &Array, index: &[usize], out: &mut Array) -> Result<(), EngineError> {
-        let _ = (x, index, out);
-        todo!()
+        const OP: &str = "gather_rows";
+        expect_size(OP, "rows of out", index.len(), out.rows())?;
+        expect_size(OP, "columns of out", x.cols(), out.cols())?;
+        expect_indices(OP, "row", index.iter().copied(), x.rows())?;
+        self.copy_rows(x, |i| index[i], out);
+        Ok(())
     }
 
     /// `x[index[i]] += rows[i]`, in the order of `i` where an index repeats: the backward of
@@ -18,7 +25,90 @@ impl Engine {
     /// # Errors
     /// An index outside `x`; shapes that do not fit.
     pub fn scatter_add_rows(&self, rows: &Array, index: &[usize], x: &mut Array) -> Result<(), EngineError> {
-        let _ = (rows, index, x);
-        todo!()
+        const OP: &str = "scatter_add_rows";
+        expect_size(OP, "rows to add", index.len(), rows.rows())?;
+        expect_size(OP, "columns of the rows to add", x.cols(), rows.cols())?;
+        expect_indices(OP, "row", index.iter().copied(), x.rows())?;
+        self.add_rows(rows, |i| index[i], x);
+        Ok(())
+    }
+
+    /// `out[i] = x[index(i)]` for indices already checked.
+    pub(crate) fn copy_rows(&self, x: &Array, index: impl Fn(usize) -> usize + Sync, out: &mut Array) {
+        let cols = out.cols();
+        if out.is_empty() {
+            return;
+        }
+        let parallel = self.parallel(out.len());
+        let copy = |(i, row): (usize, &mut [f32])| row.copy_from_slice(x.row(index(i)));
+        if parallel {
+            self.install(|| {
+                out.as_mut_slice().par_chunks_mut(cols).with_min_len(64).enumerate().for_each(copy)
+            });
+        } else {
+            out.as_mut_slice().chunks_mut(cols).enumerate().for_each(copy);
+        }
+    }
+
+    /// `x[index(i)] += rows[i]` for indices already checked. Each thread owns a range of the rows of `x` and walks
+    /// all of `rows`: the order of additions into a row is that of `i`, whatever the number of threads.
+    pub(crate) fn add_rows(&self, rows: &Array, index: impl Fn(usize) -> usize + Sync, x: &mut Array) {
+        let cols = x.cols();
+        if x.is_empty() {
+            return;
+        }
+        let parallel = self.parallel(rows.len());
+        let owned = if parallel { x.rows().div_ceil(self.num_threads()) } else { x.rows() };
+        let add = |(part, x): (usize, &mut [f32])| {
+            let first = part * owned;
+            let range = first..first + x.len() / cols;
+            for (i, row) in rows.as_slice().chunks_exact(cols).enumerate() {
+                let target = index(i);
+                if range.contains(&target) {
+                    let target = &mut x[(target - first) * cols..][..cols];
+                    target.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                }
+            }
+        };
+        let x = x.as_mut_slice();
+        if parallel {
+            self.install(|| x.par_chunks_mut(owned * cols).enumerate().for_each(add));
+        } else {
+            add((0, x));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{engines, random};
+
+    #[test]
+    fn gathered_rows_are_copies_and_scattered_rows_add_up() {
+        for engine in engines() {
+            for (rows, cols, picks) in [(7, 3, 19), (301, 67, 1009)] {
+                let x = random(1, rows, cols);
+                let index: Vec<usize> = (0..picks).map(|i| (i * i + 3) % rows).collect();
+                let mut out = Array::zeros(picks, cols);
+                engine.gather_rows(&x, &index, &mut out).unwrap();
+                let mut sum = random(2, rows, cols);
+                let mut want = sum.clone();
+                engine.scatter_add_rows(&out, &index, &mut sum).unwrap();
+                for (i, &row) in index.iter().enumerate() {
+                    assert_eq!(out.row(i), x.row(row));
+                    want.row_mut(row).iter_mut().zip(x.row(row)).for_each(|(sum, value)| *sum += value);
+                }
+                assert_eq!(sum, want);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_not_there_is_named() {
+        let engine = Engine::cpu(Some(1)).unwrap();
+        let error = engine.gather_rows(&Array::zeros(4, 2), &[0, 4], &mut Array::zeros(2, 2)).unwrap_err();
+        assert_eq!(error.to_string(), "gather_rows: row 4 at entry 1 is outside the 4 there are");
+        assert!(engine.scatter_add_rows(&Array::zeros(1, 2), &[9], &mut Array::zeros(2, 2)).is_err());
     }
 }
