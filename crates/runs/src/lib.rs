@@ -1,1 +1,26 @@
-//! TODO-banner
+//! What a run leaves on disk, and the report made from it. No training code, no tensors, no printing:
+//! the procedures hand over numbers and texts, this crate decides where they go and how they look.
+
+mod checkpoints;
+mod directory;
+mod error;
+mod json;
+mod manifest;
+mod metrics;
+mod metrics_log;
+mod model_card;
+pub mod report;
+mod results;
+mod tensorboard;
+mod trainer_state;
+
+pub use checkpoints::{Checkpoint, CheckpointBuilder};
+pub use directory::{Existing, Opening, RunDirectory};
+pub use error::RunsError;
+pub use manifest::{Environment, Fingerprinted, LedgerRow, Manifest, Status};
+pub use metrics::{PairMetrics, Quadrant, StepMetrics, key};
+pub use metrics_log::{MetricsFile, MetricsLog, Resumed, read_metrics};
+pub use model_card::ModelCard;
+pub use results::Results;
+pub use tensorboard::TensorBoard;
+pub use trainer_state::TrainerState;

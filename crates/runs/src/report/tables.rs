@@ -1,0 +1,237 @@
+//! The methods table, and the plain tables: ledgers, environment.
+
+use super::data::{Direction, LedgerTable, MethodReport, ReportData, Scores};
+use super::escape::html;
+use super::format::{duration, minus, number, percent};
+use super::scale::Scale;
+use super::style::swatch;
+use super::{Estimate, Landmark};
+use std::fmt::Write;
+
+/// A column of the methods table.
+pub(crate) struct Column {
+    pub(crate) title: &'static str,
+    pub(crate) meaning: &'static str,
+    pub(crate) direction: Direction,
+    pub(crate) is_share: bool,
+    pub(crate) of: fn(&Scores) -> Option<Estimate>,
+}
+
+/// The figures of an evaluation in the order in which they are shown.
+pub(crate) const COLUMNS: [Column; 6] = [
+    Column {
+        title: "Mean reward",
+        meaning: "helpfulness",
+        direction: Direction::Up,
+        is_share: false,
+        of: |s| s.reward,
+    },
+    Column {
+        title: "Safe rate",
+        meaning: "responses without unsafe content",
+        direction: Direction::Up,
+        is_share: true,
+        of: |s| s.safe_rate,
+    },
+    Column {
+        title: "Over-refusal",
+        meaning: "refusals where an answer is due",
+        direction: Direction::Down,
+        is_share: true,
+        of: |s| s.over_refusal,
+    },
+    Column {
+        title: "TV to optimum",
+        meaning: "total variation, 0 to 1",
+        direction: Direction::Down,
+        is_share: false,
+        of: |s| s.tv_to_optimum,
+    },
+    Column {
+        title: "KL from optimum",
+        meaning: "nats",
+        direction: Direction::Down,
+        is_share: false,
+        of: |s| s.kl_from_optimum,
+    },
+    Column {
+        title: "KL from reference",
+        meaning: "nats",
+        direction: Direction::Neutral,
+        is_share: false,
+        of: |s| s.kl_from_reference,
+    },
+];
+
+impl Column {
+    /// A value of this column in its unit.
+    pub(crate) fn show(&self, value: f64) -> String {
+        minus(&if self.is_share { percent(value) } else { number(value) })
+    }
+
+    /// The value with its interval in words.
+    pub(crate) fn say(&self, e: &Estimate) -> String {
+        match e.interval() {
+            Some((low, high)) => format!("{} ({} to {})", self.show(e.mean), self.show(low), self.show(high)),
+            None => self.show(e.mean),
+        }
+    }
+
+    fn best(&self, methods: &[MethodReport]) -> Option<Estimate> {
+        let key = |e: &Estimate| if self.direction == Direction::Down { -e.mean } else { e.mean };
+        let all = methods.iter().filter_map(|m| (self.of)(m.scores.as_ref()?)).filter(|e| e.mean.is_finite());
+        let best = all.max_by(|a, b| key(a).total_cmp(&key(b)))?;
+        (self.direction != Direction::Neutral && methods.len() > 1).then_some(best)
+    }
+
+    /// The axis of the little bars: all means and intervals of the column.
+    fn axis(&self, data: &ReportData) -> Scale {
+        let ends: Vec<f64> = rows(data)
+            .filter_map(|scores| (self.of)(scores))
+            .flat_map(|e| [Some(e.mean), e.low, e.high])
+            .flatten()
+            .filter(|v| v.is_finite())
+            .collect();
+        let (low, high) = ends.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
+        Scale::linear(low, high, (4.0, 76.0))
+    }
+}
+
+fn rows(data: &ReportData) -> impl Iterator<Item = &Scores> {
+    let methods = data.methods.iter().filter_map(|m| m.scores.as_ref());
+    methods.chain(data.landmarks.iter().map(|l| &l.scores))
+}
+
+/// The table of all evaluated methods; empty where none was evaluated.
+pub(crate) fn methods_table(data: &ReportData) -> String {
+    if !data.methods.iter().any(|m| m.scores.is_some()) {
+        return String::new();
+    }
+    let columns: Vec<(&Column, Option<Estimate>, Scale)> = COLUMNS
+        .iter()
+        .filter(|c| rows(data).any(|s| (c.of)(s).is_some()))
+        .map(|c| (c, c.best(&data.methods), c.axis(data)))
+        .collect();
+    let timed = data.methods.iter().any(|m| m.seconds.is_some());
+    let mut out = String::from(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Results\"><table class=\"results\"><thead><tr><th scope=\"col\">Method</th>",
+    );
+    for (column, ..) in &columns {
+        let better = match column.direction {
+            Direction::Up => "<abbr title=\"higher is better\">↑</abbr>",
+            Direction::Down => "<abbr title=\"lower is better\">↓</abbr>",
+            Direction::Neutral => "",
+        };
+        let _ =
+            write!(out, "<th scope=\"col\">{} {better}<small>{}</small></th>", column.title, column.meaning);
+    }
+    if timed {
+        out.push_str("<th scope=\"col\">Time<small>training</small></th>");
+    }
+    out.push_str("</tr></thead><tbody>");
+    for (index, method) in data.methods.iter().enumerate() {
+        let _ = write!(
+            out,
+            "<tr data-m=\"{index}\"><th scope=\"row\">{}{}</th>",
+            swatch(index),
+            html(&method.name)
+        );
+        for (column, best, axis) in &columns {
+            let value = method.scores.as_ref().and_then(|s| (column.of)(s));
+            out.push_str(&cell(column, value, best.as_ref(), axis));
+        }
+        if timed {
+            let _ = write!(out, "<td>{}</td>", method.seconds.map_or("–".to_owned(), duration));
+        }
+        out.push_str("</tr>");
+    }
+    for Landmark { name, scores, .. } in &data.landmarks {
+        let star = super::style::landmark(11.0, 7.0, 4.5);
+        let _ = write!(
+            out,
+            "<tr class=\"landmark\"><th scope=\"row\"><svg class=\"swatch\" viewBox=\"0 0 22 14\" width=\"22\" \
+             height=\"14\" aria-hidden=\"true\">{star}</svg>{}</th>",
+            html(name)
+        );
+        for (column, _, axis) in &columns {
+            out.push_str(&cell(column, (column.of)(scores), None, axis));
+        }
+        out.push_str(if timed { "<td></td></tr>" } else { "</tr>" });
+    }
+    out.push_str("</tbody></table></div>");
+    let marked = columns.iter().any(|(_, best, _)| best.is_some());
+    let intervals =
+        rows(data).any(|s| COLUMNS.iter().any(|c| (c.of)(s).is_some_and(|e| e.interval().is_some())));
+    if marked {
+        out.push_str(
+            "<p class=\"key\"><b class=\"best\">Bold</b>: best mean of the column among the methods.",
+        );
+        if intervals {
+            out.push_str(
+                " <span class=\"tied\">Dotted</span>: its 95 % interval meets that of the best, so the order of \
+                 the two is not settled. Small figures and bars: 95 % intervals.",
+            );
+        }
+        out.push_str("</p>");
+    }
+    out
+}
+
+fn cell(column: &Column, value: Option<Estimate>, best: Option<&Estimate>, axis: &Scale) -> String {
+    let Some(e) = value.filter(|e| e.mean.is_finite()) else { return "<td>–</td>".to_owned() };
+    let class = match best {
+        Some(best) if best.mean == e.mean => " class=\"best\"",
+        Some(best) if e.interval().is_some() && best.overlaps(&e) => " class=\"tied\"",
+        _ => "",
+    };
+    let mut out = format!("<td><span{class}>{}</span>", column.show(e.mean));
+    if let Some((low, high)) = e.interval() {
+        let _ = write!(
+            out,
+            "<small>{} to {}</small><svg class=\"bar\" viewBox=\"0 0 80 8\" width=\"80\" height=\"8\" aria-hidden=\"true\">\
+             <line class=\"rail\" x1=\"4\" y1=\"4\" x2=\"76\" y2=\"4\"/>\
+             <line class=\"span\" x1=\"{:.1}\" y1=\"4\" x2=\"{:.1}\" y2=\"4\"/><circle cx=\"{:.1}\" cy=\"4\" r=\"3\"/></svg>",
+            column.show(low),
+            column.show(high),
+            axis.position(low),
+            axis.position(high),
+            axis.position(e.mean)
+        );
+    }
+    out.push_str("</td>");
+    out
+}
+
+/// The ledgers side by side.
+pub(crate) fn ledgers(ledgers: &[LedgerTable]) -> String {
+    let mut out = String::new();
+    for ledger in ledgers {
+        let _ = write!(
+            out,
+            "<div class=\"scroll\"><table class=\"ledger\"><caption>{}</caption><thead><tr><th scope=\"col\">What</th>\
+             <th scope=\"col\">Rows</th><th scope=\"col\">Note</th></tr></thead><tbody>",
+            html(&ledger.title)
+        );
+        for row in &ledger.rows {
+            let _ = write!(
+                out,
+                "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"note\">{}</td></tr>",
+                html(&row.what),
+                row.count,
+                html(&row.note)
+            );
+        }
+        out.push_str("</tbody></table></div>");
+    }
+    out
+}
+
+/// Names and values.
+pub(crate) fn definitions(entries: &[(String, String)]) -> String {
+    let mut out = String::from("<dl class=\"facts\">");
+    for (name, value) in entries {
+        let _ = write!(out, "<div><dt>{}</dt><dd>{}</dd></div>", html(name), html(value));
+    }
+    out.push_str("</dl>");
+    out
+}
