@@ -1,1 +1,34 @@
-//! TODO-banner
+//! Decoder-only language models: weights in and out, the sequence log-prob and its gradients, generation, and the
+//! optimisers. Knows token ids, not text; knows no loss: a loss reaches it as one weight per sequence.
+//!
+//! The main path: [`ModelConfig`] -> [`Decoder`]; [`PackedBatch`] -> [`Decoder::forward`] -> one log-prob per
+//! sequence; one weight per sequence -> [`Decoder::backward`] -> [`Gradients`] -> [`Optimiser::step`].
+
+mod activations;
+mod config;
+mod decoder;
+mod error;
+mod family;
+mod generate;
+mod gradients;
+mod layer;
+mod layout;
+mod logits;
+mod optimiser;
+mod optimiser_state;
+mod packed_batch;
+mod rope;
+mod sample;
+mod sequence_log_prob;
+mod weights;
+
+pub use activations::{Activations, Workspace};
+pub use bso_engine::{DType, Device, Engine, EngineError};
+pub use config::ModelConfig;
+pub use decoder::Decoder;
+pub use error::ModelError;
+pub use generate::{FinishReason, GenerateConfig, Generated, NewToken};
+pub use gradients::Gradients;
+pub use optimiser::{Optimiser, OptimiserKind};
+pub use packed_batch::{PackedBatch, PromptResponse};
+pub use rope::RopeScaling;

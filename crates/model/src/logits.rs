@@ -1,0 +1,30 @@
+//! Whole logits of one sequence, for looking at a model. Training never forms them.
+
+use crate::activations::Workspace;
+use crate::decoder::Decoder;
+use crate::error::ModelError;
+use crate::packed_batch::PackedBatch;
+use bso_engine::{Array, EngineError};
+
+impl Decoder {
+    /// The logits after each token, `[tokens, vocab]`.
+    ///
+    /// # Errors
+    /// No token, a token outside the vocabulary, a sequence longer than the model's context.
+    pub fn logits(&self, tokens: &[u32]) -> Result<Array, ModelError> {
+        // Any token can stand for the response: what is scored does not matter here.
+        let batch = PackedBatch::from_sequences(&[(tokens, &[0])], false)?;
+        let mut workspace = Workspace::new();
+        self.run_without_gradients(&batch, &mut workspace)?;
+        let (rows, config) = (tokens.len(), self.config());
+        let mut normed = Array::zeros(rows, config.hidden_size);
+        let mut logits = Array::zeros(rows, config.vocab_size);
+        self.engine().install(|| -> Result<(), EngineError> {
+            let (engine, mut inv_rms) = (self.engine(), vec![0.0; rows]);
+            let hidden = &workspace.residual;
+            engine.rms_norm(hidden, self.final_norm(), config.rms_norm_eps, &mut normed, &mut inv_rms)?;
+            engine.linear(&normed, self.head(), None, &mut logits)
+        })?;
+        Ok(logits)
+    }
+}
