@@ -1,0 +1,62 @@
+//! Settings that contradict one another are refused; those that are allowed and seldom meant are told.
+
+use super::choices::Strategy;
+use super::error::ConfigError;
+use super::resolve::Resolver;
+use super::section::ObjectiveSection;
+use super::{ClosedSet, TrainConfig};
+use bso_data::SafetyTransform;
+use bso_objective::{BsoSettings, Generator, Tail};
+
+/// Checks settings against one another.
+///
+/// # Errors
+/// [`ConfigError::Conflict`] for a contradiction.
+pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, ConfigError> {
+    let conflict = |key, problem: &str| Err(ConfigError::Conflict { place: r.place(key), problem: problem.to_owned() });
+    let is_kto = matches!(config.objective, ObjectiveSection::Kto { .. });
+    if is_kto && config.schedule.per_device_train_batch_size < 2 {
+        return conflict(
+            "per_device_train_batch_size",
+            "kto estimates the KL divergence from mismatched rows of a batch; per_device_train_batch_size must be at least 2",
+        );
+    }
+    if config.run.eval_strategy != Strategy::No && config.data.eval_split == 0.0 {
+        return conflict("eval_strategy", "nothing is held out to evaluate on; raise eval_split, or set eval_strategy to no");
+    }
+    Ok(match &config.objective {
+        ObjectiveSection::Bso(bso) => of_bso(bso, config.data.safety_transform),
+        ObjectiveSection::SafeDpo { .. } if config.data.safety_transform != SafetyTransform::SwapDrop => vec![format!(
+            "SafeDPO is defined on pairs under safety_transform swap_drop; here it is {}",
+            ClosedSet::name(config.data.safety_transform)
+        )],
+        _ => Vec::new(),
+    })
+}
+
+fn of_bso(bso: &BsoSettings, transform: SafetyTransform) -> Vec<String> {
+    let mut advice = Vec::new();
+    let c = bso.safety_penalty;
+    if let (Some((low, high)), Tail::Clamp) = (bso.clamp, bso.tail)
+        && (c > high || -c < low)
+    {
+        advice.push(format!(
+            "safety_penalty {c} lies beyond log_ratio_clamp [{low}, {high}]: pairs with one unsafe response start outside \
+             and get no gradient; widen the clamp, lower the penalty, or set log_ratio_tail to linear"
+        ));
+    }
+    if transform == SafetyTransform::SwapDrop && bso.clamp.is_none() && grows_on_the_left(&bso.generator) {
+        advice.push(format!(
+            "generator {} without log_ratio_clamp on swap_drop pairs: its loss is unbounded below there, and pairs with one \
+             unsafe response swamp the others; set log_ratio_clamp: [-30, 30]",
+            bso.generator.name()
+        ));
+    }
+    advice
+}
+
+/// Whether l'(u) grows as u falls: |a| > 1/2 in the power family.
+fn grows_on_the_left(generator: &Generator) -> bool {
+    let slope = |u: f64| generator.slope(u).unwrap_or(0.0).abs();
+    slope(-12.0) > 1.5 * slope(-6.0)
+}

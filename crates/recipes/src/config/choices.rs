@@ -1,0 +1,141 @@
+//! The closed sets of the configuration, each member with the name it has in files. Sets that another crate
+//! owns only get their names here.
+
+use crate::schedule::Decay;
+use bso_data::{Preference, SafetyTransform, Schema, TruncationMode};
+use bso_objective::Tail;
+use std::fmt;
+
+/// A set of named alternatives.
+pub trait ClosedSet: Copy + 'static {
+    /// Every member, in the order of the documentation.
+    const ALL: &'static [Self];
+    /// The name in files and on the command line.
+    fn name(self) -> &'static str;
+    /// The member called `name`.
+    fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|member| member.name() == name)
+    }
+}
+
+macro_rules! closed_set {
+    ($(#[$about:meta])* $set:ident { $($(#[$member:meta])* $variant:ident = $name:literal),+ $(,)? }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $set { $($(#[$member])* $variant),+ }
+
+        impl ClosedSet for $set {
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+            fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+
+        impl fmt::Display for $set {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+closed_set! {
+    /// What is trained.
+    Stage {
+        /// Next-token likelihood of the responses.
+        Sft = "sft",
+        /// A loss on preference pairs (or unpaired judgements).
+        Preference = "preference",
+    }
+}
+
+closed_set! {
+    /// The loss, by the name it has in `loss_type`.
+    LossType {
+        /// Negative log-likelihood: `stage: sft`.
+        Nll = "nll",
+        /// Density-ratio matching with a safety penalty.
+        Bso = "bso",
+        /// Direct preference optimisation.
+        Dpo = "dpo",
+        /// DPO with label smoothing.
+        Cdpo = "cdpo",
+        /// IPO on summed log-probs, the paper's equation.
+        Ipo = "ipo",
+        /// IPO on per-token means.
+        IpoMean = "ipo_mean",
+        /// The hinge on the margin.
+        Hinge = "hinge",
+        /// DPO with the safety offset delta.
+        SafeDpo = "safedpo",
+        /// Bi-factorial preference optimisation.
+        Bfpo = "bfpo",
+        /// DPO with a margin model.
+        Modpo = "modpo",
+        /// Kahneman-Tversky optimisation on unpaired data.
+        Kto = "kto",
+    }
+}
+
+closed_set! {
+    /// Where the arithmetic runs.
+    DeviceChoice {
+        /// The best one there is.
+        Auto = "auto",
+        /// The processor.
+        Cpu = "cpu",
+    }
+}
+
+closed_set! {
+    /// The number format of the weights.
+    DTypeChoice {
+        /// 32-bit floats.
+        F32 = "f32",
+    }
+}
+
+closed_set! {
+    /// The optimiser.
+    Optim {
+        /// Adam with decoupled weight decay.
+        AdamW = "adamw",
+        /// RMSprop, PyTorch's: alpha 0.99, epsilon 1e-8, no momentum.
+        RmsProp = "rmsprop",
+        /// Plain gradient descent.
+        Sgd = "sgd",
+    }
+}
+
+closed_set! {
+    /// When something happens that happens now and then.
+    Strategy {
+        /// Never.
+        No = "no",
+        /// Every so many optimiser steps.
+        Steps = "steps",
+        /// At the end of every epoch.
+        Epoch = "epoch",
+    }
+}
+
+macro_rules! names_of {
+    ($set:ident { $($variant:ident = $name:literal),+ $(,)? }) => {
+        impl ClosedSet for $set {
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+            fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+    };
+}
+
+names_of! { Preference { Better = "better", Safer = "safer", SafeBetter = "safe_better" } }
+names_of! { SafetyTransform { None = "none", SwapDrop = "swap_drop", Drop = "drop" } }
+names_of! { Schema {
+    PkuSafeRlhf = "pku_safe_rlhf", Flat = "flat", Conversational = "conversational",
+    Hh = "hh", Unpaired = "unpaired", Sft = "sft",
+} }
+names_of! { TruncationMode { KeepStart = "keep_start", KeepEnd = "keep_end", Drop = "drop", Raise = "raise" } }
+names_of! { Tail { Clamp = "clamp", Linear = "linear" } }
+names_of! { Decay { Linear = "linear", Cosine = "cosine", Constant = "constant" } }

@@ -1,0 +1,158 @@
+//! The configuration: what a user writes (YAML, presets, `--key value`) becomes one checked [`TrainConfig`].
+//!
+//! Two stages. As written: names are known, values are raw, every one has its place. Resolved: every value is
+//! typed, in range and decided (the command line wins over the file, the file over the preset, the preset over
+//! the defaults). One table ([`keys`]) says all that is known about a key; ready configs and the documentation
+//! are made from it.
+
+mod advice;
+mod choices;
+mod command_line;
+mod error;
+mod expand;
+mod generator;
+mod init;
+mod key;
+mod page;
+mod preset;
+mod resolve;
+mod section;
+mod table;
+mod value;
+mod written;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+pub use choices::{ClosedSet, DTypeChoice, DeviceChoice, LossType, Optim, Stage, Strategy};
+pub use command_line::parse_overrides;
+pub use error::{ConfigError, Place};
+pub use init::init;
+pub use key::{Applies, Category, Choice, Fallback, Key, Kind, Range, Status};
+pub use page::page;
+pub use preset::{PRESETS, Preset};
+pub use section::{
+    ChatTemplate, DataSection, ModelSection, ObjectiveSection, OptimiserSection, Resume, RunSection, ScheduleSection,
+    Warmup,
+};
+pub use table::{key, keys};
+pub use value::Setting;
+
+use resolve::{Resolver, Surroundings};
+use std::path::{Path, PathBuf};
+use written::Written;
+
+/// Everything that a training run is told, decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainConfig {
+    /// What is trained.
+    pub stage: Stage,
+    /// Weights, reference, arithmetic, seed.
+    pub model: ModelSection,
+    /// Rows and tokens.
+    pub data: DataSection,
+    /// The loss.
+    pub objective: ObjectiveSection,
+    /// Batches, steps, learning rate.
+    pub schedule: ScheduleSection,
+    /// The optimiser.
+    pub optimiser: OptimiserSection,
+    /// Evaluation, checkpoints, logs, folders.
+    pub run: RunSection,
+}
+
+/// A resolved configuration and what the user should be told about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resolved {
+    /// The configuration.
+    pub config: TrainConfig,
+    /// One line each: aliases taken, keys without effect, settings that do not go well together.
+    pub notices: Vec<String>,
+}
+
+/// Reads, completes and checks the configuration in `path`; `overrides` (from [`parse_overrides`]) win.
+/// Relative paths in the file start at its folder, those in `overrides` at the working directory.
+/// Whether paths exist is for [`TrainConfig::check_paths`].
+///
+/// # Errors
+/// What is wrong, with file, line and remedy; always wrong usage.
+pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<Resolved, ConfigError> {
+    let text = written::read_file(path)?;
+    let working_dir = working_dir()?;
+    let file_base = working_dir.join(path.parent().unwrap_or(Path::new("")));
+    let around = Surroundings { file_base: &file_base, working_dir: &working_dir, variable: &|v| std::env::var(v).ok() };
+    resolve_written(written::from_yaml(&text, path)?, overrides, &around)
+}
+
+/// As [`load`] for YAML already in memory, such as standard input: relative paths start at the working directory,
+/// and messages call it `name`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(text: &str, name: &str, overrides: &[(String, String)]) -> Result<Resolved, ConfigError> {
+    let working_dir = working_dir()?;
+    let around = Surroundings { file_base: &working_dir, working_dir: &working_dir, variable: &|v| std::env::var(v).ok() };
+    resolve_written(written::from_yaml(text, Path::new(name))?, overrides, &around)
+}
+
+fn working_dir() -> Result<PathBuf, ConfigError> {
+    std::env::current_dir().map_err(|e| ConfigError::read(Path::new("."), e))
+}
+
+fn resolve_written(
+    file: Written,
+    overrides: &[(String, String)],
+    around: &Surroundings<'_>,
+) -> Result<Resolved, ConfigError> {
+    let mut r = Resolver::new(file, written::from_pairs(overrides)?, around)?;
+    let config = TrainConfig {
+        stage: r.stage,
+        model: ModelSection::read(&r)?,
+        data: DataSection::read(&r)?,
+        objective: ObjectiveSection::read(&mut r)?,
+        schedule: ScheduleSection::read(&r)?,
+        optimiser: OptimiserSection::read(&r)?,
+        run: RunSection::read(&r)?,
+    };
+    config.objective.build()?;
+    let mut notices = std::mem::take(&mut r.notices);
+    notices.extend(advice::check(&config, &r)?);
+    Ok(Resolved { config, notices })
+}
+
+impl TrainConfig {
+    /// Refuses paths that cannot be read from. `output_dir` is not looked at: whoever writes there does.
+    ///
+    /// # Errors
+    /// [`ConfigError::Path`] with the key, the path and the remedy.
+    pub fn check_paths(&self) -> Result<(), ConfigError> {
+        folder("model_name_or_path", &self.model.model_name_or_path)?;
+        self.model.ref_model.iter().try_for_each(|path| folder("ref_model", path))?;
+        exists("dataset_name", &self.data.dataset_name)?;
+        if let ChatTemplate::File(path) = &self.data.chat_template {
+            exists("chat_template", path)?;
+        }
+        if let Resume::From(path) = &self.run.resume_from_checkpoint {
+            folder("resume_from_checkpoint", path)?;
+        }
+        Ok(())
+    }
+}
+
+fn exists(key: &'static str, path: &Path) -> Result<(), ConfigError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let problem = "does not exist (names on a hub are not fetched: download it and give the local path; relative paths \
+                   in a configuration start at its folder)";
+    Err(ConfigError::Path { key, path: path.to_owned(), problem: problem.into() })
+}
+
+fn folder(key: &'static str, path: &Path) -> Result<(), ConfigError> {
+    exists(key, path)?;
+    if path.is_dir() {
+        return Ok(());
+    }
+    Err(ConfigError::Path { key, path: path.to_owned(), problem: "is not a folder".into() })
+}

@@ -1,0 +1,234 @@
+//! Presets and methods: named sets of values with their source. `preset: NAME` fills what a configuration does
+//! not say; `bso config init NAME` writes them out.
+
+use super::error::{ConfigError, did_you_mean};
+
+/// A named set of values.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    /// Its name in `preset:` and `bso config init`.
+    pub name: &'static str,
+    /// What it is, in a sentence.
+    pub doc: &'static str,
+    /// Where its values come from.
+    pub source: &'static str,
+    /// The preset it starts from.
+    pub base: Option<&'static Preset>,
+    /// Its own keys and values, written as on the command line; they win over the base's.
+    pub own: &'static [(&'static str, &'static str)],
+}
+
+impl Preset {
+    /// All keys and values: the base's, then its own.
+    pub fn values(&self) -> Vec<(&'static str, &'static str)> {
+        let mut values = self.base.map(Preset::values).unwrap_or_default();
+        for (key, value) in self.own {
+            values.retain(|(inherited, _)| inherited != key);
+            values.push((key, value));
+        }
+        values
+    }
+}
+
+const fn preset(
+    name: &'static str,
+    doc: &'static str,
+    source: &'static str,
+    own: &'static [(&'static str, &'static str)],
+) -> Preset {
+    Preset { name, doc, source, base: None, own }
+}
+
+/// Every preset, in the order of the documentation.
+pub const PRESETS: &[Preset] = &[
+    preset("sft", "Supervised fine-tuning on responses (of pairs: the chosen one).", "TRL SFTConfig", &[("stage", "sft")]),
+    preset(
+        "bso",
+        "BSO on T(D) with the scaled power generator: density-ratio matching with a safety penalty.",
+        "docs/method.md; the generator of the Qwen2.5-0.5B run with a penalty that starts safe-winner pairs well inside the clamp",
+        &[
+            ("loss_type", "bso"),
+            ("generator", "sba"),
+            ("generator_params", "0.2,4"),
+            ("safety_penalty", "10"),
+            ("beta", "0.1"),
+            ("log_ratio_clamp", "-30,30"),
+            ("safety_transform", "swap_drop"),
+        ],
+    ),
+    preset(
+        "bso-logistic",
+        "BSO with the logistic generator on untransformed pairs: bounded gradients, so its safety saturates in the penalty.",
+        "docs/method.md, section 4 (measured: nothing is gained beyond a penalty of about 4)",
+        &[("loss_type", "bso"), ("generator", "logistic"), ("safety_penalty", "4"), ("safety_transform", "none")],
+    ),
+    preset(
+        "bso-kliep",
+        "BSO with the KLIEP generator on untransformed pairs.",
+        "docs/method.md; the penalty is chosen so that a safe-winner pair starts with a pull of e^4, as in bso-phi (not measured)",
+        &[("loss_type", "bso"), ("generator", "kliep"), ("safety_penalty", "4"), ("safety_transform", "none")],
+    ),
+    preset(
+        "bso-lsif",
+        "BSO with the LSIF generator on untransformed pairs: the steepest of the family.",
+        "docs/method.md; the penalty is chosen so that a safe-winner pair starts with a pull of e^4, as in bso-phi (not measured)",
+        &[("loss_type", "bso"), ("generator", "lsif"), ("safety_penalty", "2"), ("safety_transform", "none")],
+    ),
+    preset(
+        "bso-phi",
+        "BSO with the phi(1.5) generator on untransformed pairs: keeps trading helpfulness for safety as the penalty grows.",
+        "docs/method.md, section 4 (measured on a log-linear bandit: penalty 8 sits between mild and strict)",
+        &[
+            ("loss_type", "bso"),
+            ("generator", "phi_mu"),
+            ("generator_params", "1.5"),
+            ("safety_penalty", "8"),
+            ("safety_transform", "none"),
+        ],
+    ),
+    PAPER,
+    PAPER_QWEN,
+    PAPER_LLAMA,
+    preset("dpo-helpful", "DPO on helpfulness alone.", "DPO, arXiv 2305.18290", &[
+        ("loss_type", "dpo"),
+        ("beta", "0.1"),
+        ("preference", "better"),
+    ]),
+    preset("dpo-harmless", "DPO on harmlessness alone.", "DPO, arXiv 2305.18290", &[
+        ("loss_type", "dpo"),
+        ("beta", "0.1"),
+        ("preference", "safer"),
+    ]),
+    preset("dpo-safe-better", "DPO on the helpfulness pairs whose chosen response is safe.", "SafeDPO, arXiv 2505.20065", &[
+        ("loss_type", "dpo"),
+        ("beta", "0.1"),
+        ("preference", "safe_better"),
+    ]),
+    preset("cdpo", "DPO that takes a share of the preference labels for swapped.", "Mitchell 2023, A note on DPO with noisy preferences; smoothing 0.1 from there", &[
+        ("loss_type", "cdpo"),
+        ("beta", "0.1"),
+        ("label_smoothing", "0.1"),
+    ]),
+    preset("ipo", "IPO on summed log-probs, the paper's equation.", "IPO, arXiv 2310.12036", &[("loss_type", "ipo"), ("beta", "0.1")]),
+    preset("ipo_mean", "IPO on per-token means, TRL's reading.", "IPO, arXiv 2310.12036; TRL", &[
+        ("loss_type", "ipo_mean"),
+        ("beta", "0.1"),
+    ]),
+    preset("hinge", "The hinge on the margin (SLiC).", "SLiC-HF, arXiv 2305.10425; TRL", &[("loss_type", "hinge"), ("beta", "0.1")]),
+    preset("safedpo", "SafeDPO: DPO on T(D) with the safety offset delta.", "SafeDPO, arXiv 2505.20065", &[
+        ("loss_type", "safedpo"),
+        ("beta", "0.1"),
+        ("delta", "10"),
+        ("preference", "better"),
+        ("safety_transform", "swap_drop"),
+        ("num_train_epochs", "3"),
+        ("learning_rate", "1e-6"),
+        ("lr_scheduler_type", "cosine"),
+    ]),
+    preset("bfpo", "BFPO: a squared loss whose target follows the safety labels. (Its replay batch of general pairs is not there yet.)", "BFPO, arXiv 2408.15313, published run", &[
+        ("loss_type", "bfpo"),
+        ("beta", "0.01"),
+        ("b1", "3"),
+        ("alpha", "0.5"),
+        ("preference", "better"),
+    ]),
+    preset("modpo", "MODPO: DPO on helpfulness with the log-ratio of a safety model as margin.", "MODPO, arXiv 2310.03708", &[
+        ("loss_type", "modpo"),
+        ("beta", "0.1"),
+        ("w0", "0.5"),
+        ("preference", "better"),
+    ]),
+    preset("kto", "KTO on unpaired rows (prompt, completion, label).", "KTO, arXiv 2402.01306; TRL KTOConfig", &[
+        ("loss_type", "kto"),
+        ("beta", "0.1"),
+        ("desirable_weight", "1"),
+        ("undesirable_weight", "1"),
+    ]),
+];
+
+const PAPER: Preset = preset(
+    "paper",
+    "The objective of BSO's published runs, with the schedule left to you.",
+    "BSO, arXiv 2605.12339 (Qwen2.5-0.5B)",
+    &[
+        ("loss_type", "bso"),
+        ("generator", "sba"),
+        ("generator_params", "0.2,4"),
+        ("safety_penalty", "30"),
+        ("beta", "0.1"),
+        ("log_ratio_clamp", "-30,30"),
+        ("log_ratio_tail", "clamp"),
+        ("preference", "better"),
+        ("safety_transform", "swap_drop"),
+    ],
+);
+
+const PAPER_QWEN: Preset = Preset {
+    name: "paper-qwen0.5b",
+    doc: "BSO's published run of Qwen2.5-0.5B-Instruct on PKU-SafeRLHF-30K. (Its reference ran in f16; here it runs in f32.)",
+    source: "BSO, arXiv 2605.12339",
+    base: Some(&PAPER),
+    own: &[
+        ("eval_split", "0"),
+        ("chat_template", "auto"),
+        ("max_length", "2048"),
+        ("truncation_mode", "drop"),
+        ("num_train_epochs", "3"),
+        ("per_device_train_batch_size", "8"),
+        ("gradient_accumulation_steps", "2"),
+        ("learning_rate", "1e-6"),
+        ("lr_scheduler_type", "cosine"),
+        ("warmup_ratio", "0.05"),
+        ("optim", "rmsprop"),
+        ("weight_decay", "0"),
+        ("max_grad_norm", "10"),
+        ("seed", "0"),
+    ],
+};
+
+const PAPER_LLAMA: Preset = Preset {
+    name: "paper-llama3b",
+    doc: "BSO's published run of Llama-3.2-3B-Instruct on PKU-SafeRLHF-30K. (Its reference ran in f16; here it runs in f32.)",
+    source: "BSO, arXiv 2605.12339",
+    base: Some(&PAPER_QWEN),
+    own: &[("generator_params", "0.3,4"), ("learning_rate", "7e-7")],
+};
+
+/// Other names for presets.
+const ALSO: &[(&str, &str)] = &[("dpo", "dpo-helpful"), ("bso-sba", "bso"), ("bso-paper", "paper")];
+
+/// Methods one could ask for that are not there, with what to do instead.
+const NOT_YET: &[(&str, &str)] = &[
+    ("sacpo", "run dpo-helpful, then dpo-harmless with model_name_or_path and ref_model set to the first result"),
+    ("p-sacpo", "it averages the weights of two SACPO stages; merging is not there yet"),
+    ("mocan", "it needs reward and cost models"),
+    ("pecan", "it relabels with two trained models"),
+    ("safe-rlhf", "it needs reward and cost models and online training"),
+    ("ppo-lag", "it needs reward and cost models and online training"),
+    ("reward", "reward models are not trained by this version"),
+    ("cost", "cost models are not trained by this version"),
+];
+
+/// Names compare without regard to case, hyphens and underscores.
+fn plain(name: &str) -> String {
+    name.trim().to_lowercase().replace('_', "-")
+}
+
+/// The preset called `name`; `kind` ("preset" or "method") is for the message.
+///
+/// # Errors
+/// [`ConfigError::UnknownName`] with a suggestion, or with what to do where the method is planned.
+pub fn find(name: &str, kind: &'static str) -> Result<&'static Preset, ConfigError> {
+    let wanted = plain(name);
+    let wanted = ALSO.iter().find(|(also, _)| *also == wanted).map_or(wanted, |(_, preset)| plain(preset));
+    if let Some(preset) = PRESETS.iter().find(|preset| plain(preset.name) == wanted) {
+        return Ok(preset);
+    }
+    let planned = NOT_YET.iter().find(|(name, _)| *name == wanted);
+    let suggestion = match planned {
+        Some((name, instead)) => format!(" {name} is not there yet: {instead}."),
+        None => did_you_mean(name, PRESETS.iter().map(|preset| preset.name)),
+    };
+    let known = PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", ");
+    Err(ConfigError::UnknownName { kind, name: name.to_owned(), suggestion, known })
+}

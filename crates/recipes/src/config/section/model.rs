@@ -1,0 +1,56 @@
+//! Which weights, which reference, which arithmetic.
+
+use super::super::choices::{DTypeChoice, DeviceChoice, LossType};
+use super::super::error::ConfigError;
+use super::super::resolve::Resolver;
+use super::Settings;
+use std::path::PathBuf;
+
+/// The model, the reference and the arithmetic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSection {
+    /// Folder of the weights to start from.
+    pub model_name_or_path: PathBuf,
+    /// Folder of the frozen reference; `None`: the model as it is before training.
+    pub ref_model: Option<PathBuf>,
+    /// Where the arithmetic runs.
+    pub device: DeviceChoice,
+    /// Number format of weights and arithmetic.
+    pub dtype: DTypeChoice,
+    /// Threads; `None`: one per physical core.
+    pub num_threads: Option<usize>,
+    /// Seed of data order and held-out split.
+    pub seed: u64,
+}
+
+impl ModelSection {
+    pub(in super::super) fn read(r: &Resolver) -> Result<Self, ConfigError> {
+        Ok(Self {
+            model_name_or_path: r.path("model_name_or_path")?,
+            ref_model: if r.loss == LossType::Nll { None } else { r.optional_path("ref_model")? },
+            device: r.choice("device")?,
+            dtype: r.choice("dtype")?,
+            num_threads: r.optional_integer("num_threads")?.map(|n| n as usize),
+            seed: r.integer("seed")?,
+        })
+    }
+
+    pub(in super::super) fn write(&self, out: &mut Settings) {
+        out.path("model_name_or_path", &self.model_name_or_path);
+        if let Some(reference) = &self.ref_model {
+            out.path("ref_model", reference);
+        }
+        out.choice("device", self.device);
+        out.choice("dtype", self.dtype);
+        out.optional_integer("num_threads", self.num_threads.map(|n| n as u64));
+        out.integer("seed", self.seed);
+    }
+
+    /// The reference in words, for the start of a run.
+    pub fn reference_in_words(&self) -> String {
+        match &self.ref_model {
+            Some(path) => format!("the frozen model in {}", path.display()),
+            None => format!("{} as it is before training", self.model_name_or_path.display()),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What is minimised: the loss with its numbers, ready to be built.
+
+use super::super::choices::LossType;
+use super::super::error::ConfigError;
+use super::super::generator;
+use super::super::resolve::Resolver;
+use super::super::value::Setting;
+use super::Settings;
+use crate::objective::TrainingObjective;
+use bso_objective::{BsoSettings, GeneratorParam, KtoLoss, PreferenceLoss};
+
+/// The loss with the numbers it reads. beta is in reward units per nat, penalties in reward units.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub enum ObjectiveSection {
+    /// Negative log-likelihood of the responses.
+    Nll,
+    /// BSO.
+    Bso(BsoSettings),
+    /// DPO.
+    Dpo { beta: f64 },
+    /// DPO with label smoothing.
+    Cdpo { beta: f64, label_smoothing: f64 },
+    /// IPO on sums.
+    Ipo { beta: f64 },
+    /// IPO on per-token means.
+    IpoMean { beta: f64 },
+    /// The hinge.
+    Hinge { beta: f64 },
+    /// SafeDPO.
+    SafeDpo { beta: f64, delta: f64 },
+    /// BFPO.
+    Bfpo { beta: f64, b1: f64, alpha: f64 },
+    /// MODPO.
+    Modpo { beta: f64, w0: f64 },
+    /// KTO.
+    Kto { beta: f64, desirable_weight: f64, undesirable_weight: f64 },
+}
+
+impl ObjectiveSection {
+    pub(in super::super) fn read(r: &mut Resolver) -> Result<Self, ConfigError> {
+        if r.loss == LossType::Nll {
+            return Ok(Self::Nll);
+        }
+        let beta = r.real("beta")?;
+        Ok(match r.loss {
+            LossType::Nll => Self::Nll,
+            LossType::Bso => Self::Bso(BsoSettings {
+                generator: generator::resolve(r)?,
+                beta,
+                safety_penalty: r.real("safety_penalty")?,
+                clamp: r.interval("log_ratio_clamp")?,
+                tail: r.choice("log_ratio_tail")?,
+                label_smoothing: r.real("label_smoothing")?,
+            }),
+            LossType::Dpo => Self::Dpo { beta },
+            LossType::Cdpo => Self::Cdpo { beta, label_smoothing: r.real("label_smoothing")? },
+            LossType::Ipo => Self::Ipo { beta },
+            LossType::IpoMean => Self::IpoMean { beta },
+            LossType::Hinge => Self::Hinge { beta },
+            LossType::SafeDpo => Self::SafeDpo { beta, delta: r.delta()? },
+            LossType::Bfpo => Self::Bfpo { beta, b1: r.real("b1")?, alpha: r.real("alpha")? },
+            LossType::Modpo => Self::Modpo { beta, w0: r.real("w0")? },
+            LossType::Kto => Self::Kto {
+                beta,
+                desirable_weight: r.real("desirable_weight")?,
+                undesirable_weight: r.real("undesirable_weight")?,
+            },
+        })
+    }
+
+    pub(in super::super) fn write(&self, out: &mut Settings) {
+        out.choice("loss_type", self.loss_type());
+        match self {
+            Self::Nll => {}
+            Self::Bso(bso) => write_bso(bso, out),
+            Self::Dpo { beta } | Self::Ipo { beta } | Self::IpoMean { beta } | Self::Hinge { beta } => {
+                out.real("beta", *beta);
+            }
+            Self::Cdpo { beta, label_smoothing } => {
+                out.real("beta", *beta);
+                out.real("label_smoothing", *label_smoothing);
+            }
+            Self::SafeDpo { beta, delta } => {
+                out.real("beta", *beta);
+                out.real("delta", *delta);
+            }
+            Self::Bfpo { beta, b1, alpha } => {
+                out.real("beta", *beta);
+                out.real("b1", *b1);
+                out.real("alpha", *alpha);
+            }
+            Self::Modpo { beta, w0 } => {
+                out.real("beta", *beta);
+                out.real("w0", *w0);
+            }
+            Self::Kto { beta, desirable_weight, undesirable_weight } => {
+                out.real("beta", *beta);
+                out.real("desirable_weight", *desirable_weight);
+                out.real("undesirable_weight", *undesirable_weight);
+            }
+        }
+    }
+
+    /// The loss by name.
+    pub fn loss_type(&self) -> LossType {
+        match self {
+            Self::Nll => LossType::Nll,
+            Self::Bso(_) => LossType::Bso,
+            Self::Dpo { .. } => LossType::Dpo,
+            Self::Cdpo { .. } => LossType::Cdpo,
+            Self::Ipo { .. } => LossType::Ipo,
+            Self::IpoMean { .. } => LossType::IpoMean,
+            Self::Hinge { .. } => LossType::Hinge,
+            Self::SafeDpo { .. } => LossType::SafeDpo,
+            Self::Bfpo { .. } => LossType::Bfpo,
+            Self::Modpo { .. } => LossType::Modpo,
+            Self::Kto { .. } => LossType::Kto,
+        }
+    }
+
+    /// The loss itself.
+    ///
+    /// # Errors
+    /// Numbers that the loss refuses; none after [`super::super::load`], which builds it once.
+    pub fn build(&self) -> Result<TrainingObjective, ConfigError> {
+        let pairs = match self {
+            Self::Nll => return Ok(TrainingObjective::Sft),
+            Self::Kto { beta, desirable_weight, undesirable_weight } => {
+                return Ok(TrainingObjective::Kto(KtoLoss::new(*beta, *desirable_weight, *undesirable_weight)?));
+            }
+            Self::Bso(settings) => PreferenceLoss::bso(settings.clone()),
+            Self::Dpo { beta } => PreferenceLoss::dpo(*beta),
+            Self::Cdpo { beta, label_smoothing } => PreferenceLoss::cdpo(*beta, *label_smoothing),
+            Self::Ipo { beta } => PreferenceLoss::ipo(*beta),
+            Self::IpoMean { beta } => PreferenceLoss::ipo_mean(*beta),
+            Self::Hinge { beta } => PreferenceLoss::hinge(*beta),
+            Self::SafeDpo { beta, delta } => PreferenceLoss::safedpo(*beta, *delta),
+            Self::Bfpo { beta, b1, alpha } => PreferenceLoss::bfpo(*beta, *b1, *alpha),
+            Self::Modpo { beta, w0 } => PreferenceLoss::modpo(*beta, *w0),
+        };
+        Ok(TrainingObjective::Pairs(pairs?))
+    }
+}
+
+fn write_bso(bso: &BsoSettings, out: &mut Settings) {
+    out.real("beta", bso.beta);
+    out.real("safety_penalty", bso.safety_penalty);
+    out.put("generator", Setting::Choice(bso.generator.name()));
+    let mut numbers = Vec::new();
+    for param in bso.generator.params() {
+        match param {
+            GeneratorParam::Number(x) => numbers.push(x),
+            GeneratorParam::Expression(kernel) => out.put("kernel", Setting::Text(kernel)),
+        }
+    }
+    if !numbers.is_empty() {
+        out.put("generator_params", Setting::Numbers(numbers));
+    }
+    out.put("log_ratio_clamp", bso.clamp.map_or(Setting::Absent, |(low, high)| Setting::Interval(low, high)));
+    out.choice("log_ratio_tail", bso.tail);
+    out.real("label_smoothing", bso.label_smoothing);
+}

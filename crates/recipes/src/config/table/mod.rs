@@ -1,0 +1,68 @@
+//! Every key of the configuration, once. Add a key here and read it in its section; validation, messages,
+//! ready configs and docs/configuration.md follow from the entry.
+
+mod adapters;
+mod data;
+mod model;
+mod objective;
+mod run;
+mod training;
+
+use super::error::did_you_mean;
+use super::key::{Category, Choice, Key, Kind, known_as, later};
+
+/// The sources that defaults come from, as the tables cite them.
+const TRL: &str = "TRL DPOConfig";
+const HF: &str = "transformers TrainingArguments";
+const HERE: &str = "bso";
+
+const START: &[Key] = &[
+    Key::optional("preset", Category::Start, Kind::Text, &["none"], "no preset")
+        .says(HERE, "A named set of values that fills what is not given; what is given wins. The presets are listed below.")
+        .bookkeeping(),
+    Key::new("stage", Category::Start, Kind::Choice(STAGES), "preference")
+        .says(HERE, "What is trained: a language model on responses (sft) or on preferences (preference).")
+        .prominent(),
+];
+
+const STAGES: &[Choice] = &[
+    known_as("sft", &[]),
+    known_as("preference", &["dpo", "rlhf"]),
+    later("reward", &["rm"], "reward models are not trained by this version"),
+    later("cost", &[], "cost models are not trained by this version"),
+    later("ppo_lag", &["ppo"], "online training with reward and cost models is not there"),
+];
+
+const GROUPS: &[&[Key]] = &[
+    START,
+    model::KEYS,
+    data::KEYS,
+    objective::KEYS,
+    training::SCHEDULE,
+    training::OPTIMISER,
+    adapters::KEYS,
+    run::KEYS,
+];
+
+/// Every key, in the order of the documentation.
+pub fn keys() -> impl Iterator<Item = &'static Key> {
+    GROUPS.iter().copied().flatten()
+}
+
+/// The key called `name` (canonical, snake_case or kebab-case).
+pub fn key(name: &str) -> Option<&'static Key> {
+    let name = name.replace('-', "_");
+    keys().find(|key| key.name == name)
+}
+
+/// The key with the name or alias `name`, and whether it was an alias.
+pub(super) fn find(name: &str) -> Option<(&'static Key, bool)> {
+    let snake = name.replace('-', "_");
+    let by_alias = || keys().find(|key| key.aliases.contains(&snake.as_str())).map(|key| (key, true));
+    key(name).map(|key| (key, false)).or_else(by_alias)
+}
+
+/// " Did you mean ...?" for an unknown key.
+pub(super) fn suggestion(name: &str) -> String {
+    did_you_mean(name, keys().flat_map(|key| std::iter::once(key.name).chain(key.aliases.iter().copied())))
+}

@@ -1,0 +1,51 @@
+//! Keys of the model, the reference and the arithmetic.
+
+use super::super::choices::LossType::{self, *};
+use super::super::key::{Category::Model, Choice, Key, Kind, known_as, later};
+use super::{HERE, HF, TRL};
+
+pub(super) const WITH_REFERENCE: &[LossType] = &[Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo, Kto];
+
+const DEVICES: &[Choice] = &[
+    known_as("auto", &[]),
+    known_as("cpu", &[]),
+    later("cuda", &[], "this version computes on the CPU only; use `device: cpu` or `auto`"),
+];
+
+const DTYPES: &[Choice] = &[
+    known_as("f32", &["float32", "fp32", "auto"]),
+    later("bf16", &["bfloat16"], "this version computes in f32 only (weights in bf16 or f16 are read); use `dtype: f32`"),
+    later("f16", &["float16", "fp16", "half"], "this version computes in f32 only (weights in bf16 or f16 are read); use `dtype: f32`"),
+];
+
+pub(super) const KEYS: &[Key] = &[
+    Key::required("model_name_or_path", Model, Kind::Path, "models/my-sft-model")
+        .says(TRL, "Folder of the model to start from, in Hugging Face layout (config.json, safetensors, tokenizer.json); llama and qwen2 families.")
+        .aliases(&["base_model", "model"]),
+    Key::optional("ref_model", Model, Kind::Path, &["none"], "the model as it is before training")
+        .says("DPO", "Folder of the frozen reference that log-ratios are taken against.")
+        .only(WITH_REFERENCE)
+        .aliases(&["ref_model_name_or_path"]),
+    Key::new("precompute_ref_log_probs", Model, Kind::Bool, "true")
+        .says("bso (TRL: false)", "The reference's log-probs are computed once, before training, and kept on disk under a fingerprint.")
+        .only(WITH_REFERENCE)
+        .not_yet("the reference is always computed once and cached, which gives the same numbers and costs half the memory; leave it out")
+        .bookkeeping(),
+    Key::new("device", Model, Kind::Choice(DEVICES), "auto")
+        .says(HERE, "Where the arithmetic runs."),
+    Key::new("dtype", Model, Kind::Choice(DTYPES), "f32")
+        .says("TRL ModelConfig", "Number format of weights and arithmetic.")
+        .aliases(&["torch_dtype"]),
+    Key::new("bf16", Model, Kind::Bool, "false")
+        .says("bso (TRL: true)", "Mixed bfloat16 precision.")
+        .not_yet("this version trains in f32; use `bf16: false`"),
+    Key::optional("num_threads", Model, Kind::Integer { min: 1, max: 4096 }, &["auto"], "one per physical core")
+        .says(HERE, "Threads of the arithmetic. Equal bytes need an equal number, because sums are grouped by thread.")
+        .bookkeeping(),
+    Key::new("gradient_checkpointing", Model, Kind::Bool, "false")
+        .says("bso (TRL: true)", "Recompute activations in the backward pass: less memory, more time, the same numbers.")
+        .not_yet("activations are kept; use `gradient_checkpointing: false` and a smaller per_device_train_batch_size if memory is short")
+        .bookkeeping(),
+    Key::new("seed", Model, Kind::Integer { min: 0, max: u64::MAX }, "42")
+        .says(HF, "Seed of the data order and the held-out split."),
+];
