@@ -2,6 +2,10 @@
 //! one tile at a time (Dao et al. 2022, arXiv 2205.14135), and the backward recomputes them from the stored
 //! log-sum-exp.
 
+use crate::attention_backward::{SharedGrads, backward_segment};
+use crate::attention_forward::{KeyRows, Queries, forward_rows};
+use crate::error::{expect_same_shape, expect_size};
+use crate::shared::SharedMut;
 use crate::{Array, Engine, EngineError, Segments};
 
 /// Heads and scale of an attention layer.
@@ -50,6 +54,42 @@ pub struct AttentionGrads<'a> {
     pub dv: &'a mut Array,
 }
 
+impl AttentionShape {
+    /// Query heads that share a key and value head.
+    pub(crate) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    pub(crate) fn check(&self, operation: &'static str) -> Result<(), EngineError> {
+        if self.kv_heads == 0 || self.head_dim == 0 || !self.heads.is_multiple_of(self.kv_heads) {
+            let reason = format!(
+                "{} heads over {} key and value heads of width {} do not share out evenly",
+                self.heads, self.kv_heads, self.head_dim
+            );
+            return Err(EngineError::Invalid { operation, reason });
+        }
+        Ok(())
+    }
+}
+
+impl Qkv<'_> {
+    fn check(
+        &self,
+        operation: &'static str,
+        segments: &Segments,
+        shape: AttentionShape,
+    ) -> Result<(), EngineError> {
+        shape.check(operation)?;
+        let kv_width = shape.kv_heads * shape.head_dim;
+        expect_size(operation, "rows of q (rows of the segments)", segments.tokens(), self.q.rows())?;
+        expect_size(operation, "rows of k (rows of the segments)", segments.tokens(), self.k.rows())?;
+        expect_size(operation, "rows of v (rows of the segments)", segments.tokens(), self.v.rows())?;
+        expect_size(operation, "columns of q", shape.heads * shape.head_dim, self.q.cols())?;
+        expect_size(operation, "columns of k", kv_width, self.k.cols())?;
+        expect_size(operation, "columns of v", kv_width, self.v.cols())
+    }
+}
+
 impl Engine {
     /// `out[t] = softmax(scale * q[t] . k) v` over the rows that `segments` lets row `t` see, per head.
     /// `out` is `[tokens, heads * head_dim]`, `lse` `[tokens, heads]` (natural log, for the backward).
@@ -64,8 +104,24 @@ impl Engine {
         out: &mut Array,
         lse: &mut Array,
     ) -> Result<(), EngineError> {
-        let _ = (qkv, segments, shape, out, lse);
-        todo!()
+        const OP: &str = "attention";
+        qkv.check(OP, segments, shape)?;
+        expect_same_shape(OP, ("rows of out", "columns of out"), qkv.q, out)?;
+        expect_size(OP, "rows of lse", segments.tokens(), lse.rows())?;
+        expect_size(OP, "columns of lse", shape.heads, lse.cols())?;
+        let (out, lse) = (SharedMut::new(out.as_mut_slice()), SharedMut::new(lse.as_mut_slice()));
+        let tasks = segments.list().len() * shape.kv_heads;
+        self.for_each(tasks, attention_steps(segments, shape), |task| {
+            let segment = segments.list()[task / shape.kv_heads];
+            let kv_head = task % shape.kv_heads;
+            let queries =
+                Queries { values: qkv.q.as_slice(), start: segment.start, len: segment.len, kv_head };
+            let keys = KeyRows::of_segment(qkv.k.as_slice(), &segment, shape, kv_head);
+            let values = KeyRows::of_segment(qkv.v.as_slice(), &segment, shape, kv_head);
+            // SAFETY: a task writes the rows of its segment in the columns of its heads, and no two tasks share both.
+            unsafe { forward_rows(self, shape, queries, [keys, values], &out, Some(&lse)) };
+        });
+        Ok(())
     }
 
     /// Gradients of the queries, keys and values.
@@ -80,7 +136,44 @@ impl Engine {
         shape: AttentionShape,
         grads: AttentionGrads<'_>,
     ) -> Result<(), EngineError> {
-        let _ = (qkv, forward, segments, shape, grads);
-        todo!()
+        const OP: &str = "attention_backward";
+        let AttentionGrads { dq, dk, dv } = grads;
+        qkv.check(OP, segments, shape)?;
+        expect_same_shape(OP, ("rows of out", "columns of out"), qkv.q, forward.out)?;
+        expect_same_shape(OP, ("rows of dout", "columns of dout"), qkv.q, forward.dout)?;
+        expect_size(OP, "rows of lse", segments.tokens(), forward.lse.rows())?;
+        expect_size(OP, "columns of lse", shape.heads, forward.lse.cols())?;
+        expect_same_shape(OP, ("rows of dq", "columns of dq"), qkv.q, dq)?;
+        expect_same_shape(OP, ("rows of dk", "columns of dk"), qkv.k, dk)?;
+        expect_same_shape(OP, ("rows of dv", "columns of dv"), qkv.v, dv)?;
+        dk.fill(0.0);
+        dv.fill(0.0);
+        let shared = SharedGrads {
+            dq: SharedMut::new(dq.as_mut_slice()),
+            dk: SharedMut::new(dk.as_mut_slice()),
+            dv: SharedMut::new(dv.as_mut_slice()),
+        };
+        let tasks = segments.groups().len() * shape.kv_heads;
+        self.for_each(tasks, attention_steps(segments, shape), |task| {
+            // The segments of a group one after another: a shared context adds up in their order.
+            for &index in &segments.groups()[task / shape.kv_heads] {
+                let segment = &segments.list()[index];
+                // SAFETY: a task writes rows of its group in the columns of its heads, and no two tasks share both.
+                unsafe {
+                    backward_segment(self, shape, (qkv, forward), (segment, task % shape.kv_heads), &shared)
+                };
+            }
+        });
+        Ok(())
     }
 }
+
+/// Rough count of multiplications, to decide whether threads pay.
+fn attention_steps(segments: &Segments, shape: AttentionShape) -> usize {
+    let pairs: usize = segments.list().iter().map(|segment| segment.len * segment.visible()).sum();
+    pairs.saturating_mul(shape.heads * shape.head_dim / 8)
+}
+
+#[cfg(test)]
+#[path = "attention_tests.rs"]
+mod tests;

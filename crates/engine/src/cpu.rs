@@ -67,10 +67,10 @@ impl CpuPath {
 
 /// Compiles `$body::<FMA>` (an `#[inline(always)]` function) once per [`CpuPath`] and picks one at run time.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments, reason = "kernels mirror their operation")]
-        pub(crate) fn $name(path: crate::CpuPath, $($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name(path: crate::CpuPath, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             #[allow(clippy::too_many_arguments, reason = "kernels mirror their operation")]

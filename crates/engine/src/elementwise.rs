@@ -1,5 +1,8 @@
 //! Sums and scalings of whole arrays.
 
+use rayon::prelude::*;
+
+use crate::error::expect_same_shape;
 use crate::{Array, Engine, EngineError};
 
 impl Engine {
@@ -8,13 +11,50 @@ impl Engine {
     /// # Errors
     /// Shapes that do not fit.
     pub fn add_assign(&self, y: &mut Array, x: &Array) -> Result<(), EngineError> {
-        let _ = (y, x);
-        todo!()
+        expect_same_shape("add_assign", ("rows of x", "columns of x"), y, x)?;
+        let parallel = self.parallel(y.len());
+        let block = |(y, x): (&mut [f32], &[f32])| y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+        let (y, x) = (y.as_mut_slice(), x.as_slice());
+        if parallel {
+            self.install(|| y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(block));
+        } else {
+            block((y, x));
+        }
+        Ok(())
     }
 
     /// `x *= factor`.
     pub fn scale(&self, x: &mut Array, factor: f32) {
-        let _ = (x, factor);
-        todo!()
+        let block = |x: &mut [f32]| x.iter_mut().for_each(|x| *x *= factor);
+        if self.parallel(x.len()) {
+            self.install(|| x.as_mut_slice().par_chunks_mut(BLOCK).for_each(block));
+        } else {
+            block(x.as_mut_slice());
+        }
+    }
+}
+
+/// Values that one task computes.
+const BLOCK: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{engines, random};
+
+    #[test]
+    fn sums_and_scalings_are_those_of_each_value() {
+        for engine in engines() {
+            for cols in [1, 37, 40_009] {
+                let (before, x) = (random(1, 2, cols), random(2, 2, cols));
+                let mut y = before.clone();
+                engine.add_assign(&mut y, &x).unwrap();
+                engine.scale(&mut y, 0.5);
+                for ((y, before), x) in y.as_slice().iter().zip(before.as_slice()).zip(x.as_slice()) {
+                    assert_eq!(*y, (before + x) * 0.5);
+                }
+            }
+            assert!(engine.add_assign(&mut Array::zeros(1, 2), &Array::zeros(2, 1)).is_err());
+        }
     }
 }

@@ -7,6 +7,8 @@
 
 mod array;
 mod attention;
+mod attention_backward;
+mod attention_forward;
 mod cpu;
 mod device;
 mod elementwise;
@@ -24,6 +26,7 @@ mod rows;
 mod scratch;
 mod segments;
 mod selected_log_prob;
+mod shared;
 mod swiglu;
 #[cfg(test)]
 mod testing;

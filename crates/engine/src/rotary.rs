@@ -1,6 +1,10 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in Hugging Face's "rotate_half" layout: value `j` of
 //! a head turns with value `j + head_dim / 2`. How frequencies are scaled is the model's business.
 
+use rayon::prelude::*;
+
+use crate::cpu::vectorised;
+use crate::error::{expect_indices, expect_size};
 use crate::{Array, Engine, EngineError};
 
 /// Cosines and sines by position.
@@ -56,7 +60,96 @@ impl Engine {
         table: &RotaryTable,
         inverse: bool,
     ) -> Result<(), EngineError> {
-        let _ = (x, positions, &table.cos, &table.sin, inverse);
-        todo!()
+        const OP: &str = "rotary";
+        let (cols, half) = (x.cols(), table.half);
+        expect_size(OP, "number of positions", x.rows(), positions.len())?;
+        expect_indices(OP, "position", positions.iter().map(|&position| position as usize), table.positions)?;
+        if x.is_empty() {
+            return Ok(());
+        }
+        if half == 0 || !cols.is_multiple_of(2 * half) {
+            let reason = format!("{cols} columns are not whole heads of {}", table.head_dim());
+            return Err(EngineError::Invalid { operation: OP, reason });
+        }
+        let path = self.path();
+        let turn = |(row, &position): (&mut [f32], &u32)| {
+            let at = position as usize * half;
+            turn_heads(path, row, &table.cos[at..at + half], &table.sin[at..at + half], inverse);
+        };
+        if self.parallel(x.len()) {
+            self.install(|| {
+                x.as_mut_slice().par_chunks_mut(cols).zip(positions).with_min_len(32).for_each(turn);
+            });
+        } else {
+            x.as_mut_slice().chunks_mut(cols).zip(positions).for_each(turn);
+        }
+        Ok(())
+    }
+}
+
+vectorised! {
+    fn turn_heads(row: &mut [f32], cos: &[f32], sin: &[f32], inverse: bool) = turn_heads_body
+}
+
+#[inline(always)]
+fn turn_heads_body<const FMA: bool>(row: &mut [f32], cos: &[f32], sin: &[f32], inverse: bool) {
+    let sign = if inverse { -1.0 } else { 1.0 };
+    for head in row.chunks_exact_mut(2 * cos.len()) {
+        let (first, second) = head.split_at_mut(cos.len());
+        for ((first, second), (cos, sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
+            let (a, b, sin) = (*first, *second, sin * sign);
+            *first = a * cos - b * sin;
+            *second = b * cos + a * sin;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, dot, engines, numeric_gradient, random, wide};
+
+    const INV_FREQ: [f32; 4] = [1.0, 0.1, 0.01, 0.001];
+
+    /// Each pair as a complex number times `scale * e^(i angle)`.
+    fn reference(x: &[f64], positions: &[u32], scale: f64) -> Vec<f64> {
+        let half = INV_FREQ.len();
+        let width = x.len() / positions.len();
+        let value = |at: usize| {
+            let (row, j) = (at / width, at % (2 * half));
+            let (sin, cos) = f64::from(positions[row] as f32 * INV_FREQ[j % half]).sin_cos();
+            let other = if j < half { -x[at + half] } else { x[at - half] };
+            scale * (x[at] * cos + other * sin)
+        };
+        (0..x.len()).map(value).collect()
+    }
+
+    #[test]
+    fn forward_and_inverse_agree_with_complex_turns_and_their_gradient() {
+        let positions = [0, 5, 1000, 3, 3];
+        for scale in [1.0_f32, 1.25] {
+            let table = RotaryTable::new(&INV_FREQ, scale, 1001);
+            for engine in engines() {
+                let (x, dy) = (random(1, 5, 24), random(2, 5, 24));
+                let mut y = x.clone();
+                engine.rotary(&mut y, &positions, &table, false).unwrap();
+                let forward = |x: &[f64]| reference(x, &positions, f64::from(scale));
+                assert_close("rotary", y.as_slice(), &forward(&wide(&x)), 1e-6);
+                let mut dx = dy.clone();
+                engine.rotary(&mut dx, &positions, &table, true).unwrap();
+                let want = numeric_gradient(&wide(&x), |x| dot(&wide(&dy), &forward(x)));
+                assert_close("dx", dx.as_slice(), &want, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn positions_outside_the_table_and_split_heads_are_refused() {
+        let engine = Engine::cpu(Some(1)).unwrap();
+        let table = RotaryTable::new(&INV_FREQ, 1.0, 4);
+        assert!(engine.rotary(&mut Array::zeros(1, 8), &[4], &table, false).is_err());
+        assert!(engine.rotary(&mut Array::zeros(1, 12), &[0], &table, false).is_err());
+        assert!(engine.rotary(&mut Array::zeros(2, 8), &[0], &table, false).is_err());
+        assert!(engine.rotary(&mut Array::zeros(0, 8), &[], &table, false).is_ok());
     }
 }

@@ -1,7 +1,13 @@
 //! Output head and log-softmax in one: the log-probability of one chosen token per row. Logits exist for a block of
 //! rows and a chunk of the vocabulary at a time, in the forward and again in the backward; never all of them.
 
-use crate::{Array, Engine, EngineError};
+use rayon::prelude::*;
+
+use crate::cpu::vectorised;
+use crate::error::{expect_indices, expect_same_shape, expect_size};
+use crate::matmul::Operand;
+use crate::vector::{exp, exp_shifted_in_place, max};
+use crate::{Accumulate, Array, CpuPath, Engine, EngineError};
 
 /// What the head sees.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +33,11 @@ pub struct SelectedLogProbGrads<'a> {
     pub dhead: Option<&'a mut Array>,
 }
 
+/// Rows whose logits exist at a time, and tokens of the vocabulary that they exist for: 4 MB of logits, which stay in
+/// the last cache, while each side of the product is long enough to run at full speed.
+const ROWS: usize = 1024;
+const CHUNK: usize = 1024;
+
 impl Engine {
     /// `log_probs[r] = log softmax(hidden[r] head^T)[targets[r]]` in nats, and each row's log-sum-exp for the
     /// backward; both `[m]`.
@@ -39,8 +50,41 @@ impl Engine {
         log_probs: &mut [f64],
         lse: &mut [f32],
     ) -> Result<(), EngineError> {
-        let _ = (inputs, log_probs, lse);
-        todo!()
+        const OP: &str = "selected_log_prob";
+        inputs.check(OP)?;
+        expect_size(OP, "number of log_probs", inputs.targets.len(), log_probs.len())?;
+        expect_size(OP, "values of lse", inputs.targets.len(), lse.len())?;
+        let path = self.path();
+        let mut row_sums = [RowSum::EMPTY; ROWS];
+        let mut logits = self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.rows()));
+        for first in (0..inputs.targets.len()).step_by(ROWS) {
+            let targets = &inputs.targets[first..inputs.targets.len().min(first + ROWS)];
+            let row_sums = &mut row_sums[..targets.len()];
+            row_sums.fill(RowSum::EMPTY);
+            for chunk in self.chunks(inputs, first, targets.len()) {
+                let logits = &mut logits[..chunk.values()];
+                self.matmul(chunk.hidden, chunk.head.transposed(), logits, Accumulate::Overwrite);
+                let add = |((row_sum, logits), &target): ((&mut RowSum, &mut [f32]), &u32)| {
+                    let target = (target as usize).wrapping_sub(chunk.first);
+                    row_sum.add(path, logits, target);
+                };
+                if self.parallel(logits.len()) {
+                    self.install(|| {
+                        let rows = row_sums.par_iter_mut().zip(logits.par_chunks_mut(chunk.width));
+                        rows.zip(targets).with_min_len(16).for_each(add);
+                    });
+                } else {
+                    row_sums.iter_mut().zip(logits.chunks_mut(chunk.width)).zip(targets).for_each(add);
+                }
+            }
+            let results = log_probs[first..].iter_mut().zip(&mut lse[first..]);
+            for (row_sum, (log_prob, lse)) in row_sums.iter().zip(results) {
+                let exact = f64::from(row_sum.max) + row_sum.sum.ln();
+                *log_prob = f64::from(row_sum.target) - exact;
+                *lse = exact as f32;
+            }
+        }
+        Ok(())
     }
 
     /// Gradients of `sum_r weights[r] * log_probs[r]`.
@@ -52,7 +96,282 @@ impl Engine {
         inputs: HeadInputs<'_>,
         grads: SelectedLogProbGrads<'_>,
     ) -> Result<(), EngineError> {
-        let _ = (inputs, grads);
-        todo!()
+        const OP: &str = "selected_log_prob_backward";
+        let SelectedLogProbGrads { lse, weights, dhidden, mut dhead } = grads;
+        inputs.check(OP)?;
+        expect_size(OP, "values of lse", inputs.targets.len(), lse.len())?;
+        expect_size(OP, "values of weights", inputs.targets.len(), weights.len())?;
+        expect_same_shape(OP, ("rows of dhidden", "columns of dhidden"), inputs.hidden, dhidden)?;
+        if let Some(dhead) = &dhead {
+            expect_same_shape(OP, ("rows of dhead", "columns of dhead"), inputs.head, dhead)?;
+        }
+        let (path, d) = (self.path(), inputs.hidden.cols());
+        let mut logits = self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.rows()));
+        for first in (0..inputs.targets.len()).step_by(ROWS) {
+            let count = ROWS.min(inputs.targets.len() - first);
+            for chunk in self.chunks(inputs, first, count) {
+                let logits = &mut logits[..chunk.values()];
+                self.matmul(chunk.hidden, chunk.head.transposed(), logits, Accumulate::Overwrite);
+                let differentiate = |(row, logits): (usize, &mut [f32])| {
+                    let (lse, weight) = (lse[first + row], weights[first + row]);
+                    logit_gradients(path, logits, lse, weight);
+                    let target = (inputs.targets[first + row] as usize).wrapping_sub(chunk.first);
+                    if let Some(logit) = logits.get_mut(target) {
+                        *logit += weight;
+                    }
+                };
+                if self.parallel(logits.len()) {
+                    self.install(|| {
+                        logits
+                            .par_chunks_mut(chunk.width)
+                            .with_min_len(16)
+                            .enumerate()
+                            .for_each(differentiate);
+                    });
+                } else {
+                    logits.chunks_mut(chunk.width).enumerate().for_each(differentiate);
+                }
+                let dlogits = Operand::rows_of(logits, chunk.width);
+                let accumulate = if chunk.first == 0 { Accumulate::Overwrite } else { Accumulate::Add };
+                let rows = &mut dhidden.as_mut_slice()[first * d..][..count * d];
+                self.matmul(dlogits, chunk.head, rows, accumulate);
+                if let Some(dhead) = &mut dhead {
+                    let rows = &mut dhead.as_mut_slice()[chunk.first * d..][..chunk.width * d];
+                    self.matmul(dlogits.transposed(), chunk.hidden, rows, Accumulate::Add);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The vocabulary in chunks, beside `count` hidden rows from `first`.
+    fn chunks<'a>(
+        &self,
+        inputs: HeadInputs<'a>,
+        first: usize,
+        count: usize,
+    ) -> impl Iterator<Item = Chunk<'a>> + use<'a> {
+        let (d, vocab) = (inputs.hidden.cols(), inputs.head.rows());
+        let hidden = Operand::rows_of(&inputs.hidden.as_slice()[first * d..][..count * d], d);
+        (0..vocab).step_by(CHUNK).map(move |first| {
+            let width = CHUNK.min(vocab - first);
+            let head = Operand::rows_of(&inputs.head.as_slice()[first * d..][..width * d], d);
+            Chunk { hidden, head, first, width, rows: count }
+        })
+    }
+}
+
+impl HeadInputs<'_> {
+    fn check(&self, operation: &'static str) -> Result<(), EngineError> {
+        if self.hidden.cols() == 0 {
+            let reason = "hidden rows have no columns".to_owned();
+            return Err(EngineError::Invalid { operation, reason });
+        }
+        expect_size(operation, "columns of head", self.hidden.cols(), self.head.cols())?;
+        expect_size(operation, "number of targets", self.hidden.rows(), self.targets.len())?;
+        let targets = self.targets.iter().map(|&target| target as usize);
+        expect_indices(operation, "target", targets, self.head.rows())
+    }
+}
+
+/// Tokens `first..first + width` of the vocabulary, and the rows whose logits they give.
+#[derive(Clone, Copy)]
+struct Chunk<'a> {
+    hidden: Operand<'a>,
+    head: Operand<'a>,
+    first: usize,
+    width: usize,
+    rows: usize,
+}
+
+impl Chunk<'_> {
+    fn values(&self) -> usize {
+        self.rows * self.width
+    }
+}
+
+/// A row's log-sum-exp in the making: `sum` of `e^(logit - max)` over the chunks so far.
+#[derive(Clone, Copy)]
+struct RowSum {
+    max: f32,
+    sum: f64,
+    target: f32,
+}
+
+impl RowSum {
+    const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0, target: f32::NAN };
+
+    /// Takes in a chunk of logits (which it overwrites); `target` is the target's place where it is in the chunk.
+    fn add(&mut self, path: CpuPath, logits: &mut [f32], target: usize) {
+        if let Some(&logit) = logits.get(target) {
+            self.target = logit;
+        }
+        let (max, sum) = max_and_sum(path, logits, self.max);
+        self.sum = self.sum * f64::from(self.max - max).exp() + f64::from(sum);
+        self.max = max;
+    }
+}
+
+vectorised! {
+    /// The larger of `floor` and the largest logit, and the sum of `e^(logit - that)`.
+    fn max_and_sum(logits: &mut [f32], floor: f32) -> (f32, f32) = max_and_sum_body
+}
+
+#[inline(always)]
+fn max_and_sum_body<const FMA: bool>(logits: &mut [f32], floor: f32) -> (f32, f32) {
+    let largest = max(logits);
+    let largest = if largest > floor { largest } else { floor };
+    (largest, exp_shifted_in_place::<FMA>(logits, largest))
+}
+
+vectorised! {
+    /// `logits = -weight * e^(logits - lse)`: the gradient but for the target's own term.
+    fn logit_gradients(logits: &mut [f32], lse: f32, weight: f32) = logit_gradients_body
+}
+
+#[inline(always)]
+fn logit_gradients_body<const FMA: bool>(logits: &mut [f32], lse: f32, weight: f32) {
+    for logit in logits {
+        *logit = -weight * exp::<FMA>(*logit - lse);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, dot, engines, numeric_gradient, random, wide};
+
+    /// Whole logits, in f64.
+    fn reference(hidden: &[f64], head: &[f64], targets: &[u32], d: usize) -> Vec<f64> {
+        let row = |(hidden, &target): (&[f64], &u32)| {
+            let logits: Vec<f64> = head.chunks(d).map(|head| dot(hidden, head)).collect();
+            let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = logits.iter().map(|logit| (logit - max).exp()).sum();
+            logits[target as usize] - max - sum.ln()
+        };
+        hidden.chunks(d).zip(targets).map(row).collect()
+    }
+
+    /// Analytic gradients from whole logits, in f64.
+    fn reference_gradients(
+        hidden: &[f64],
+        head: &[f64],
+        targets: &[u32],
+        weights: &[f64],
+        d: usize,
+    ) -> (Vec<f64>, Vec<f64>) {
+        let (mut dhidden, mut dhead) = (vec![0.0; hidden.len()], vec![0.0; head.len()]);
+        for (row, &target) in targets.iter().enumerate() {
+            let hidden = &hidden[row * d..][..d];
+            let exps: Vec<f64> = head.chunks(d).map(|head| dot(hidden, head).exp()).collect();
+            let sum: f64 = exps.iter().sum();
+            for (token, exp) in exps.iter().enumerate() {
+                let hit = f64::from(u8::from(token == target as usize));
+                let gradient = weights[row] * (hit - exp / sum);
+                for j in 0..d {
+                    dhidden[row * d + j] += gradient * head[token * d + j];
+                    dhead[token * d + j] += gradient * hidden[j];
+                }
+            }
+        }
+        (dhidden, dhead)
+    }
+
+    struct Case {
+        hidden: Array,
+        head: Array,
+        targets: Vec<u32>,
+        weights: Vec<f32>,
+    }
+
+    fn case(m: usize, vocab: usize, d: usize) -> Case {
+        let weights = random(3, 1, m).into_vec();
+        let targets = (0..m).map(|row| ((row * 7919 + 5) % vocab) as u32).collect();
+        Case { hidden: random(1, m, d), head: random(2, vocab, d), targets, weights }
+    }
+
+    fn run(engine: &Engine, case: &Case) -> (Vec<f64>, Array, Array) {
+        let inputs = HeadInputs { hidden: &case.hidden, head: &case.head, targets: &case.targets };
+        let m = case.targets.len();
+        let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
+        engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
+        let mut dhidden = random(9, m, case.hidden.cols());
+        let mut dhead = Array::zeros(case.head.rows(), case.head.cols());
+        let grads = SelectedLogProbGrads {
+            lse: &lse,
+            weights: &case.weights,
+            dhidden: &mut dhidden,
+            dhead: Some(&mut dhead),
+        };
+        engine.selected_log_prob_backward(inputs, grads).unwrap();
+        (log_probs, dhidden, dhead)
+    }
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        for engine in engines() {
+            for (m, vocab, d) in [(1, 1, 1), (5, 23, 3)] {
+                let case = case(m, vocab, d);
+                let (log_probs, dhidden, dhead) = run(&engine, &case);
+                let (hidden, head) = (wide(&case.hidden), wide(&case.head));
+                let weights: Vec<f64> = case.weights.iter().map(|&weight| f64::from(weight)).collect();
+                let want = reference(&hidden, &head, &case.targets, d);
+                let got: Vec<f32> = log_probs.iter().map(|&value| value as f32).collect();
+                assert_close("log_probs", &got, &want, 1e-6);
+                let loss =
+                    |hidden: &[f64], head: &[f64]| dot(&weights, &reference(hidden, head, &case.targets, d));
+                let want = numeric_gradient(&hidden, |hidden| loss(hidden, &head));
+                assert_close("dhidden", dhidden.as_slice(), &want, 1e-5);
+                let want = numeric_gradient(&head, |head| loss(&hidden, head));
+                assert_close("dhead", dhead.as_slice(), &want, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_of_rows_and_vocabulary_equal_whole_logits() {
+        let (m, vocab, d) = (ROWS + 3, 2 * CHUNK + 7, 8);
+        let case = case(m, vocab, d);
+        let (hidden, head) = (wide(&case.hidden), wide(&case.head));
+        let weights: Vec<f64> = case.weights.iter().map(|&weight| f64::from(weight)).collect();
+        let want = reference(&hidden, &head, &case.targets, d);
+        let (want_hidden, want_head) = reference_gradients(&hidden, &head, &case.targets, &weights, d);
+        for engine in engines() {
+            let (log_probs, dhidden, dhead) = run(&engine, &case);
+            let got: Vec<f32> = log_probs.iter().map(|&value| value as f32).collect();
+            assert_close("log_probs", &got, &want, 1e-6);
+            assert_close("dhidden", dhidden.as_slice(), &want_hidden, 1e-5);
+            assert_close("dhead", dhead.as_slice(), &want_head, 1e-5);
+            let again = run(&engine, &case);
+            assert_eq!((log_probs, dhidden, dhead), again, "{:?}", engine.path());
+        }
+    }
+
+    #[test]
+    fn extreme_logits_stay_finite_and_nan_is_not_hidden() {
+        let targets = [0, 1];
+        let head = Array::from_vec(3, 1, vec![1e4, -1e4, 0.0]).unwrap();
+        for engine in engines() {
+            let mut hidden = Array::from_vec(2, 1, vec![1.0, 1.0]).unwrap();
+            let (mut log_probs, mut lse) = ([0.0; 2], [0.0; 2]);
+            let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &targets };
+            engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
+            assert_eq!(log_probs, [0.0, -2e4]);
+            hidden.fill(f32::NAN);
+            let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &targets };
+            engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
+            assert!(log_probs.iter().all(|value| value.is_nan()));
+        }
+    }
+
+    #[test]
+    fn a_target_outside_the_vocabulary_is_refused_and_no_rows_are_fine() {
+        let engine = Engine::cpu(Some(1)).unwrap();
+        let (hidden, head) = (Array::zeros(1, 2), Array::zeros(3, 2));
+        let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &[3] };
+        assert!(engine.selected_log_prob(inputs, &mut [0.0], &mut [0.0]).is_err());
+        let hidden = Array::zeros(0, 2);
+        let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &[] };
+        engine.selected_log_prob(inputs, &mut [], &mut []).unwrap();
     }
 }

@@ -44,16 +44,11 @@ pub(crate) struct Size {
 
 vectorised! {
     /// `target = left * right` (or `+=`); rows and columns beyond `size` are not written.
-    fn multiply(size: Size, left: Left<'_>, right: Panels<'_>, target: Target<'_>) = multiply_body
+    pub(crate) fn multiply(size: Size, left: Left<'_>, right: Panels<'_>, target: Target<'_>) = multiply_body
 }
 
 #[inline(always)]
-pub(crate) fn multiply_body<const FMA: bool>(
-    size: Size,
-    left: Left<'_>,
-    right: Panels<'_>,
-    target: Target<'_>,
-) {
+fn multiply_body<const FMA: bool>(size: Size, left: Left<'_>, right: Panels<'_>, target: Target<'_>) {
     let Size { m, n, k } = size;
     if m == 0 || n == 0 {
         return;
@@ -145,9 +140,14 @@ unsafe fn strip<const FMA: bool, const ROWS: usize>(call: &Strip) -> usize {
     ROWS
 }
 
-/// Writes the transpose of `rows` rows of `width` values (`stride` apart, at `source`) as panels: panel `p` holds
-/// rows `p * PANEL ..` as its columns, `width` deep. Columns beyond `rows` are zero. Returns the values written.
-pub(crate) fn pack_transposed(source: &[f32], stride: usize, rows: usize, width: usize, panels: &mut [f32]) {
+/// Writes rows `0..rows` as the columns of panels, `width` deep: panel `p` holds rows `p * PANEL ..`. Columns beyond
+/// `rows` are zero. As many panels as `panels` has room for are written.
+pub(crate) fn pack_transposed<'a>(
+    rows: usize,
+    width: usize,
+    row: impl Fn(usize) -> &'a [f32],
+    panels: &mut [f32],
+) {
     for (panel, out) in panels.chunks_exact_mut((width * PANEL).max(1)).enumerate() {
         let first = panel * PANEL;
         let count = PANEL.min(rows.saturating_sub(first));
@@ -155,9 +155,8 @@ pub(crate) fn pack_transposed(source: &[f32], stride: usize, rows: usize, width:
             out.fill(0.0);
         }
         for column in 0..count {
-            let row = &source[(first + column) * stride..][..width];
-            for (depth, value) in row.iter().enumerate() {
-                out[depth * PANEL + column] = *value;
+            for (out, value) in out[column..].iter_mut().step_by(PANEL).zip(row(first + column)) {
+                *out = *value;
             }
         }
     }
@@ -177,7 +176,7 @@ mod tests {
                     let b = random(2, k, n);
                     let bt: Vec<f32> = (0..n * k).map(|i| b.as_slice()[(i % k) * n + i / k]).collect();
                     let mut panels = vec![f32::NAN; n.div_ceil(PANEL) * PANEL * k];
-                    pack_transposed(&bt, k, n, k, &mut panels);
+                    pack_transposed(n, k, |row| &bt[row * k..][..k], &mut panels);
                     let at: Vec<f32> = (0..m * k).map(|i| a.as_slice()[(i % m) * k + i / m]).collect();
                     let left = if transposed {
                         Left { values: &at, row_stride: 1, col_stride: m }

@@ -1,0 +1,41 @@
+//! One output that several tasks write, each its own part: columns of a row-major matrix, which no safe split gives.
+
+use std::marker::PhantomData;
+
+/// A mutable slice whose parts are handed out by range.
+pub(crate) struct SharedMut<'a> {
+    start: *mut f32,
+    len: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it stands for an exclusive borrow of plain numbers; `part` leaves it to the caller that parts are apart.
+unsafe impl Send for SharedMut<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMut<'_> {}
+
+impl<'a> SharedMut<'a> {
+    pub(crate) fn new(values: &'a mut [f32]) -> Self {
+        Self { start: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
+    }
+
+    /// Values `first..first + len`.
+    ///
+    /// # Safety
+    /// While the part lives, no other part that overlaps it does.
+    #[expect(clippy::mut_from_ref, reason = "that parts are apart is the caller's promise")]
+    pub(crate) unsafe fn part(&self, first: usize, len: usize) -> &mut [f32] {
+        assert!(first.checked_add(len).is_some_and(|end| end <= self.len), "a part lies inside the whole");
+        // SAFETY: inside the borrowed slice, and apart from other parts by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(first), len) }
+    }
+}
+
+/// Cuts a buffer into consecutive parts of these sizes.
+pub(crate) fn carve<const N: usize>(mut rest: &mut [f32], sizes: [usize; N]) -> [&mut [f32]; N] {
+    sizes.map(|size| {
+        let (part, tail) = std::mem::take(&mut rest).split_at_mut(size);
+        rest = tail;
+        part
+    })
+}
