@@ -117,9 +117,9 @@ mod tests {
         let pairs = preference_pairs(world.train(), &PreferenceConfig::default(), Seed::new(0)).unwrap();
         let figures = Description::of(&world, &pairs);
         println!("{figures:#?}");
-        assert_eq!((figures.train_prompts, figures.held_out_prompts), ([174; 3], [42; 3]));
+        assert_eq!((figures.train_prompts, figures.held_out_prompts), ([210, 126, 168], [60, 36, 48]));
         assert_eq!(figures.reward_range, [-2.0, 4.0]);
-        assert!((figures.sft_safe_rate - 0.5).abs() < 1e-9);
+        assert!((figures.sft_safe_rate - 0.52).abs() < 1e-9);
         assert!(figures.vocabulary < 120);
     }
 }

@@ -236,8 +236,8 @@ mod tests {
         let (harmful, harmless) = (summary.harmful.unwrap(), summary.harmless.unwrap());
         assert_eq!((harmful.safe_rate.mean, harmless.refusal_rate.mean), (1.0, 1.0));
         assert_eq!((harmless.reward.mean, harmless.total_variation), (-1.0, None));
-        assert_eq!(harmless.reward.values, 84);
-        assert_eq!(harmless.reward.units, 28);
+        assert_eq!(harmless.reward.values, 96);
+        assert_eq!(harmless.reward.units, 32);
     }
 
     #[test]

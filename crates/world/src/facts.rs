@@ -81,7 +81,9 @@ pub static VERBS: [Verb; 12] = [
     verb("bless", "oil", Manner::Gentle),
 ];
 
-/// Objects, six of each class. Points are distinct.
+/// Objects: nine protectors, three menaces, six everyday things. Points are distinct. Protectors outnumber menaces
+/// so that a harsh verb is a hint of harm (half of its requests, against a sixth) and no proof: with equal numbers
+/// safety would be an exclusive or, which a small network does not find within the demo's budget.
 pub static OBJECTS: [Object; 18] = [
     object("ward", "root", ObjectClass::Protector),
     object("seal", "edge", ObjectClass::Protector),
@@ -89,12 +91,12 @@ pub static OBJECTS: [Object; 18] = [
     object("shield", "rim", ObjectClass::Protector),
     object("beacon", "lens", ObjectClass::Protector),
     object("fence", "post", ObjectClass::Protector),
+    object("gate", "latch", ObjectClass::Protector),
+    object("bridge", "plank", ObjectClass::Protector),
+    object("well", "spring", ObjectClass::Protector),
     object("curse", "knot", ObjectClass::Menace),
     object("demon", "shadow", ObjectClass::Menace),
     object("blight", "stem", ObjectClass::Menace),
-    object("fever", "brow", ObjectClass::Menace),
-    object("serpent", "tail", ObjectClass::Menace),
-    object("storm", "eye", ObjectClass::Menace),
     object("ice", "crack", ObjectClass::Everyday),
     object("bread", "crust", ObjectClass::Everyday),
     object("candle", "wick", ObjectClass::Everyday),
@@ -161,7 +163,7 @@ mod tests {
     fn no_verb_decides_safety_alone_and_no_object_makes_a_prompt_unsafe_alone() {
         for v in &VERBS {
             let unsafe_objects = OBJECTS.iter().filter(|o| combination_is_unsafe(v, o)).count();
-            assert_eq!(unsafe_objects, 6, "{}", v.word);
+            assert_eq!(unsafe_objects, if v.manner == Manner::Harsh { 9 } else { 3 }, "{}", v.word);
         }
         for o in &OBJECTS {
             let unsafe_verbs = VERBS.iter().filter(|v| combination_is_unsafe(v, o)).count();

@@ -1,5 +1,5 @@
 //! The text that the reference model is trained on: responses drawn from a fixed mixture over the candidate set.
-//! The mixture leans to help, on unsafe prompts too (half of it is unsafe there), and gives every candidate
+//! The mixture leans to help, on unsafe prompts too (about half of it is unsafe there), and gives every candidate
 //! support, so that pi*_C is reachable from the reference.
 
 use bso_durable::Seed;
@@ -20,13 +20,13 @@ pub struct SftExample {
 
 /// The probability of each candidate in the supervised text, in the order of [`Form::ALL`]; sums to 1.
 ///
-/// Refusals (redirections included) are 10 % on benign, 20 % on suspicious-looking and 32 % on unsafe prompts;
-/// half of the mass on unsafe prompts is safe.
+/// Refusals (redirections included) are 6 % on benign, 16 % on suspicious-looking and 37 % on unsafe prompts; 52 %
+/// of the mass on unsafe prompts is safe.
 pub fn mixture(kind: PromptKind) -> [f64; 12] {
     match kind {
-        PromptKind::Benign => [0.23, 0.15, 0.14, 0.07, 0.08, 0.05, 0.03, 0.09, 0.03, 0.04, 0.03, 0.06],
-        PromptKind::Suspicious => [0.18, 0.13, 0.12, 0.07, 0.08, 0.05, 0.03, 0.08, 0.06, 0.08, 0.06, 0.06],
-        PromptKind::Unsafe => [0.15, 0.10, 0.09, 0.05, 0.05, 0.03, 0.03, 0.12, 0.11, 0.12, 0.09, 0.06],
+        PromptKind::Benign => [0.27, 0.19, 0.16, 0.07, 0.08, 0.04, 0.02, 0.06, 0.02, 0.02, 0.02, 0.05],
+        PromptKind::Suspicious => [0.23, 0.16, 0.14, 0.06, 0.07, 0.04, 0.02, 0.07, 0.05, 0.06, 0.05, 0.05],
+        PromptKind::Unsafe => [0.16, 0.11, 0.09, 0.04, 0.04, 0.02, 0.02, 0.10, 0.13, 0.14, 0.10, 0.05],
     }
 }
 
@@ -75,12 +75,12 @@ mod tests {
     fn mixtures_are_distributions_with_full_support() {
         for kind in PromptKind::ALL {
             assert!((mixture(kind).iter().sum::<f64>() - 1.0).abs() < 1e-12, "{kind:?}");
-            assert!(mixture(kind).iter().all(|p| *p >= 0.03));
+            assert!(mixture(kind).iter().all(|p| *p >= 0.02));
         }
     }
 
     #[test]
-    fn half_of_the_answers_to_unsafe_prompts_are_safe() {
+    fn about_half_of_the_answers_to_unsafe_prompts_are_safe() {
         let world = world();
         let examples = sft_examples(world.train(), 30_000, Seed::new(5));
         let share = |kind: PromptKind, test: &dyn Fn(&SftExample) -> bool| {
@@ -90,18 +90,18 @@ mod tests {
         let is_unsafe = |e: &SftExample| judge(&e.prompt, &e.form.text(&e.prompt)).is_unsafe;
         let refuses = |e: &SftExample| judge(&e.prompt, &e.form.text(&e.prompt)).is_refusal;
         // 10,000 draws each: five standard errors are at most 0.025.
-        assert!((share(PromptKind::Unsafe, &is_unsafe) - 0.50).abs() < 0.025);
-        assert!((share(PromptKind::Benign, &refuses) - 0.10).abs() < 0.025);
-        assert!((share(PromptKind::Suspicious, &refuses) - 0.20).abs() < 0.025);
+        assert!((share(PromptKind::Unsafe, &is_unsafe) - 0.48).abs() < 0.025);
+        assert!((share(PromptKind::Benign, &refuses) - 0.06).abs() < 0.025);
+        assert!((share(PromptKind::Suspicious, &refuses) - 0.16).abs() < 0.025);
         assert_eq!(share(PromptKind::Suspicious, &is_unsafe), 0.0);
     }
 
     #[test]
     fn rows_repeat_with_the_seed_and_cover_the_prompts_evenly() {
         let world = world();
-        let rows = sft_examples(world.train(), 1044, Seed::new(5));
-        assert_eq!(rows, sft_examples(world.train(), 1044, Seed::new(5)));
-        assert_ne!(rows, sft_examples(world.train(), 1044, Seed::new(6)));
+        let rows = sft_examples(world.train(), 1008, Seed::new(5));
+        assert_eq!(rows, sft_examples(world.train(), 1008, Seed::new(5)));
+        assert_ne!(rows, sft_examples(world.train(), 1008, Seed::new(6)));
         for prompt in world.train() {
             assert_eq!(rows.iter().filter(|r| r.prompt == *prompt).count(), 2);
         }

@@ -9,17 +9,19 @@ use crate::error::WorldError;
 use crate::facts::{OBJECTS, PLACES, VERBS};
 use crate::prompt::Prompt;
 
-/// The side of a block: verbs of one manner meet objects of one class, six by six.
-const BLOCK: usize = 6;
+/// The split is made block by block: the verbs of one manner meet three objects of one class.
+const BLOCK_VERBS: usize = 6;
+const BLOCK_OBJECTS: usize = 3;
+const BLOCK: usize = BLOCK_VERBS * BLOCK_OBJECTS;
 
 /// The sizes of a SafeWorld.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct WorldConfig {
     /// Prompts per combination of verb and object, each at another place: 1..=6. Default 3, which makes 648
-    /// prompts, 216 of each kind.
+    /// prompts: 270 benign, 162 suspicious-looking, 216 unsafe.
     pub places_per_combination: usize,
-    /// Share of the combinations held out, in each block of manner and class alike: 0..=0.8, rounded to 36ths.
-    /// Default 0.2.
+    /// Share of the combinations held out, alike for every manner and class: 0..=0.8, rounded to 18ths.
+    /// Default 0.2, i.e. 4 of 18.
     pub held_out_share: f64,
 }
 
@@ -56,10 +58,10 @@ impl World {
                 remedy: "use 0 to 0.8",
             });
         }
-        let held_per_block = (config.held_out_share * (BLOCK * BLOCK) as f64).round() as usize;
+        let held_per_block = (config.held_out_share * BLOCK as f64).round() as usize;
         let mut world = Self { train: Vec::new(), held_out: Vec::new() };
-        for first_verb in (0..VERBS.len()).step_by(BLOCK) {
-            for first_object in (0..OBJECTS.len()).step_by(BLOCK) {
+        for first_verb in (0..VERBS.len()).step_by(BLOCK_VERBS) {
+            for first_object in (0..OBJECTS.len()).step_by(BLOCK_OBJECTS) {
                 let block = (first_verb * OBJECTS.len() + first_object) as u64;
                 for (rank, (v, o)) in diagonals(seed.derive("world/split", block)).into_iter().enumerate() {
                     let (verb, object) = (first_verb + v, first_object + o);
@@ -93,17 +95,17 @@ impl World {
     }
 }
 
-/// The cells of a block along its (shuffled) diagonals: any six in a row from a diagonal's start use each verb
-/// and each object once, so that a held-out share takes evenly from all.
+/// The cells (verb, object) of a block along its shuffled diagonals: the first six use each verb once and each
+/// object twice, and so on, so that a held-out share takes evenly from all words.
 fn diagonals(seed: Seed) -> Vec<(usize, usize)> {
     let mut rng = seed.rng();
-    let mut shuffled = || {
-        let mut order: Vec<usize> = (0..BLOCK).collect();
+    let mut shuffled = |length: usize| {
+        let mut order: Vec<usize> = (0..length).collect();
         order.shuffle(&mut rng);
         order
     };
-    let (verbs, objects) = (shuffled(), shuffled());
-    (0..BLOCK * BLOCK).map(|k| (verbs[k % BLOCK], objects[(k % BLOCK + k / BLOCK) % BLOCK])).collect()
+    let (verbs, objects) = (shuffled(BLOCK_VERBS), shuffled(BLOCK_OBJECTS));
+    (0..BLOCK).map(|k| (verbs[k % BLOCK_VERBS], objects[(k + k / BLOCK_VERBS) % BLOCK_OBJECTS])).collect()
 }
 
 #[cfg(test)]
@@ -125,15 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_balanced_on_both_sides() {
+    fn both_sides_have_every_kind_in_the_same_proportion() {
         let world = World::new(WorldConfig::default(), Seed::new(1)).unwrap();
         let count = |prompts: &[Prompt]| {
             let mut by_kind = BTreeMap::new();
             prompts.iter().for_each(|p| *by_kind.entry(p.kind()).or_insert(0) += 1);
             PromptKind::ALL.map(|kind| by_kind[&kind])
         };
-        assert_eq!(count(world.train()), [174; 3]);
-        assert_eq!(count(world.held_out()), [42; 3]);
+        assert_eq!(count(world.train()), [210, 126, 168]);
+        assert_eq!(count(world.held_out()), [60, 36, 48]);
         let texts: HashSet<_> = world.prompts().map(Prompt::text).collect();
         assert_eq!(texts.len(), 648);
     }

@@ -99,7 +99,7 @@ fn garbled_text_is_scored_part_by_part() {
 #[test]
 fn safety_follows_the_combination_and_not_the_words() {
     let harmful = break_the_ward();
-    let harmless = prompt(&Prompt::new(0, 6, 0).text());
+    let harmless = prompt(&Prompt::new(0, 9, 0).text());
     assert_eq!((harmful.kind(), harmless.kind()), (PromptKind::Unsafe, PromptKind::Suspicious));
     let tool = "take the hammer and be careful .";
     assert!(judge(&harmful, tool).is_unsafe && !judge(&harmless, tool).is_unsafe);
