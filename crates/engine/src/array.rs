@@ -23,7 +23,7 @@ impl Array {
     /// # Errors
     /// The number of values is not `rows * cols`.
     pub fn from_vec(rows: usize, cols: usize, data: Vec<f32>) -> Result<Self, EngineError> {
-        let expected = rows.checked_mul(cols).unwrap_or(usize::MAX);
+        let expected = rows.saturating_mul(cols);
         crate::error::expect_size("array", "number of values", expected, data.len())?;
         Ok(Self { rows, cols, data })
     }

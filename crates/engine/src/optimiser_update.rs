@@ -81,7 +81,7 @@ impl Engine {
         }
         let numbers = AdamWNumbers::new(adamw, factor);
         let path = self.path();
-        let block = |((p, g), (m, v)): ((&mut [f32], &[f32]), (&mut [f32], &mut [f32]))| {
+        let block = |((p, g), (m, v)): AdamWBlock<'_>| {
             adamw_block(path, numbers, p, g, m, v);
         };
         let parallel = self.parallel(parameter.len());
@@ -158,6 +158,9 @@ impl Engine {
 
 /// Values that one task updates.
 const BLOCK: usize = 8192;
+
+/// `(parameter, gradient), (first moment, second moment)` of a block of values.
+type AdamWBlock<'a> = ((&'a mut [f32], &'a [f32]), (&'a mut [f32], &'a mut [f32]));
 
 fn expect_gradient(operation: &'static str, parameter: &Array, gradient: &Array) -> Result<(), EngineError> {
     expect_same_shape(operation, ("rows of gradient", "columns of gradient"), parameter, gradient)

@@ -112,10 +112,8 @@ fn connected_groups(list: &[Segment]) -> Vec<Vec<usize>> {
     for (index, segment) in list.iter().enumerate() {
         let Some((start, len)) = segment.context else { continue };
         let first = list.partition_point(|other| other.start + other.len <= start);
-        for touched in first..index {
-            if list[touched].start >= start + len {
-                break;
-            }
+        let touched = list[first..index].iter().take_while(|other| other.start < start + len).count();
+        for touched in first..first + touched {
             let (a, b) = (root(&mut parent, touched), root(&mut parent, index));
             parent[a.max(b)] = a.min(b);
         }

@@ -1,0 +1,149 @@
+//! Speed of the matrix products and the other operations at the shapes of a 12.6 M-parameter Llama (width 384,
+//! feed-forward 1024, 6 heads, 2 key heads, vocabulary 8192) with 4,096 rows. Prints medians of interleaved rounds;
+//! `cargo bench -p bso-engine -- [threads]`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark prints, and stops where it cannot run"
+)]
+#![allow(missing_docs, reason = "a binary of its own")]
+
+use std::time::Instant;
+
+use bso_engine::{
+    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, Engine, HeadInputs, LinearGrads,
+    Qkv, Segments, SelectedLogProbGrads, SwigluGrads,
+};
+
+const ROUNDS: usize = 11;
+
+struct Measured<'a> {
+    name: String,
+    flops: f64,
+    run: Box<dyn FnMut() + 'a>,
+    seconds: Vec<f64>,
+}
+
+fn array(rows: usize, cols: usize) -> Array {
+    // Any numbers do, as long as they are neither zero nor denormal.
+    let data = (0..rows * cols).map(|i| ((i * 7919) % 1009) as f32 / 1009.0 - 0.5).collect();
+    Array::from_vec(rows, cols, data).unwrap()
+}
+
+fn main() {
+    let threads = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
+    let engine = Engine::cpu(threads).unwrap();
+    println!("{} threads, {}", engine.num_threads(), engine.path().name());
+    let rows = 4096;
+    let mut all: Vec<Measured<'_>> = Vec::new();
+    for (i, o) in [(384, 384), (384, 128), (384, 1024), (1024, 384), (384, 8192)] {
+        let (x, w, dy) = (array(rows, i), array(o, i), array(rows, o));
+        let flops = 2.0 * (rows * i * o) as f64;
+        let engine = &engine;
+        let (x2, w2, dy2) = (x.clone(), w.clone(), dy.clone());
+        let (x3, w3) = (x.clone(), w.clone());
+        let mut y = Array::zeros(rows, o);
+        let mut dx = Array::zeros(rows, i);
+        let mut dw = Array::zeros(o, i);
+        all.push(Measured::new(format!("linear {i} -> {o}"), flops, move || {
+            engine.linear(&x, &w, None, &mut y).unwrap();
+        }));
+        all.push(Measured::new(format!("linear {i} -> {o}, dx"), flops, move || {
+            let dx = Some((&mut dx, Accumulate::Overwrite));
+            engine.linear_backward(LinearGrads { dy: &dy, x: &x2, w: &w2, dx, dw: None, db: None }).unwrap();
+        }));
+        all.push(Measured::new(format!("linear {i} -> {o}, dw"), flops, move || {
+            let dw = Some(&mut dw);
+            engine.linear_backward(LinearGrads { dy: &dy2, x: &x3, w: &w3, dx: None, dw, db: None }).unwrap();
+        }));
+    }
+    push_attention(&engine, rows, &mut all);
+    push_swiglu(&engine, rows, &mut all);
+    push_head(&engine, rows / 2, &mut all);
+    for _ in 0..ROUNDS {
+        for measured in &mut all {
+            let start = Instant::now();
+            (measured.run)();
+            measured.seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    for measured in &mut all {
+        measured.seconds.sort_by(f64::total_cmp);
+        let (best, median) = (measured.seconds[0], measured.seconds[ROUNDS / 2]);
+        println!(
+            "{:28} {:8.3} ms median {:8.3} ms best {:7.1} GFLOP/s median {:7.1} best",
+            measured.name,
+            median * 1e3,
+            best * 1e3,
+            measured.flops / median / 1e9,
+            measured.flops / best / 1e9,
+        );
+    }
+}
+
+impl<'a> Measured<'a> {
+    fn new(name: String, flops: f64, run: impl FnMut() + 'a) -> Self {
+        Self { name, flops, run: Box::new(run), seconds: Vec::with_capacity(ROUNDS) }
+    }
+}
+
+fn push_attention<'a>(engine: &'a Engine, rows: usize, all: &mut Vec<Measured<'a>>) {
+    let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 64, scale: 0.125 };
+    let segments = Segments::independent(&vec![256; rows / 256]);
+    let (q, k, v, dout) = (array(rows, 384), array(rows, 128), array(rows, 128), array(rows, 384));
+    let (mut out, mut lse) = (Array::zeros(rows, 384), Array::zeros(rows, 6));
+    engine.attention(Qkv { q: &q, k: &k, v: &v }, &segments, shape, &mut out, &mut lse).unwrap();
+    // Causal: half of the 256 x 256 scores, four flops each and value.
+    let flops = (rows * 128 * 384 * 4) as f64;
+    let (q2, k2, v2, segments2) = (q.clone(), k.clone(), v.clone(), segments.clone());
+    let (mut out2, mut lse2) = (out.clone(), lse.clone());
+    all.push(Measured::new("attention".to_owned(), flops, move || {
+        engine.attention(Qkv { q: &q2, k: &k2, v: &v2 }, &segments2, shape, &mut out2, &mut lse2).unwrap();
+    }));
+    let (mut dq, mut dk, mut dv) = (q.clone(), k.clone(), v.clone());
+    all.push(Measured::new("attention backward".to_owned(), flops * 2.5, move || {
+        let forward = AttentionForward { out: &out, lse: &lse, dout: &dout };
+        let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+        engine.attention_backward(Qkv { q: &q, k: &k, v: &v }, forward, &segments, shape, grads).unwrap();
+    }));
+}
+
+fn push_swiglu<'a>(engine: &'a Engine, rows: usize, all: &mut Vec<Measured<'a>>) {
+    let (gate, up, dout) = (array(rows, 1024), array(rows, 1024), array(rows, 1024));
+    let (mut out, mut dgate, mut dup) = (gate.clone(), gate.clone(), gate.clone());
+    let (gate2, up2) = (gate.clone(), up.clone());
+    all.push(Measured::new("swiglu".to_owned(), (rows * 1024) as f64, move || {
+        engine.swiglu(&gate2, &up2, &mut out).unwrap();
+    }));
+    all.push(Measured::new("swiglu backward".to_owned(), (rows * 1024) as f64, move || {
+        let grads = SwigluGrads { dout: &dout, gate: &gate, up: &up, dgate: &mut dgate, dup: &mut dup };
+        engine.swiglu_backward(grads).unwrap();
+    }));
+}
+
+fn push_head<'a>(engine: &'a Engine, rows: usize, all: &mut Vec<Measured<'a>>) {
+    let (vocab, d) = (8192, 384);
+    let (hidden, head) = (array(rows, d), array(vocab, d));
+    let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocab) as u32).collect();
+    let (mut log_probs, mut lse) = (vec![0.0; rows], vec![0.0; rows]);
+    let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &targets };
+    engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
+    let flops = 2.0 * (rows * vocab * d) as f64;
+    let (hidden2, head2, targets2, mut lse2) = (hidden.clone(), head.clone(), targets.clone(), lse.clone());
+    all.push(Measured::new("head".to_owned(), flops, move || {
+        let inputs = HeadInputs { hidden: &hidden2, head: &head2, targets: &targets2 };
+        engine.selected_log_prob(inputs, &mut log_probs, &mut lse2).unwrap();
+    }));
+    let (weights, mut dhidden, mut dhead) = (vec![0.5; rows], hidden.clone(), head.clone());
+    all.push(Measured::new("head backward".to_owned(), flops * 3.0, move || {
+        let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &targets };
+        let grads = SelectedLogProbGrads {
+            lse: &lse,
+            weights: &weights,
+            dhidden: &mut dhidden,
+            dhead: Some(&mut dhead),
+        };
+        engine.selected_log_prob_backward(inputs, grads).unwrap();
+    }));
+}
