@@ -13,7 +13,8 @@ use bso_objective::{BsoSettings, Generator, Tail};
 /// # Errors
 /// [`ConfigError::Conflict`] for a contradiction.
 pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, ConfigError> {
-    let conflict = |key, problem: &str| Err(ConfigError::Conflict { place: r.place(key), problem: problem.to_owned() });
+    let conflict =
+        |key, problem: &str| Err(ConfigError::Conflict { place: r.place(key), problem: problem.to_owned() });
     let is_kto = matches!(config.objective, ObjectiveSection::Kto { .. });
     if is_kto && config.schedule.per_device_train_batch_size < 2 {
         return conflict(
@@ -22,14 +23,19 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
         );
     }
     if config.run.eval_strategy != Strategy::No && config.data.eval_split == 0.0 {
-        return conflict("eval_strategy", "nothing is held out to evaluate on; raise eval_split, or set eval_strategy to no");
+        return conflict(
+            "eval_strategy",
+            "nothing is held out to evaluate on; raise eval_split, or set eval_strategy to no",
+        );
     }
     Ok(match &config.objective {
         ObjectiveSection::Bso(bso) => of_bso(bso, config.data.safety_transform),
-        ObjectiveSection::SafeDpo { .. } if config.data.safety_transform != SafetyTransform::SwapDrop => vec![format!(
-            "SafeDPO is defined on pairs under safety_transform swap_drop; here it is {}",
-            ClosedSet::name(config.data.safety_transform)
-        )],
+        ObjectiveSection::SafeDpo { .. } if config.data.safety_transform != SafetyTransform::SwapDrop => {
+            vec![format!(
+                "SafeDPO is defined on pairs under safety_transform swap_drop; here it is {}",
+                ClosedSet::name(config.data.safety_transform)
+            )]
+        }
         _ => Vec::new(),
     })
 }

@@ -19,7 +19,8 @@ pub fn parse_overrides(words: &[String]) -> Result<Vec<(String, String)>, Config
             pairs.push((key.to_owned(), value.to_owned()));
         } else if let Some(value) = words.next_if(|next| !next.starts_with("--")) {
             pairs.push((flag.to_owned(), value.clone()));
-        } else if table::find(flag).is_some_and(|(key, _)| matches!(key.kind, Kind::Bool | Kind::FlagOrPath)) {
+        } else if table::find(flag).is_some_and(|(key, _)| matches!(key.kind, Kind::Bool | Kind::FlagOrPath))
+        {
             pairs.push((flag.to_owned(), "true".to_owned()));
         } else if table::find(flag).is_none() {
             // Reported as unknown, with a suggestion, where names are checked.
@@ -43,8 +44,12 @@ mod tests {
     #[test]
     fn values_may_start_with_a_hyphen_and_flags_may_stand_alone() {
         let pairs = of("--log-ratio-clamp -30,30 --beta=0.2 --overwrite_output_dir --max_steps -1").unwrap();
-        let expected =
-            [("log-ratio-clamp", "-30,30"), ("beta", "0.2"), ("overwrite_output_dir", "true"), ("max_steps", "-1")];
+        let expected = [
+            ("log-ratio-clamp", "-30,30"),
+            ("beta", "0.2"),
+            ("overwrite_output_dir", "true"),
+            ("max_steps", "-1"),
+        ];
         assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
     }
 

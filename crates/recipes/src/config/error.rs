@@ -107,7 +107,9 @@ pub enum ConfigError {
         remedy: String,
     },
     /// `${` without an end, or an empty name.
-    #[error("{place}: `{key}`: {problem} in {found}; write ${{NAME}} or ${{NAME:-default}}, or $${{ for a literal ${{")]
+    #[error(
+        "{place}: `{key}`: {problem} in {found}; write ${{NAME}} or ${{NAME:-default}}, or $${{ for a literal ${{"
+    )]
     Expansion {
         /// Where.
         place: Place,

@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_expanded_is_named() {
-        let missing = |hint: Option<&str>| Failure::Missing { variable: "X".into(), hint: hint.map(Into::into) };
+        let missing =
+            |hint: Option<&str>| Failure::Missing { variable: "X".into(), hint: hint.map(Into::into) };
         assert_eq!(of("a${X}").unwrap_err(), missing(None));
         assert_eq!(of("${X:?the folder}").unwrap_err(), missing(Some("the folder")));
         assert!(matches!(of("${X").unwrap_err(), Failure::Malformed(_)));

@@ -29,8 +29,12 @@ pub(super) fn resolve(r: &mut Resolver) -> Result<Generator, ConfigError> {
             && *name != merged.name
         {
             // The command line changes the generator of a file that gave parameters: they no longer fit.
-            if i == 2 && r.layers[1].contains_key("generator_params") && !r.layers[2].contains_key("generator_params") {
-                let notice = format!("{place}: generator {name} takes its own default parameters, not the file's");
+            if i == 2
+                && r.layers[1].contains_key("generator_params")
+                && !r.layers[2].contains_key("generator_params")
+            {
+                let notice =
+                    format!("{place}: generator {name} takes its own default parameters, not the file's");
                 r.notices.push(notice);
             }
             merged = fresh(name, r)?;
@@ -40,14 +44,19 @@ pub(super) fn resolve(r: &mut Resolver) -> Result<Generator, ConfigError> {
     let conflict = |place, problem: String| ConfigError::Conflict { place, problem };
     match (merged.name, &merged.kernel) {
         ("kernel", None) => Err(ConfigError::Required { key: "kernel", example: "\"2*cosh(0.7*u)\"" }),
-        ("kernel", Some(kernel)) => Generator::kernel(kernel).map_err(|e| conflict(r.place("kernel"), e.to_string())),
+        ("kernel", Some(kernel)) => {
+            Generator::kernel(kernel).map_err(|e| conflict(r.place("kernel"), e.to_string()))
+        }
         (name, Some(_)) => {
-            let problem = format!("`kernel` is given, but the generator is {name}; write `generator: kernel`");
+            let problem =
+                format!("`kernel` is given, but the generator is {name}; write `generator: kernel`");
             Err(conflict(r.place("kernel"), problem))
         }
         (name, None) => Generator::new(name, &merged.params).map_err(|e| {
-            let named = ["generator_params", "generator_lambda", "generator_scale", "generator_mu", "generator"];
-            let place = named.iter().find_map(|key| r.given(key)).map_or(r.place("generator"), |g| g.place.clone());
+            let named =
+                ["generator_params", "generator_lambda", "generator_scale", "generator_mu", "generator"];
+            let place =
+                named.iter().find_map(|key| r.given(key)).map_or(r.place("generator"), |g| g.place.clone());
             conflict(place, e.to_string())
         }),
     }
@@ -81,7 +90,11 @@ fn merge(merged: &mut Merged, layer: &Layer) -> Result<(), ConfigError> {
         };
         match merged.params.get_mut(index) {
             Some(param) => *param = *x,
-            None => return Err(conflict(format!("`{part}` needs the parameters before it in `generator_params`"))),
+            None => {
+                return Err(conflict(format!(
+                    "`{part}` needs the parameters before it in `generator_params`"
+                )));
+            }
         }
     }
     match layer.get("kernel") {

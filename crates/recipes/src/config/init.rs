@@ -26,7 +26,7 @@ pub fn init(method: &str) -> Result<String, ConfigError> {
     for category in Category::ALL {
         let blocks: Vec<_> = table::keys()
             .filter(|key| key.category == *category && shown(key, loss))
-            .map(|key| block(key, &Method { preset, values: &values, stage, loss }))
+            .map(|key| block(key, &Method { values: &values, stage, loss }))
             .collect::<Result<_, _>>()?;
         if !blocks.is_empty() {
             text.push_str(&format!("\n# ---- {} ----\n\n{}", category.title(), blocks.join("\n")));
@@ -36,18 +36,24 @@ pub fn init(method: &str) -> Result<String, ConfigError> {
 }
 
 struct Method<'a> {
-    preset: &'a Preset,
     values: &'a [(&'static str, &'static str)],
     stage: Stage,
     loss: LossType,
 }
 
 fn named<E: ClosedSet>(values: &[(&str, &str)], key: &str, otherwise: E) -> E {
-    values.iter().find(|(name, _)| *name == key).and_then(|(_, value)| E::from_name(value)).unwrap_or(otherwise)
+    values
+        .iter()
+        .find(|(name, _)| *name == key)
+        .and_then(|(_, value)| E::from_name(value))
+        .unwrap_or(otherwise)
 }
 
 fn shown(key: &Key, loss: LossType) -> bool {
-    matches!(key.status, Status::Supported) && key.applies.to(loss) && key.name != "preset" && !is_second_spelling(key, loss)
+    matches!(key.status, Status::Supported)
+        && key.applies.to(loss)
+        && key.name != "preset"
+        && !is_second_spelling(key, loss)
 }
 
 /// Keys that say what another key in the same file says already.
@@ -74,7 +80,7 @@ fn header(preset: &Preset) -> String {
 fn block(key: &'static Key, method: &Method<'_>) -> Result<String, ConfigError> {
     let own = method.values.iter().find(|(name, _)| *name == key.name).map(|(_, text)| *text);
     let default = default_text(key, method);
-    let mut text = comment(&format!("{} {}", key.doc, facts(key, default, own.is_some(), method)));
+    let mut text = comment(&format!("{} {}", key.doc, facts(key, default, own)?));
     let live = own.or(if key.prominent { default.or(Some(key.example)) } else { None });
     let (mark, value) = match (live, default) {
         (Some(value), _) => ("", Some(value)),
@@ -88,24 +94,23 @@ fn block(key: &'static Key, method: &Method<'_>) -> Result<String, ConfigError> 
     Ok(text)
 }
 
-/// "(type, range; unit; default 0.1, TRL)".
-fn facts(key: &Key, default: Option<&str>, set_by_method: bool, method: &Method<'_>) -> String {
+/// "(number > 0; reward units per nat; default 0.1 [TRL])".
+fn facts(key: &'static Key, default: Option<&str>, own: Option<&str>) -> Result<String, ConfigError> {
     let mut facts = vec![key.expected()];
     if !key.unit.is_empty() {
         facts.push(key.unit.to_owned());
     }
     facts.push(match (default, key.fallback) {
-        (Some(""), _) => format!("no default parameters [{}]", key.source),
-        (Some(default), _) => format!("default {default} [{}]", key.source),
+        (Some(default), _) => format!("default {} [{}]", to_yaml_text(key, default)?, key.source),
         (None, Fallback::Absent(meaning)) => {
             format!("default {}: {meaning}", key.none.first().copied().unwrap_or("none"))
         }
         (None, _) => "no default".to_owned(),
     });
-    if set_by_method && default != method.values.iter().find(|(n, _)| *n == key.name).map(|(_, v)| *v) {
-        facts.push(format!("here from {}", method.preset.source));
+    if own.is_some() && own != default {
+        facts.push("set by this method".to_owned());
     }
-    format!("({})", facts.join("; "))
+    Ok(format!("({})", facts.join("; ")))
 }
 
 /// The default under this method, written as on the command line.

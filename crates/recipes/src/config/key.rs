@@ -71,7 +71,8 @@ impl Range {
     /// `[0, inf)`.
     pub const NOT_NEGATIVE: Self = Self { low: 0.0, low_open: false, high: f64::INFINITY, high_open: true };
     /// All finite numbers.
-    pub const ANY: Self = Self { low: f64::NEG_INFINITY, low_open: true, high: f64::INFINITY, high_open: true };
+    pub const ANY: Self =
+        Self { low: f64::NEG_INFINITY, low_open: true, high: f64::INFINITY, high_open: true };
     /// `[low, high)`.
     pub const fn below(low: f64, high: f64) -> Self {
         Self { low, low_open: false, high, high_open: true }
@@ -170,7 +171,8 @@ impl Kind {
     pub fn text(&self) -> String {
         match self {
             Self::Bool => "true or false".into(),
-            Self::Integer { min, max: u64::MAX } => format!("whole number >= {min}"),
+            // Bounds that no real value meets are no news to the reader.
+            Self::Integer { min, max } if *max >= 1 << 32 => format!("whole number >= {min}"),
             Self::Integer { min, max } => format!("whole number {min} to {max}"),
             Self::Real(range) => format!("number {}", range.text()).trim_end().into(),
             Self::Choice(choices) => {

@@ -33,8 +33,8 @@ pub use key::{Applies, Category, Choice, Fallback, Key, Kind, Range, Status};
 pub use page::page;
 pub use preset::{PRESETS, Preset};
 pub use section::{
-    ChatTemplate, DataSection, ModelSection, ObjectiveSection, OptimiserSection, Resume, RunSection, ScheduleSection,
-    Warmup,
+    ChatTemplate, DataSection, ModelSection, ObjectiveSection, OptimiserSection, Resume, RunSection,
+    ScheduleSection, Warmup,
 };
 pub use table::{key, keys};
 pub use value::Setting;
@@ -81,7 +81,11 @@ pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<Resolved, Con
     let text = written::read_file(path)?;
     let working_dir = working_dir()?;
     let file_base = working_dir.join(path.parent().unwrap_or(Path::new("")));
-    let around = Surroundings { file_base: &file_base, working_dir: &working_dir, variable: &|v| std::env::var(v).ok() };
+    let around = Surroundings {
+        file_base: &file_base,
+        working_dir: &working_dir,
+        variable: &|v| std::env::var(v).ok(),
+    };
     resolve_written(written::from_yaml(&text, path)?, overrides, &around)
 }
 
@@ -92,7 +96,11 @@ pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<Resolved, Con
 /// As [`load`].
 pub fn load_text(text: &str, name: &str, overrides: &[(String, String)]) -> Result<Resolved, ConfigError> {
     let working_dir = working_dir()?;
-    let around = Surroundings { file_base: &working_dir, working_dir: &working_dir, variable: &|v| std::env::var(v).ok() };
+    let around = Surroundings {
+        file_base: &working_dir,
+        working_dir: &working_dir,
+        variable: &|v| std::env::var(v).ok(),
+    };
     resolve_written(written::from_yaml(text, Path::new(name))?, overrides, &around)
 }
 

@@ -70,7 +70,8 @@ fn code_words(key: &Key) -> String {
                 of.map(|c| format!("`{}`", c.name)).collect()
             };
             let planned = names(true);
-            let later = if planned.is_empty() { String::new() } else { format!("; not yet: {}", planned.join(", ")) };
+            let later =
+                if planned.is_empty() { String::new() } else { format!("; not yet: {}", planned.join(", ")) };
             names(false).join(", ") + &later
         }
         _ => key.kind.text(),
@@ -85,11 +86,14 @@ fn default(key: &Key) -> String {
     let code = |text: &str| if text.is_empty() { "none".to_owned() } else { format!("`{text}`") };
     match key.fallback {
         Fallback::Value(text) => code(text),
-        Fallback::Absent(meaning) => format!("{}: {meaning}", code(key.none.first().copied().unwrap_or("none"))),
+        Fallback::Absent(meaning) => {
+            format!("{}: {meaning}", code(key.none.first().copied().unwrap_or("none")))
+        }
         Fallback::Required => "required".to_owned(),
         Fallback::By { cases: [], otherwise, .. } => otherwise.map_or("required".to_owned(), code),
         Fallback::By { key, cases, otherwise } => {
-            let cases: Vec<_> = cases.iter().map(|(case, text)| format!("{} for {key} {case}", code(text))).collect();
+            let cases: Vec<_> =
+                cases.iter().map(|(case, text)| format!("{} for {key} {case}", code(text))).collect();
             format!("{}, else {}", cases.join(", "), otherwise.map_or("required".to_owned(), code))
         }
     }
@@ -115,8 +119,9 @@ fn presets() -> String {
 }
 
 fn other_names() -> String {
-    let mut text =
-        String::from("\n## Other names that are understood\n\nTaking one is told at the start of a run.\n\n| written | read as |\n|---|---|\n");
+    let mut text = String::from(
+        "\n## Other names that are understood\n\nTaking one is told at the start of a run.\n\n| written | read as |\n|---|---|\n",
+    );
     for key in table::keys() {
         for alias in key.aliases {
             text.push_str(&format!("| `{alias}` | `{}` |\n", key.name));

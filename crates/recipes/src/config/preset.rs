@@ -41,11 +41,16 @@ const fn preset(
 
 /// Every preset, in the order of the documentation.
 pub const PRESETS: &[Preset] = &[
-    preset("sft", "Supervised fine-tuning on responses (of pairs: the chosen one).", "TRL SFTConfig", &[("stage", "sft")]),
+    preset(
+        "sft",
+        "Supervised fine-tuning on responses (of pairs: the chosen one).",
+        "TRL SFTConfig",
+        &[("stage", "sft")],
+    ),
     preset(
         "bso",
         "BSO on T(D) with the scaled power generator: density-ratio matching with a safety penalty.",
-        "docs/method.md; the generator of the Qwen2.5-0.5B run with a penalty that starts safe-winner pairs well inside the clamp",
+        "BSO, arXiv 2605.12339: the generator of its Qwen2.5-0.5B run, with a penalty that starts pairs well inside the clamp",
         &[
             ("loss_type", "bso"),
             ("generator", "sba"),
@@ -59,25 +64,35 @@ pub const PRESETS: &[Preset] = &[
     preset(
         "bso-logistic",
         "BSO with the logistic generator on untransformed pairs: bounded gradients, so its safety saturates in the penalty.",
-        "docs/method.md, section 4 (measured: nothing is gained beyond a penalty of about 4)",
-        &[("loss_type", "bso"), ("generator", "logistic"), ("safety_penalty", "4"), ("safety_transform", "none")],
+        "docs/method.md: on a log-linear bandit a penalty beyond 4 gained almost nothing",
+        &[
+            ("loss_type", "bso"),
+            ("generator", "logistic"),
+            ("safety_penalty", "4"),
+            ("safety_transform", "none"),
+        ],
     ),
     preset(
         "bso-kliep",
         "BSO with the KLIEP generator on untransformed pairs.",
-        "docs/method.md; the penalty is chosen so that a safe-winner pair starts with a pull of e^4, as in bso-phi (not measured)",
-        &[("loss_type", "bso"), ("generator", "kliep"), ("safety_penalty", "4"), ("safety_transform", "none")],
+        "docs/method.md: the penalty starts a safe-winner pair with a pull near e^4, as in bso-phi; not measured",
+        &[
+            ("loss_type", "bso"),
+            ("generator", "kliep"),
+            ("safety_penalty", "4"),
+            ("safety_transform", "none"),
+        ],
     ),
     preset(
         "bso-lsif",
         "BSO with the LSIF generator on untransformed pairs: the steepest of the family.",
-        "docs/method.md; the penalty is chosen so that a safe-winner pair starts with a pull of e^4, as in bso-phi (not measured)",
+        "docs/method.md: the penalty starts a safe-winner pair with a pull near e^4, as in bso-phi; not measured",
         &[("loss_type", "bso"), ("generator", "lsif"), ("safety_penalty", "2"), ("safety_transform", "none")],
     ),
     preset(
         "bso-phi",
         "BSO with the phi(1.5) generator on untransformed pairs: keeps trading helpfulness for safety as the penalty grows.",
-        "docs/method.md, section 4 (measured on a log-linear bandit: penalty 8 sits between mild and strict)",
+        "docs/method.md: on a log-linear bandit the penalty 8 sat between mild (4) and strict (16)",
         &[
             ("loss_type", "bso"),
             ("generator", "phi_mu"),
@@ -89,61 +104,81 @@ pub const PRESETS: &[Preset] = &[
     PAPER,
     PAPER_QWEN,
     PAPER_LLAMA,
-    preset("dpo-helpful", "DPO on helpfulness alone.", "DPO, arXiv 2305.18290", &[
-        ("loss_type", "dpo"),
-        ("beta", "0.1"),
-        ("preference", "better"),
-    ]),
-    preset("dpo-harmless", "DPO on harmlessness alone.", "DPO, arXiv 2305.18290", &[
-        ("loss_type", "dpo"),
-        ("beta", "0.1"),
-        ("preference", "safer"),
-    ]),
-    preset("dpo-safe-better", "DPO on the helpfulness pairs whose chosen response is safe.", "SafeDPO, arXiv 2505.20065", &[
-        ("loss_type", "dpo"),
-        ("beta", "0.1"),
-        ("preference", "safe_better"),
-    ]),
-    preset("cdpo", "DPO that takes a share of the preference labels for swapped.", "Mitchell 2023, A note on DPO with noisy preferences; smoothing 0.1 from there", &[
-        ("loss_type", "cdpo"),
-        ("beta", "0.1"),
-        ("label_smoothing", "0.1"),
-    ]),
-    preset("ipo", "IPO on summed log-probs, the paper's equation.", "IPO, arXiv 2310.12036", &[("loss_type", "ipo"), ("beta", "0.1")]),
-    preset("ipo_mean", "IPO on per-token means, TRL's reading.", "IPO, arXiv 2310.12036; TRL", &[
-        ("loss_type", "ipo_mean"),
-        ("beta", "0.1"),
-    ]),
-    preset("hinge", "The hinge on the margin (SLiC).", "SLiC-HF, arXiv 2305.10425; TRL", &[("loss_type", "hinge"), ("beta", "0.1")]),
-    preset("safedpo", "SafeDPO: DPO on T(D) with the safety offset delta.", "SafeDPO, arXiv 2505.20065", &[
-        ("loss_type", "safedpo"),
-        ("beta", "0.1"),
-        ("delta", "10"),
-        ("preference", "better"),
-        ("safety_transform", "swap_drop"),
-        ("num_train_epochs", "3"),
-        ("learning_rate", "1e-6"),
-        ("lr_scheduler_type", "cosine"),
-    ]),
-    preset("bfpo", "BFPO: a squared loss whose target follows the safety labels. (Its replay batch of general pairs is not there yet.)", "BFPO, arXiv 2408.15313, published run", &[
-        ("loss_type", "bfpo"),
-        ("beta", "0.01"),
-        ("b1", "3"),
-        ("alpha", "0.5"),
-        ("preference", "better"),
-    ]),
-    preset("modpo", "MODPO: DPO on helpfulness with the log-ratio of a safety model as margin.", "MODPO, arXiv 2310.03708", &[
-        ("loss_type", "modpo"),
-        ("beta", "0.1"),
-        ("w0", "0.5"),
-        ("preference", "better"),
-    ]),
-    preset("kto", "KTO on unpaired rows (prompt, completion, label).", "KTO, arXiv 2402.01306; TRL KTOConfig", &[
-        ("loss_type", "kto"),
-        ("beta", "0.1"),
-        ("desirable_weight", "1"),
-        ("undesirable_weight", "1"),
-    ]),
+    preset(
+        "dpo-helpful",
+        "DPO on helpfulness alone.",
+        "DPO, arXiv 2305.18290",
+        &[("loss_type", "dpo"), ("beta", "0.1"), ("preference", "better")],
+    ),
+    preset(
+        "dpo-harmless",
+        "DPO on harmlessness alone.",
+        "DPO, arXiv 2305.18290",
+        &[("loss_type", "dpo"), ("beta", "0.1"), ("preference", "safer")],
+    ),
+    preset(
+        "dpo-safe-better",
+        "DPO on the helpfulness pairs whose chosen response is safe.",
+        "SafeDPO, arXiv 2505.20065",
+        &[("loss_type", "dpo"), ("beta", "0.1"), ("preference", "safe_better")],
+    ),
+    preset(
+        "cdpo",
+        "DPO that takes a share of the preference labels for swapped.",
+        "Mitchell 2023, A note on DPO with noisy preferences; smoothing 0.1 from there",
+        &[("loss_type", "cdpo"), ("beta", "0.1"), ("label_smoothing", "0.1")],
+    ),
+    preset(
+        "ipo",
+        "IPO on summed log-probs, the paper's equation.",
+        "IPO, arXiv 2310.12036",
+        &[("loss_type", "ipo"), ("beta", "0.1")],
+    ),
+    preset(
+        "ipo_mean",
+        "IPO on per-token means, TRL's reading.",
+        "IPO, arXiv 2310.12036; TRL",
+        &[("loss_type", "ipo_mean"), ("beta", "0.1")],
+    ),
+    preset(
+        "hinge",
+        "The hinge on the margin (SLiC).",
+        "SLiC-HF, arXiv 2305.10425; TRL",
+        &[("loss_type", "hinge"), ("beta", "0.1")],
+    ),
+    preset(
+        "safedpo",
+        "SafeDPO: DPO on T(D) with the safety offset delta.",
+        "SafeDPO, arXiv 2505.20065",
+        &[
+            ("loss_type", "safedpo"),
+            ("beta", "0.1"),
+            ("delta", "10"),
+            ("preference", "better"),
+            ("safety_transform", "swap_drop"),
+            ("num_train_epochs", "3"),
+            ("learning_rate", "1e-6"),
+            ("lr_scheduler_type", "cosine"),
+        ],
+    ),
+    preset(
+        "bfpo",
+        "BFPO: a squared loss whose target follows the safety labels. (Its replay batch of general pairs is not there yet.)",
+        "BFPO, arXiv 2408.15313, published run",
+        &[("loss_type", "bfpo"), ("beta", "0.01"), ("b1", "3"), ("alpha", "0.5"), ("preference", "better")],
+    ),
+    preset(
+        "modpo",
+        "MODPO: DPO on helpfulness with the log-ratio of a safety model as margin.",
+        "MODPO, arXiv 2310.03708",
+        &[("loss_type", "modpo"), ("beta", "0.1"), ("w0", "0.5"), ("preference", "better")],
+    ),
+    preset(
+        "kto",
+        "KTO on unpaired rows (prompt, completion, label).",
+        "KTO, arXiv 2402.01306; TRL KTOConfig",
+        &[("loss_type", "kto"), ("beta", "0.1"), ("desirable_weight", "1"), ("undesirable_weight", "1")],
+    ),
 ];
 
 const PAPER: Preset = preset(
@@ -199,7 +234,10 @@ const ALSO: &[(&str, &str)] = &[("dpo", "dpo-helpful"), ("bso-sba", "bso"), ("bs
 
 /// Methods one could ask for that are not there, with what to do instead.
 const NOT_YET: &[(&str, &str)] = &[
-    ("sacpo", "run dpo-helpful, then dpo-harmless with model_name_or_path and ref_model set to the first result"),
+    (
+        "sacpo",
+        "run dpo-helpful, then dpo-harmless with model_name_or_path and ref_model set to the first result",
+    ),
     ("p-sacpo", "it averages the weights of two SACPO stages; merging is not there yet"),
     ("mocan", "it needs reward and cost models"),
     ("pecan", "it relabels with two trained models"),

@@ -23,6 +23,9 @@ pub(super) struct Given {
 
 pub(super) type Layer = HashMap<&'static str, Given>;
 
+/// Looks up an environment variable.
+pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// What the environment contributes.
 pub(super) struct Surroundings<'a> {
     /// Relative paths of the file start here.
@@ -30,7 +33,7 @@ pub(super) struct Surroundings<'a> {
     /// Relative paths of the command line and of defaults start here.
     pub working_dir: &'a Path,
     /// Environment variables.
-    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    pub variable: Variables<'a>,
 }
 
 /// The layers, ready to be asked for values.
@@ -49,7 +52,8 @@ impl Resolver {
         notices.extend(command_line.notices);
         let above = checked(command_line.entries, around.working_dir, None, &[], &mut notices)?;
         let overridden: Vec<_> = above.keys().copied().collect();
-        let below = checked(file.entries, around.file_base, Some(around.variable), &overridden, &mut notices)?;
+        let below =
+            checked(file.entries, around.file_base, Some(around.variable), &overridden, &mut notices)?;
         let preset = match above.get("preset").or(below.get("preset")).map(|g| &g.setting) {
             Some(Setting::Text(name)) => Some(preset::find(name, "preset")?),
             _ => None,
@@ -186,7 +190,8 @@ impl Resolver {
             for (key, given) in unread {
                 let place = given.place.clone();
                 if key.name == "label_smoothing" && self.loss == LossType::Dpo && positive(&given.setting) {
-                    let problem = "dpo has no label smoothing; write `loss_type: cdpo` for DPO with it".to_owned();
+                    let problem =
+                        "dpo has no label smoothing; write `loss_type: cdpo` for DPO with it".to_owned();
                     return Err(ConfigError::Conflict { place, problem });
                 }
                 self.notices.push(format!("{place}: `{}` is not read by loss_type {}", key.name, self.loss));
@@ -199,7 +204,8 @@ impl Resolver {
     pub fn delta(&self) -> Result<f64, ConfigError> {
         match (self.layer_of("delta"), self.layer_of("safety_penalty")) {
             (Some(a), Some(b)) if a == b => {
-                let problem = "`delta` and `safety_penalty` are the same thing for safedpo; keep one".to_owned();
+                let problem =
+                    "`delta` and `safety_penalty` are the same thing for safedpo; keep one".to_owned();
                 Err(ConfigError::Conflict { place: self.place("delta"), problem })
             }
             (a, Some(b)) if a.is_none_or(|a| a < b) => self.real("safety_penalty"),
@@ -220,7 +226,9 @@ fn mistyped(name: &str, setting: &Setting) -> ConfigError {
 pub(super) fn parse(key: &Key, text: &str, base: &Path) -> Result<Setting, ConfigError> {
     match value::read(key, &Value::from(text), base) {
         Ok(read) => Ok(read.setting),
-        Err(Misfit::Wrong(expected)) => Err(ConfigError::Table(format!("`{}: {text}` is not {expected}", key.name))),
+        Err(Misfit::Wrong(expected)) => {
+            Err(ConfigError::Table(format!("`{}: {text}` is not {expected}", key.name)))
+        }
         Err(Misfit::NotYet(_, why)) => Err(ConfigError::Table(format!("`{}: {text}`: {why}", key.name))),
     }
 }
@@ -239,7 +247,7 @@ fn preset_layer(preset: Option<&'static Preset>, base: &Path) -> Result<Layer, C
 fn checked(
     entries: Vec<Entry>,
     base: &Path,
-    variable: Option<&dyn Fn(&str) -> Option<String>>,
+    variable: Option<Variables<'_>>,
     overridden: &[&str],
     notices: &mut Vec<String>,
 ) -> Result<Layer, ConfigError> {
@@ -263,7 +271,9 @@ fn checked(
                     let what = format!("{}: {}", key.name, value::to_yaml(key, &read.setting));
                     return Err(ConfigError::NotSupported { place, what, why: why.into() });
                 }
-                Status::NoEffect(why) => notices.push(format!("{place}: `{}` has no effect: {why}", key.name)),
+                Status::NoEffect(why) => {
+                    notices.push(format!("{place}: `{}` has no effect: {why}", key.name))
+                }
             }
         }
         layer.insert(key.name, Given { setting: read.setting, place });

@@ -13,8 +13,11 @@ fn variables(name: &str) -> Option<String> {
 
 fn resolve(yaml: &str, command_line: &str) -> Result<Resolved, ConfigError> {
     let words: Vec<String> = command_line.split_whitespace().map(str::to_owned).collect();
-    let around =
-        Surroundings { file_base: Path::new("/configs"), working_dir: Path::new("/work"), variable: &variables };
+    let around = Surroundings {
+        file_base: Path::new("/configs"),
+        working_dir: Path::new("/work"),
+        variable: &variables,
+    };
     resolve_written(written::from_yaml(yaml, Path::new("a.yaml"))?, &parse_overrides(&words)?, &around)
 }
 
@@ -59,9 +62,15 @@ fn defaults_are_those_of_trl_and_the_method() {
     assert_eq!((c.schedule.learning_rate, c.schedule.num_train_epochs), (1e-6, 3.0));
     assert_eq!((c.schedule.per_device_train_batch_size, c.schedule.gradient_accumulation_steps), (8, 1));
     assert_eq!((c.schedule.warmup, c.schedule.max_steps), (Warmup::Steps(0), None));
-    assert_eq!((c.optimiser.adam_beta1, c.optimiser.adam_beta2, c.optimiser.adam_epsilon), (0.9, 0.999, 1e-8));
+    assert_eq!(
+        (c.optimiser.adam_beta1, c.optimiser.adam_beta2, c.optimiser.adam_epsilon),
+        (0.9, 0.999, 1e-8)
+    );
     assert_eq!((c.optimiser.max_grad_norm, c.optimiser.weight_decay), (Some(1.0), 0.0));
-    assert_eq!((c.run.eval_strategy, c.run.save_strategy, c.run.save_steps), (Strategy::No, Strategy::Steps, 500));
+    assert_eq!(
+        (c.run.eval_strategy, c.run.save_strategy, c.run.save_steps),
+        (Strategy::No, Strategy::Steps, 500)
+    );
     assert_eq!((c.run.logging_steps, c.run.eval_steps, c.model.seed), (10, 10, 42));
 
     let sft = config("stage: sft", "");
@@ -91,7 +100,8 @@ fn paths_start_at_the_file_or_at_the_working_directory() {
 
 #[test]
 fn generators_are_merged_by_layer() {
-    let generator = |yaml: &str, line: &str| bso(&config(&format!("loss_type: bso\n{yaml}"), line)).generator.clone();
+    let generator =
+        |yaml: &str, line: &str| bso(&config(&format!("loss_type: bso\n{yaml}"), line)).generator.clone();
     let sba = |lambda, scale| Generator::Sba { lambda, scale };
     assert_eq!(generator("", ""), sba(0.2, 4.0));
     assert_eq!(generator("generator: {name: sba, lambda: 0.3}", ""), sba(0.3, 4.0));
@@ -142,7 +152,10 @@ fn clamps_are_intervals_or_none() {
 
 #[test]
 fn unknown_keys_are_refused_with_a_suggestion_and_a_line() {
-    says(&error("loss_type: dpo\nlearning_rat: 1e-5", ""), &["a.yaml, line 4", "learning_rat`", "`learning_rate`?"]);
+    says(
+        &error("loss_type: dpo\nlearning_rat: 1e-5", ""),
+        &["a.yaml, line 4", "learning_rat`", "`learning_rate`?"],
+    );
     says(&error("loss_type: dpo", "--sefety-penalty 3"), &["command line", "`safety_penalty`?"]);
     says(&error("loss_type: dpo\nzzz: 1", ""), &["unknown key `zzz`. docs"]);
 }
@@ -170,19 +183,28 @@ fn what_is_not_there_yet_is_refused_by_name() {
     says(&error("loss_type: modpo\nmargin_model: m", ""), &["margin_model", "not supported yet"]);
     says(&error("loss_type: orpo", ""), &["loss_type: orpo", "not supported yet"]);
     // Saying what happens anyway is no error: configs of other programs say it.
-    config("loss_type: dpo\nuse_peft: false\nlora_r: 16\nbf16: false\nreport_to: []\nprecompute_ref_log_probs: true", "");
+    config(
+        "loss_type: dpo\nuse_peft: false\nlora_r: 16\nbf16: false\nreport_to: []\nprecompute_ref_log_probs: true",
+        "",
+    );
 }
 
 #[test]
 fn aliases_and_ineffective_keys_are_told() {
     let c = "loss_type: sigmoid\npref_beta: 0.2\nlr: 1e-5\nepochs: 1\ncutoff_len: 128\nmicro_batch_size: 2\noptim: adamw_torch";
     let told = notices(c, "--num_epochs 2");
-    says(&told, &["`pref_beta` is read as `beta`", "a.yaml, line 4", "`loss_type: sigmoid` is read as `dpo`"]);
+    says(
+        &told,
+        &["`pref_beta` is read as `beta`", "a.yaml, line 4", "`loss_type: sigmoid` is read as `dpo`"],
+    );
     says(&told, &["`optim: adamw_torch` is read as `adamw`", "command line: `num_epochs`"]);
     let resolved = config(c, "--num_epochs 2");
     assert_eq!(resolved.objective, ObjectiveSection::Dpo { beta: 0.2 });
     assert_eq!((resolved.schedule.num_train_epochs, resolved.data.max_length), (2.0, Some(128)));
-    says(&notices("loss_type: dpo\nmax_prompt_length: 512\npacking: false", ""), &["`max_prompt_length` has no effect", "`packing` has no"]);
+    says(
+        &notices("loss_type: dpo\nmax_prompt_length: 512\npacking: false", ""),
+        &["`max_prompt_length` has no effect", "`packing` has no"],
+    );
     says(&notices("loss_type: dpo\ndelta: 3", ""), &["line 4: `delta` is not read by loss_type dpo"]);
     assert_eq!(notices("preset: paper", "--loss_type dpo"), "", "a preset's own keys are not the user's");
     says(&error("loss_type: dpo\nbeta: 0.1\npref_beta: 0.2", ""), &["`beta` is given twice"]);
@@ -202,7 +224,8 @@ fn contradictions_are_refused() {
 
 #[test]
 fn a_stronger_layer_changes_the_spelling_without_a_conflict() {
-    let delta = |yaml: &str, line: &str| match config(&format!("loss_type: safedpo\n{yaml}"), line).objective {
+    let delta = |yaml: &str, line: &str| match config(&format!("loss_type: safedpo\n{yaml}"), line).objective
+    {
         ObjectiveSection::SafeDpo { delta, .. } => delta,
         other => panic!("{other:?}"),
     };
@@ -220,7 +243,9 @@ fn a_stronger_layer_changes_the_spelling_without_a_conflict() {
 #[test]
 fn variables_are_expanded_where_they_are_needed() {
     let with = |yaml: &str, line: &str| resolve(&format!("loss_type: dpo\n{yaml}"), line);
-    let c = with("model_name_or_path: ${DATA}/m\ndataset_name: ${NONE:-/d}.jsonl\nseed: ${SEED:-7}", "").unwrap().config;
+    let c = with("model_name_or_path: ${DATA}/m\ndataset_name: ${NONE:-/d}.jsonl\nseed: ${SEED:-7}", "")
+        .unwrap()
+        .config;
     assert_eq!(c.model.model_name_or_path, Path::new("/data/m"));
     assert_eq!((c.data.dataset_name.to_str(), c.model.seed), (Some("/d.jsonl"), 7));
     let missing = "model_name_or_path: /m\ndataset_name: ${XS:?the folder of the pairs}/x";
@@ -283,14 +308,23 @@ fn what_a_ready_config_comments_out_is_the_default() {
         let text = init(preset.name).unwrap();
         let uncommented: Vec<_> = text
             .lines()
-            .map(|line| match line.strip_prefix("# ").filter(|l| l.split(':').next().is_some_and(|k| key(k).is_some())) {
-                Some(setting) => setting,
-                None => line,
+            .map(|line| {
+                match line
+                    .strip_prefix("# ")
+                    .filter(|l| l.split(':').next().is_some_and(|k| key(k).is_some()))
+                {
+                    Some(setting) => setting,
+                    None => line,
+                }
             })
             .collect();
         let all = resolve(&uncommented.join("\n"), "").unwrap_or_else(|e| panic!("{}: {e}", preset.name));
         let mut short = resolve(&text, "").unwrap();
-        assert!(all.config.run.output_dir.ends_with("trainer_output"), "{}", all.config.run.output_dir.display());
+        assert!(
+            all.config.run.output_dir.ends_with("trainer_output"),
+            "{}",
+            all.config.run.output_dir.display()
+        );
         short.config.run.output_dir = all.config.run.output_dir.clone();
         assert_eq!(all.config, short.config, "{}", preset.name);
     }
@@ -306,7 +340,8 @@ fn unknown_methods_say_which_exist() {
 
 #[test]
 fn a_resolved_config_reads_back_as_itself() {
-    let mut configs: Vec<TrainConfig> = PRESETS.iter().map(|p| config(&format!("preset: {}", p.name), "")).collect();
+    let mut configs: Vec<TrainConfig> =
+        PRESETS.iter().map(|p| config(&format!("preset: {}", p.name), "")).collect();
     configs.push(config(
         "loss_type: bso\ngenerator: {kernel: \"2*cosh(0.7*u)\"}\nlog_ratio_clamp: none\nlog_ratio_tail: linear\nmax_length: none\n\
          columns: {prompt: 'the: question'}\nchat_template: my.jinja\nresume_from_checkpoint: true\nmax_steps: 12\nmax_grad_norm: 0\n\
@@ -328,10 +363,19 @@ fn a_resolved_config_reads_back_as_itself() {
 fn the_fingerprint_follows_what_decides_the_result_and_nothing_else() {
     let of = |line: &str| config("preset: paper", line).fingerprint();
     let base = of("");
-    for same in ["--output_dir o", "--logging_steps 1", "--num_threads 2", "--eval_strategy epoch", "--save_steps 3"] {
+    for same in
+        ["--output_dir o", "--logging_steps 1", "--num_threads 2", "--eval_strategy epoch", "--save_steps 3"]
+    {
         assert_eq!(of(same), base, "{same}");
     }
-    for other in ["--seed 1", "--beta 0.2", "--generator_lambda 0.3", "--max_length 10", "--eval_split 0", "--max_steps 3"] {
+    for other in [
+        "--seed 1",
+        "--beta 0.2",
+        "--generator_lambda 0.3",
+        "--max_length 10",
+        "--eval_split 0",
+        "--max_steps 3",
+    ] {
         assert_ne!(of(other), base, "{other}");
     }
 }
@@ -340,10 +384,14 @@ fn the_fingerprint_follows_what_decides_the_result_and_nothing_else() {
 fn every_supported_key_reaches_the_resolved_config() {
     let mut written: Vec<&str> = Vec::new();
     let more = "ref_model: r\ncolumns: {prompt: q}\nwarmup_ratio: 0.1";
-    for c in PRESETS.iter().flat_map(|p| [config(&format!("preset: {}", p.name), ""), config(&format!("preset: {}\n{more}", p.name), "")]) {
+    for c in PRESETS.iter().flat_map(|p| {
+        [config(&format!("preset: {}", p.name), ""), config(&format!("preset: {}\n{more}", p.name), "")]
+    }) {
         written.extend(c.settings().iter().map(|(key, _)| key.name));
     }
-    written.extend(config("loss_type: bso\ngenerator: {kernel: \"cosh(u)\"}", "").settings().iter().map(|(k, _)| k.name));
+    written.extend(
+        config("loss_type: bso\ngenerator: {kernel: \"cosh(u)\"}", "").settings().iter().map(|(k, _)| k.name),
+    );
     // Read into another key, or acting before anything is resolved.
     let merged = ["preset", "generator_lambda", "generator_scale", "generator_mu", "report_to"];
     for key in keys().filter(|key| matches!(key.status, Status::Supported) && !merged.contains(&key.name)) {
@@ -353,7 +401,8 @@ fn every_supported_key_reaches_the_resolved_config() {
 
 #[test]
 fn the_table_is_consistent() {
-    let mut names: Vec<&str> = keys().flat_map(|k| std::iter::once(k.name).chain(k.aliases.iter().copied())).collect();
+    let mut names: Vec<&str> =
+        keys().flat_map(|k| std::iter::once(k.name).chain(k.aliases.iter().copied())).collect();
     let all = names.len();
     names.sort_unstable();
     names.dedup();
@@ -412,7 +461,10 @@ fn every_alternative_of_the_table_has_a_meaning() {
 fn warm_up_and_intervals_count_steps() {
     let c = config("preset: paper-qwen0.5b", "");
     assert_eq!((c.schedule.warmup_steps(59), c.schedule.warmup_steps(60)), (2, 3));
-    assert_eq!((c.schedule.total_steps(7), config("loss_type: dpo\nmax_steps: 5", "").schedule.total_steps(7)), (21, 5));
+    assert_eq!(
+        (c.schedule.total_steps(7), config("loss_type: dpo\nmax_steps: 5", "").schedule.total_steps(7)),
+        (21, 5)
+    );
     assert_eq!(config("loss_type: dpo\nnum_train_epochs: 0.5", "").schedule.total_steps(7), 4);
     let run = config("loss_type: dpo\nsave_steps: 4\neval_strategy: epoch", "").run;
     assert_eq!((1..=9).filter(|s| run.saves_after(*s, 3)).collect::<Vec<_>>(), [4, 8]);
@@ -423,7 +475,10 @@ fn warm_up_and_intervals_count_steps() {
 fn paths_that_cannot_be_read_are_named_with_their_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut c = config("loss_type: dpo", "");
-    says(&c.check_paths().unwrap_err().to_string(), &["`model_name_or_path`", "/configs/models/m", "does not exist", "hub"]);
+    says(
+        &c.check_paths().unwrap_err().to_string(),
+        &["`model_name_or_path`", "/configs/models/m", "does not exist", "hub"],
+    );
     c.model.model_name_or_path = dir.path().to_owned();
     says(&c.check_paths().unwrap_err().to_string(), &["`dataset_name`"]);
     let file = dir.path().join("d.jsonl");

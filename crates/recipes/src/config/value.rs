@@ -88,7 +88,9 @@ fn is_none(key: &Key, value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(text) => key.none.contains(&text.trim()),
-        Value::Number(n) => key.none.iter().any(|word| word.parse().ok() == n.as_f64() && n.as_f64().is_some()),
+        Value::Number(n) => {
+            key.none.iter().any(|word| word.parse().ok() == n.as_f64() && n.as_f64().is_some())
+        }
         _ => false,
     }
 }
@@ -220,8 +222,12 @@ pub(super) fn to_yaml(key: &Key, setting: &Setting) -> String {
         Setting::Text(text) => quoted(text),
         Setting::Path(path) => quoted(&path.to_string_lossy()),
         Setting::Interval(low, high) => format!("[{}, {}]", number(*low), number(*high)),
-        Setting::Numbers(list) => format!("[{}]", list.iter().map(|x| number(*x)).collect::<Vec<_>>().join(", ")),
-        Setting::Words(list) => format!("[{}]", list.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(", ")),
+        Setting::Numbers(list) => {
+            format!("[{}]", list.iter().map(|x| number(*x)).collect::<Vec<_>>().join(", "))
+        }
+        Setting::Words(list) => {
+            format!("[{}]", list.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(", "))
+        }
         Setting::Mapping(map) => {
             let pairs: Vec<_> = map.iter().map(|(k, v)| format!("{}: {}", quoted(k), quoted(v))).collect();
             format!("{{{}}}", pairs.join(", "))

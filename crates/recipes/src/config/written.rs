@@ -61,7 +61,11 @@ pub(super) fn from_pairs(pairs: &[(String, String)]) -> Result<Written, ConfigEr
 impl Written {
     fn push(&mut self, name: &str, value: Value, place: Place) -> Result<(), ConfigError> {
         let Some((key, is_alias)) = table::find(name) else {
-            return Err(ConfigError::UnknownKey { place, key: name.to_owned(), suggestion: table::suggestion(name) });
+            return Err(ConfigError::UnknownKey {
+                place,
+                key: name.to_owned(),
+                suggestion: table::suggestion(name),
+            });
         };
         if is_alias {
             self.notices.push(format!("{place}: `{name}` is read as `{}`", key.name));

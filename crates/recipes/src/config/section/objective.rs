@@ -127,7 +127,11 @@ impl ObjectiveSection {
         let pairs = match self {
             Self::Nll => return Ok(TrainingObjective::Sft),
             Self::Kto { beta, desirable_weight, undesirable_weight } => {
-                return Ok(TrainingObjective::Kto(KtoLoss::new(*beta, *desirable_weight, *undesirable_weight)?));
+                return Ok(TrainingObjective::Kto(KtoLoss::new(
+                    *beta,
+                    *desirable_weight,
+                    *undesirable_weight,
+                )?));
             }
             Self::Bso(settings) => PreferenceLoss::bso(settings.clone()),
             Self::Dpo { beta } => PreferenceLoss::dpo(*beta),

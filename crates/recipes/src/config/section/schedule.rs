@@ -88,7 +88,13 @@ fn warmup(r: &Resolver) -> Result<Warmup, ConfigError> {
     let by_steps = || Ok(Warmup::Steps(steps));
     match (r.layer_of("warmup_ratio"), r.layer_of("warmup_steps")) {
         (None, _) => by_steps(),
-        (Some(_), None) => if ratio == 0.0 { by_steps() } else { by_ratio() },
+        (Some(_), None) => {
+            if ratio == 0.0 {
+                by_steps()
+            } else {
+                by_ratio()
+            }
+        }
         (Some(a), Some(b)) if a == b && ratio > 0.0 && steps > 0 => Err(ConfigError::Conflict {
             place: r.place("warmup_steps"),
             problem: "`warmup_ratio` and `warmup_steps` are both given; keep one".into(),

@@ -2,7 +2,7 @@
 
 use super::super::choices::LossType::{self, *};
 use super::super::key::{Category::Data, Choice, Key, Kind, Range, choice, known_as};
-use super::{HERE, TRL};
+use super::{HERE, MOST, TRL};
 
 pub(super) const PAIRED: &[LossType] = &[Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo];
 const FROM_PAIRS: &[LossType] = &[Nll, Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo];
@@ -15,10 +15,16 @@ const FORMATS: &[Choice] = &[
     choice("unpaired"),
     choice("sft"),
 ];
-const PREFERENCES: &[Choice] =
-    &[known_as("better", &["helpful"]), known_as("safer", &["harmless"]), known_as("safe_better", &["safe-better"])];
-const TRANSFORMS: &[Choice] =
-    &[choice("none"), known_as("swap_drop", &["swap-drop", "swap_and_drop"]), known_as("drop", &["drop_only"])];
+const PREFERENCES: &[Choice] = &[
+    known_as("better", &["helpful"]),
+    known_as("safer", &["harmless"]),
+    known_as("safe_better", &["safe-better"]),
+];
+const TRANSFORMS: &[Choice] = &[
+    choice("none"),
+    known_as("swap_drop", &["swap-drop", "swap_and_drop"]),
+    known_as("drop", &["drop_only"]),
+];
 const TRUNCATIONS: &[Choice] = &[choice("keep_start"), choice("keep_end"), choice("drop"), choice("raise")];
 
 pub(super) const KEYS: &[Key] = &[
@@ -50,7 +56,7 @@ pub(super) const KEYS: &[Key] = &[
         .prominent(),
     Key::new("chat_template", Data, Kind::Template, "auto")
         .says(HERE, "How a prompt becomes text: the tokenizer's own chat template (auto), none, a named one, or a .jinja file."),
-    Key::optional("max_length", Data, Kind::Integer { min: 2, max: 1 << 24 }, &["none"], "no limit")
+    Key::optional("max_length", Data, Kind::Integer { min: 2, max: MOST }, &["none"], "no limit")
         .by("stage", &[], Some("1024"))
         .unit("tokens")
         .says(TRL, "Longest prompt plus response.")
@@ -61,7 +67,7 @@ pub(super) const KEYS: &[Key] = &[
         .says("bso (TRL: false)", "Sequences lie end to end without padding, and none sees another.")
         .no_effect("batches are always packed without padding; no sequence sees another, so the numbers are the same")
         .bookkeeping(),
-    Key::optional("max_prompt_length", Data, Kind::Integer { min: 1, max: 1 << 24 }, &["none"], "no limit of its own")
+    Key::optional("max_prompt_length", Data, Kind::Integer { min: 1, max: MOST }, &["none"], "no limit of its own")
         .says("older TRL", "Prompts have no limit of their own.")
         .no_effect("only max_length limits a sequence, as in TRL today")
         .bookkeeping(),

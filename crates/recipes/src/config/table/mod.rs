@@ -12,9 +12,11 @@ use super::error::did_you_mean;
 use super::key::{Category, Choice, Key, Kind, known_as, later};
 
 /// The sources that defaults come from, as the tables cite them.
-const TRL: &str = "TRL DPOConfig";
-const HF: &str = "transformers TrainingArguments";
+const TRL: &str = "TRL";
+const HF: &str = "transformers";
 const HERE: &str = "bso";
+/// The largest count: beyond it products of counts could overflow.
+const MOST: u64 = 1 << 32;
 
 const START: &[Key] = &[
     Key::optional("preset", Category::Start, Kind::Text, &["none"], "no preset")

@@ -4,7 +4,8 @@ use super::super::choices::LossType::{self, *};
 use super::super::key::{Category::Model, Choice, Key, Kind, known_as, later};
 use super::{HERE, HF, TRL};
 
-pub(super) const WITH_REFERENCE: &[LossType] = &[Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo, Kto];
+pub(super) const WITH_REFERENCE: &[LossType] =
+    &[Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo, Kto];
 
 const DEVICES: &[Choice] = &[
     known_as("auto", &[]),
@@ -14,8 +15,16 @@ const DEVICES: &[Choice] = &[
 
 const DTYPES: &[Choice] = &[
     known_as("f32", &["float32", "fp32", "auto"]),
-    later("bf16", &["bfloat16"], "this version computes in f32 only (weights in bf16 or f16 are read); use `dtype: f32`"),
-    later("f16", &["float16", "fp16", "half"], "this version computes in f32 only (weights in bf16 or f16 are read); use `dtype: f32`"),
+    later(
+        "bf16",
+        &["bfloat16"],
+        "this version computes in f32 only (weights in bf16 or f16 are read); use `dtype: f32`",
+    ),
+    later(
+        "f16",
+        &["float16", "fp16", "half"],
+        "this version computes in f32 only (weights in bf16 or f16 are read); use `dtype: f32`",
+    ),
 ];
 
 pub(super) const KEYS: &[Key] = &[
@@ -39,7 +48,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("bf16", Model, Kind::Bool, "false")
         .says("bso (TRL: true)", "Mixed bfloat16 precision.")
         .not_yet("this version trains in f32; use `bf16: false`"),
-    Key::optional("num_threads", Model, Kind::Integer { min: 1, max: 4096 }, &["auto"], "one per physical core")
+    Key::optional("num_threads", Model, Kind::Integer { min: 1, max: 4096 }, &["auto"], "one for each core the process may use")
         .says(HERE, "Threads of the arithmetic. Equal bytes need an equal number, because sums are grouped by thread.")
         .bookkeeping(),
     Key::new("gradient_checkpointing", Model, Kind::Bool, "false")

@@ -2,8 +2,8 @@
 
 use super::super::choices::LossType::*;
 use super::super::key::{Category::Objective, Choice, Key, Kind, Range, choice, known_as, later};
-use super::model::WITH_REFERENCE;
 use super::TRL;
+use super::model::WITH_REFERENCE;
 
 const LOSSES: &[Choice] = &[
     choice("nll"),
@@ -17,8 +17,27 @@ const LOSSES: &[Choice] = &[
     choice("bfpo"),
     choice("modpo"),
     choice("kto"),
-    later("sacpo", &[], "train two stages yourself: dpo with `preference: better`, then dpo with `preference: safer`, with model_name_or_path and ref_model the first result"),
-    later("orpo", &["simpo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "discopop", "apo_zero", "apo_down"], "TRL's loss of this name is not implemented"),
+    later(
+        "sacpo",
+        &[],
+        "train two stages yourself: dpo with `preference: better`, then dpo with `preference: safer`, with model_name_or_path and ref_model the first result",
+    ),
+    later(
+        "orpo",
+        &[
+            "simpo",
+            "robust",
+            "exo_pair",
+            "nca_pair",
+            "bco_pair",
+            "sppo_hard",
+            "aot",
+            "discopop",
+            "apo_zero",
+            "apo_down",
+        ],
+        "TRL's loss of this name is not implemented",
+    ),
 ];
 const GENERATORS: &[Choice] = &[
     choice("logistic"),
@@ -30,7 +49,7 @@ const GENERATORS: &[Choice] = &[
     choice("kernel"),
 ];
 const TAILS: &[Choice] = &[choice("clamp"), choice("linear")];
-const METHOD: &str = "BSO (docs/method.md)";
+const METHOD: &str = "BSO";
 
 pub(super) const KEYS: &[Key] = &[
     Key::new("loss_type", Objective, Kind::Choice(LOSSES), "")
@@ -55,7 +74,7 @@ pub(super) const KEYS: &[Key] = &[
         .prominent(),
     Key::new("generator_params", Objective, Kind::Numbers, "")
         .by("generator", &[("ba", "0.2"), ("sba", "0.2,4"), ("phi_mu", "1.5")], Some(""))
-        .says("BSO's Qwen2.5-0.5B run; authors' code (phi)", "The generator's parameters in order: ba [lambda], sba [lambda, scale], phi_mu [mu]; the others have none.")
+        .says("BSO's runs (sba), its code (phi_mu)", "The generator's parameters in order: ba [lambda], sba [lambda, scale], phi_mu [mu]; the others have none.")
         .only(&[Bso])
         .prominent(),
     Key::optional("generator_lambda", Objective, Kind::Real(Range::ANY), &["none"], "as in generator_params")
@@ -113,4 +132,3 @@ pub(super) const KEYS: &[Key] = &[
         .only(&[Kto])
         .prominent(),
 ];
-

@@ -1,7 +1,7 @@
 //! Keys of what a run does beside training: evaluation, checkpoints, logs, folders.
 
 use super::super::key::{Category::Run, Choice, Key, Kind, choice, later};
-use super::HF;
+use super::{HF, MOST};
 
 const STRATEGIES: &[Choice] = &[choice("no"), choice("steps"), choice("epoch")];
 const SAVING: &[Choice] = &[
@@ -10,13 +10,14 @@ const SAVING: &[Choice] = &[
     choice("epoch"),
     later("best", &[], "keep all checkpoints (`save_strategy: epoch`) and choose by metrics.jsonl"),
 ];
-const WHY_NO_TRACKER: &str = "metrics.jsonl and report.html in output_dir hold every figure; use `report_to: none`";
+const WHY_NO_TRACKER: &str =
+    "metrics.jsonl and report.html in output_dir hold every figure; use `report_to: none`";
 const TRACKERS: &[Choice] = &[
     choice("none"),
     later("tensorboard", &[], WHY_NO_TRACKER),
     later("wandb", &["all", "mlflow", "comet_ml", "trackio", "swanlab"], WHY_NO_TRACKER),
 ];
-const COUNT: Kind = Kind::Integer { min: 1, max: 1 << 32 };
+const COUNT: Kind = Kind::Integer { min: 1, max: MOST };
 
 pub(super) const KEYS: &[Key] = &[
     Key::new("output_dir", Run, Kind::Path, "trainer_output")

@@ -4,15 +4,13 @@ use super::super::key::{
     Category::{Optimiser, Schedule},
     Choice, Key, Kind, Range, choice, known_as,
 };
-use super::HF;
+use super::{HF, MOST};
 
-const SCHEDULERS: &[Choice] = &[choice("linear"), choice("cosine"), known_as("constant", &["constant_with_warmup"])];
-const OPTIMISERS: &[Choice] = &[
-    known_as("adamw", &["adamw_torch", "adamw_torch_fused", "adamw_hf"]),
-    choice("rmsprop"),
-    choice("sgd"),
-];
-const COUNT: Kind = Kind::Integer { min: 1, max: 1 << 32 };
+const SCHEDULERS: &[Choice] =
+    &[choice("linear"), choice("cosine"), known_as("constant", &["constant_with_warmup"])];
+const OPTIMISERS: &[Choice] =
+    &[known_as("adamw", &["adamw_torch", "adamw_torch_fused", "adamw_hf"]), choice("rmsprop"), choice("sgd")];
+const COUNT: Kind = Kind::Integer { min: 1, max: MOST };
 
 pub(super) const SCHEDULE: &[Key] = &[
     Key::new("num_train_epochs", Schedule, Kind::Real(Range::POSITIVE), "3")
@@ -34,17 +32,23 @@ pub(super) const SCHEDULE: &[Key] = &[
         .prominent(),
     Key::new("learning_rate", Schedule, Kind::Real(Range::NOT_NEGATIVE), "1e-6")
         .by("stage", &[("sft", "2e-5")], Some("1e-6"))
-        .says("TRL DPOConfig; TRL SFTConfig for sft", "Learning rate after the warm-up.")
+        .says("TRL", "Learning rate after the warm-up.")
         .aliases(&["lr"])
         .prominent(),
     Key::new("lr_scheduler_type", Schedule, Kind::Choice(SCHEDULERS), "linear")
-        .says(HF, "How the rate falls after the warm-up: straight or by half a cosine to zero, or not at all.")
+        .says(
+            HF,
+            "How the rate falls after the warm-up: straight or by half a cosine to zero, or not at all.",
+        )
         .aliases(&["lr_scheduler"])
         .prominent(),
     Key::new("warmup_ratio", Schedule, Kind::Real(Range::below(0.0, 1.0)), "0")
         .unit("share of the steps")
-        .says(HF, "Length of the linear warm-up, rounded down (transformers rounds up); or give warmup_steps."),
-    Key::new("warmup_steps", Schedule, Kind::Integer { min: 0, max: 1 << 32 }, "0")
+        .says(
+            HF,
+            "Length of the linear warm-up, rounded down (transformers rounds up); or give warmup_steps.",
+        ),
+    Key::new("warmup_steps", Schedule, Kind::Integer { min: 0, max: MOST }, "0")
         .unit("optimiser steps")
         .says(HF, "Length of the linear warm-up; or give warmup_ratio."),
 ];
@@ -60,8 +64,7 @@ pub(super) const OPTIMISER: &[Key] = &[
         .says(HF, "Decay of adamw's mean of gradients."),
     Key::new("adam_beta2", Optimiser, Kind::Real(Range::below(0.0, 1.0)), "0.999")
         .says(HF, "Decay of adamw's mean of squared gradients."),
-    Key::new("adam_epsilon", Optimiser, Kind::Real(Range::POSITIVE), "1e-8")
-        .says(HF, "adamw's epsilon."),
+    Key::new("adam_epsilon", Optimiser, Kind::Real(Range::POSITIVE), "1e-8").says(HF, "adamw's epsilon."),
     Key::optional("max_grad_norm", Optimiser, Kind::Real(Range::POSITIVE), &["none", "0"], "no clipping")
         .by("stage", &[], Some("1"))
         .says(HF, "Longest gradient (2-norm over all weights); a longer one is shortened to it.")
