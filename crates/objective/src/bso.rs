@@ -163,6 +163,23 @@ impl BsoLoss {
         })
     }
 
+    /// d loss / d u at u, masks and smoothing included: all that a minimiser over policies needs.
+    ///
+    /// # Errors
+    /// A slope that f64 cannot hold.
+    pub(crate) fn slope(&self, u: f64) -> Result<f64, ObjectiveError> {
+        let arm = |u: f64| {
+            let inside = self.settings.clamp.map_or(u, |(low, high)| u.clamp(low, high));
+            #[expect(clippy::float_cmp, reason = "clamp returns its argument unless it lies outside")]
+            if inside != u && self.settings.tail == Tail::Clamp {
+                return Ok(0.0);
+            }
+            self.settings.generator.slope(inside)
+        };
+        let e = self.settings.label_smoothing;
+        if e > 0.0 { Ok((1.0 - e) * arm(u)? - e * arm(-u)?) } else { arm(u) }
+    }
+
     /// l at its own argument, clamped or continued. Whether the argument is inside is decided after rounding to f64,
     /// so that a pair whose log-ratio prints as the bound has the bound's gradient.
     fn arm(&self, argument: Precise) -> Result<LossAndSlope, ObjectiveError> {

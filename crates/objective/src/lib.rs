@@ -11,6 +11,8 @@ mod generator;
 mod loss;
 mod pair;
 mod precise;
+pub mod row;
+pub mod tabular;
 mod transform;
 mod weights;
 

@@ -19,8 +19,19 @@ const LN_2: [f64; 3] = [std::f64::consts::LN_2, 2.319_046_813_846_299_6e-17, 5.7
 /// Beyond this exponent e^x is far outside f64 whatever coefficient stands before it.
 const EXTREME: f64 = 1e6;
 
-/// `1/k!` for k = 2..=9 as double-doubles are built by division once per call site; the series needs them in order.
-const SERIES_TERMS: u32 = 10;
+/// 1/10!, 1/9!, ..., 1/1!: the Taylor coefficients of e^r - 1, highest first.
+const INVERSE_FACTORIALS: [Precise; 10] = [
+    Precise { hi: 2.755731922398589e-07, lo: 2.3767714622250297e-23 },
+    Precise { hi: 2.7557319223985893e-06, lo: -1.858393274046472e-22 },
+    Precise { hi: 2.48015873015873e-05, lo: 2.1511947866775882e-23 },
+    Precise { hi: 0.0001984126984126984, lo: 1.7209558293420705e-22 },
+    Precise { hi: 0.001388888888888889, lo: -5.300543954373577e-20 },
+    Precise { hi: 0.008333333333333333, lo: 1.1564823173178714e-19 },
+    Precise { hi: 0.041666666666666664, lo: 2.3129646346357427e-18 },
+    Precise { hi: 0.16666666666666666, lo: 9.25185853854297e-18 },
+    Precise { hi: 0.5, lo: 0.0 },
+    Precise { hi: 1.0, lo: 0.0 },
+];
 
 /// Halvings of the reduced argument before the series (and squarings after it).
 const HALVINGS: u32 = 8;
@@ -72,12 +83,10 @@ impl Precise {
     /// `s -> s (2 + s)`, which is e^(2x) - 1 from s = e^x - 1.
     fn expm1_of_reduced(self) -> Self {
         let r = self.scaled(-8);
-        // Horner: r (1 + r/2 (1 + r/3 (1 + ...)))
-        let mut sum = Self::ONE;
-        for k in (2..=SERIES_TERMS).rev() {
-            sum = Self::ONE + (r * sum).divided_by(f64::from(k));
+        let mut s = Self::ZERO;
+        for coefficient in INVERSE_FACTORIALS {
+            s = (s + coefficient) * r;
         }
-        let mut s = r * sum;
         for _ in 0..HALVINGS {
             s = s.scaled(1) + s * s;
         }
@@ -98,12 +107,6 @@ impl Precise {
     fn product(a: f64, b: f64) -> Self {
         let hi = a * b;
         Self { hi, lo: a.mul_add(b, -hi) }
-    }
-
-    fn divided_by(self, divisor: f64) -> Self {
-        let q = self.hi / divisor;
-        let rest = self - Self::product(q, divisor);
-        Self::quick_two_sum(q, (rest.hi + rest.lo) / divisor)
     }
 }
 

@@ -222,14 +222,23 @@ impl Generator {
         Ok((read(at.loss, "loss")?, read(at.slope, "dloss_dlogratio")?))
     }
 
-    /// l'(u) alone: cheaper than [`Generator::loss_and_slope`] for a kernel, whose loss is an integral.
+    /// l'(u) alone, cheaper than [`Generator::loss_and_slope`].
     ///
     /// # Errors
     /// As [`Generator::loss_and_slope`].
     pub fn slope(&self, u: f64) -> Result<f64, ObjectiveError> {
-        match self {
-            Self::Kernel(kernel) => kernel.slope(u),
-            _ => self.loss_and_slope(u).map(|(_, slope)| slope),
+        crate::error::finite("log_ratio", u)?;
+        let slope = match self {
+            Self::Kernel(kernel) => kernel.slope(u)?,
+            _ => match self.as_power() {
+                Some(power) => power.slope(u.into()),
+                None => logistic::evaluate(u.into()).slope.to_f64(),
+            },
+        };
+        if slope.is_finite() {
+            Ok(slope)
+        } else {
+            Err(ObjectiveError::NotRepresentable { quantity: "dloss_dlogratio", log_ratio: u })
         }
     }
 

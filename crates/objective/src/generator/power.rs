@@ -39,9 +39,7 @@ impl Power {
     }
 
     pub(crate) fn evaluate(self, u: Precise) -> LossAndSlope {
-        let (at_p, at_q) = (exponential(self.p, u), exponential(self.q, u));
-        let largest = at_p.exponent.max(at_q.exponent);
-        let exponent = if largest > LARGE_EXPONENT { largest } else { 0 };
+        let (at_p, at_q, exponent) = self.exponentials(u);
         let integral = |x: Precise, e: Exponential| {
             if x == Precise::ZERO { u.scaled(-exponent) } else { e.minus_one(exponent) / x }
         };
@@ -50,6 +48,19 @@ impl Power {
             slope: self.coefficient * (at_p.value(exponent) + at_q.value(exponent)),
             exponent,
         }
+    }
+
+    /// l'(u), infinite where f64 cannot hold it.
+    pub(crate) fn slope(self, u: Precise) -> f64 {
+        let (at_p, at_q, exponent) = self.exponentials(u);
+        (self.coefficient * (at_p.value(exponent) + at_q.value(exponent))).scaled(exponent).to_f64()
+    }
+
+    /// e^(p u), e^(q u) and the power of two to take out of both.
+    fn exponentials(self, u: Precise) -> (Exponential, Exponential, i32) {
+        let (at_p, at_q) = (exponential(self.p, u), exponential(self.q, u));
+        let largest = at_p.exponent.max(at_q.exponent);
+        (at_p, at_q, if largest > LARGE_EXPONENT { largest } else { 0 })
     }
 }
 
