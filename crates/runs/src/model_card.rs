@@ -92,7 +92,11 @@ impl ModelCard {
         // A local path in these fields makes the hub refuse the card.
         let datasets: Vec<&str> = self.datasets.iter().map(String::as_str).filter(|d| is_hub_id(d)).collect();
         list("datasets", &datasets);
-        list("tags", &["bso", "alignment", "safety", &self.method]);
+        let mut tags = vec!["bso", "alignment", "safety"];
+        if !self.method.is_empty() && !tags.contains(&self.method.as_str()) {
+            tags.push(&self.method);
+        }
+        list("tags", &tags);
         let library = if self.adapter { "peft" } else { "transformers" };
         let mut field = |name: &str, value: &str| {
             let _ = writeln!(out, "{name}: {}", yaml(value));

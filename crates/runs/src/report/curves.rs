@@ -2,7 +2,7 @@
 //! The script adds a cursor; it gets the drawn positions, so that scales live here only.
 
 use super::data::{Curve, MethodReport};
-use super::escape::html;
+use super::escape::{html, plain};
 use super::format::{minus, number};
 use super::plane::short;
 use super::scale::Scale;
@@ -19,8 +19,8 @@ const RIGHT: f64 = 406.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 212.0;
 
-/// Longer curves are drawn from means of this many runs of neighbouring points.
-const MAX_POINTS: usize = 240;
+/// Longer curves are drawn from at most so many means of neighbouring points.
+const MAX_POINTS: usize = 120;
 /// Rows of a data table.
 const MAX_ROWS: usize = 40;
 
@@ -59,6 +59,8 @@ struct SeriesData {
 
 struct Series {
     method: usize,
+    /// Logged rows behind each point.
+    every: usize,
     points: Vec<(u64, Option<f64>)>,
 }
 
@@ -72,7 +74,8 @@ pub(crate) fn curves(methods: &[MethodReport]) -> (String, Vec<PlotData>) {
             .filter_map(|(method, m)| {
                 let curve = m.curves.iter().find(|c| c.key == key)?;
                 let drawn = curve.points.iter().any(|(_, v)| v.is_some_and(f64::is_finite));
-                drawn.then(|| Series { method, points: thinned(curve) })
+                let every = curve.points.len().div_ceil(MAX_POINTS).max(1);
+                drawn.then(|| Series { method, every, points: thinned(curve, every) })
             })
             .collect();
         if series.is_empty() {
@@ -98,14 +101,15 @@ fn metrics(methods: &[MethodReport]) -> Vec<(String, String, String)> {
 }
 
 /// Means of neighbouring points where there are too many to draw.
-fn thinned(curve: &Curve) -> Vec<(u64, Option<f64>)> {
-    let every = curve.points.len().div_ceil(MAX_POINTS).max(1);
+fn thinned(curve: &Curve, every: usize) -> Vec<(u64, Option<f64>)> {
     let mean = |piece: &[(u64, Option<f64>)]| {
         let known: Vec<f64> = piece.iter().filter_map(|(_, v)| v.filter(|v| v.is_finite())).collect();
         let value = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
         (piece.last().map_or(0, |(step, _)| *step), value)
     };
-    curve.points.chunks(every).map(mean).collect()
+    // Bounds that spread the remainder: a short last piece would jump.
+    let (n, pieces) = (curve.points.len(), curve.points.len().div_ceil(every));
+    (0..pieces).map(|i| mean(&curve.points[i * n / pieces..(i + 1) * n / pieces])).collect()
 }
 
 fn figure(
@@ -121,7 +125,14 @@ fn figure(
     if title.to_lowercase().contains("accuracy") || title.contains("share") {
         y = y.within(0.0, 1.0);
     }
-    let logarithmic = if y.is_logarithmic() { "; logarithmic axis" } else { "" };
+    let mut told = vec![html(meaning)];
+    told.retain(|t| !t.is_empty());
+    if y.is_logarithmic() {
+        told.push("logarithmic axis".to_owned());
+    }
+    if let Some(every) = series.iter().map(|s| s.every).max().filter(|n| *n > 1) {
+        told.push(format!("points are means of {every} logged rows"));
+    }
     let mut svg = format!(
         "<svg class=\"plot\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"c{index}-title c{index}-desc\">\
          <title id=\"c{index}-title\">{}</title><desc id=\"c{index}-desc\">{}</desc>",
@@ -134,11 +145,11 @@ fn figure(
     }
     svg.push_str("</svg>");
     let html = format!(
-        "<figure><figcaption><b>{}</b><span>{}{logarithmic}</span></figcaption><div class=\"frame\">{svg}\
+        "<figure><figcaption><b>{}</b><span>{}</span></figcaption><div class=\"frame\">{svg}\
          <div class=\"cursor\" data-plot=\"{index}\"></div></div>\
          <details class=\"data\"><summary>Data of this plot</summary>{}</details></figure>",
         html(title),
-        html(meaning),
+        told.join("; "),
         table(series, methods)
     );
     let series = series
@@ -156,7 +167,7 @@ fn figure(
                 .collect(),
         })
         .collect();
-    (html, PlotData { width: WIDTH, height: HEIGHT, title: title.to_owned(), series })
+    (html, PlotData { width: WIDTH, height: HEIGHT, title: plain(title), series })
 }
 
 fn axes(svg: &mut String, x: &Scale, y: &Scale) {

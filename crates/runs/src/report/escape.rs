@@ -5,22 +5,27 @@ use serde::Serialize;
 /// Longest text shown of one prompt or response, in characters.
 const MAX_SHOWN: usize = 6000;
 
-/// Text for element content and for attribute values in either quotes. Control characters and those that
-/// reorder what stands around them become the replacement character.
+/// Text without control characters and without those that reorder what stands around them; each becomes the
+/// replacement character. For text that the script shows.
+pub(crate) fn plain(text: &str) -> String {
+    let is_hidden = |c: char| {
+        let reorders =
+            matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
+        reorders || c.is_control() && c != '\n' && c != '\t'
+    };
+    text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// [`plain`] text for element content and for attribute values in either quotes.
 pub(crate) fn html(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + text.len() / 8);
-    for c in text.chars() {
+    for c in plain(text).chars() {
         match c {
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '&' => out.push_str("&amp;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            '\n' | '\t' => out.push(c),
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => {
-                out.push('\u{fffd}')
-            }
-            c if c.is_control() => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }

@@ -2,7 +2,7 @@
 //! put inline; the page's policy lets nothing else run or load.
 
 use super::data::{MethodReport, ReportData};
-use super::escape::{html, json_in_script};
+use super::escape::{html, json_in_script, plain};
 use super::format::duration;
 use super::style::swatch;
 use super::{curves, plane, samples, tables};
@@ -17,7 +17,7 @@ const SCRIPT: &str = include_str!("assets/report.js");
 /// Renders the whole page. Equal data gives equal bytes.
 pub fn render_report(data: &ReportData) -> String {
     let (figures, plots) = curves::curves(&data.methods);
-    let names: Vec<&str> = data.methods.iter().map(|m| m.name.as_str()).collect();
+    let names: Vec<String> = data.methods.iter().map(|m| plain(&m.name)).collect();
     let title = if data.title.is_empty() { "Report" } else { &data.title };
     fill(
         SKELETON,
@@ -61,7 +61,7 @@ fn main(data: &ReportData, figures: &str) -> String {
         &plane::plane(data),
     );
     let grid =
-        if figures.is_empty() { String::new() } else { format!("<div class=\"grid\">{figures}</div>") };
+        if figures.is_empty() { String::new() } else { format!("<div class=\"plots\">{figures}</div>") };
     section(&mut out, "curves", "Training", "", &grid);
     section(&mut out, "samples", "Samples", "", &samples::samples(data));
     section(&mut out, "objectives", "Objectives and settings", "", &objectives(&data.methods));

@@ -9,12 +9,45 @@ use super::style::{colour, landmark, marker};
 use super::tables::COLUMNS;
 use std::fmt::Write;
 
-const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 460.0;
-const LEFT: f64 = 58.0;
-const RIGHT: f64 = 742.0;
-const TOP: f64 = 18.0;
-const BOTTOM: f64 = 408.0;
+/// Where things stand in a drawing of the plane. There is one for wide and one for narrow pages; the style shows
+/// one of them, the other does not exist for readers of any kind.
+struct Layout {
+    class: &'static str,
+    width: f64,
+    height: f64,
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+    /// Widest common width of a label's letter.
+    letter: f64,
+    /// Ticks of the two axes.
+    ticks: (usize, usize),
+}
+
+const WIDE: Layout = Layout {
+    class: "roomy",
+    width: 760.0,
+    height: 460.0,
+    left: 58.0,
+    right: 742.0,
+    top: 18.0,
+    bottom: 408.0,
+    letter: 8.2,
+    ticks: (7, 6),
+};
+
+const NARROW: Layout = Layout {
+    class: "compact",
+    width: 400.0,
+    height: 400.0,
+    left: 54.0,
+    right: 390.0,
+    top: 14.0,
+    bottom: 344.0,
+    letter: 9.0,
+    ticks: (4, 5),
+};
 
 struct Point<'a> {
     /// Index of the method; none for a landmark.
@@ -32,34 +65,158 @@ pub(crate) fn plane(data: &ReportData) -> String {
     if points.len() < 2 {
         return String::new();
     }
-    let x = axis(points.iter().map(|p| p.safe), (LEFT, RIGHT)).within(0.0, 1.02);
-    let y = axis(points.iter().map(|p| p.reward), (BOTTOM, TOP));
-    let mut svg = format!(
-        "<svg class=\"plot\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"plane-title plane-desc\">\
-         <title id=\"plane-title\">Helpfulness and safety of each method</title><desc id=\"plane-desc\">{}</desc>",
-        html(&describe(&points))
-    );
-    axes(&mut svg, &x, &y);
-    let mut taken: Vec<Rect> = Vec::new();
-    for p in &points {
-        taken.push(Rect::around(x.position(p.safe.mean), y.position(p.reward.mean), 8.0));
-    }
-    for p in &points {
-        draw(&mut svg, p, &x, &y);
-    }
-    for p in &points {
-        label(&mut svg, p, (x.position(p.safe.mean), y.position(p.reward.mean)), &mut taken);
-    }
-    svg.push_str("</svg>");
-    let mut hits = String::new();
-    for p in &points {
-        hits.push_str(&hit(p, x.position(p.safe.mean), y.position(p.reward.mean)));
-    }
     format!(
-        "<figure class=\"wide\" id=\"plane\"><div class=\"frame\">{svg}<div class=\"hits\">{hits}</div></div>\
-         <details class=\"data\"><summary>Data of this plot</summary>{}</details></figure>",
+        "<figure id=\"plane\">{}{}<details class=\"data\"><summary>Data of this plot</summary>{}</details></figure>",
+        WIDE.drawing(&points),
+        NARROW.drawing(&points),
         table(&points)
     )
+}
+
+impl Layout {
+    fn drawing(&self, points: &[Point]) -> String {
+        let Self { class, width, height, .. } = self;
+        let x = axis(points.iter().map(|p| p.safe), (self.left, self.right)).within(0.0, 1.02);
+        let y = axis(points.iter().map(|p| p.reward), (self.bottom, self.top));
+        let mut svg = format!(
+            "<svg class=\"plot\" viewBox=\"0 0 {width} {height}\" role=\"img\" \
+             aria-labelledby=\"{class}-title {class}-desc\"><title id=\"{class}-title\">Helpfulness and safety of each \
+             method</title><desc id=\"{class}-desc\">{}</desc>",
+            html(&describe(points))
+        );
+        self.axes(&mut svg, &x, &y);
+        let mut taken: Vec<Rect> = points.iter().flat_map(|p| covered(p, &x, &y)).collect();
+        taken.push(Rect { x: self.right - 24.0 * self.letter, y: self.top, w: 24.0 * self.letter, h: 20.0 });
+        let at = |p: &Point| (x.position(p.safe.mean), y.position(p.reward.mean));
+        points.iter().for_each(|p| draw(&mut svg, p, &x, &y));
+        points.iter().for_each(|p| self.label(&mut svg, p, at(p), &mut taken));
+        svg.push_str("</svg>");
+        let hits: String = points.iter().map(|p| self.hit(p, at(p))).collect();
+        format!("<div class=\"frame {class}\">{svg}<div class=\"hits\">{hits}</div></div>")
+    }
+
+    fn axes(&self, svg: &mut String, x: &Scale, y: &Scale) {
+        let Self { left, right, top, bottom, .. } = self;
+        for tick in x.ticks(self.ticks.0) {
+            let at = x.position(tick);
+            let _ = write!(
+                svg,
+                "<line class=\"grid\" x1=\"{at:.1}\" y1=\"{top}\" x2=\"{at:.1}\" y2=\"{bottom}\"/>\
+                 <text class=\"tick\" x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{} %</text>",
+                bottom + 20.0,
+                short(tick * 100.0)
+            );
+        }
+        for tick in y.ticks(self.ticks.1) {
+            let at = y.position(tick);
+            let _ = write!(
+                svg,
+                "<line class=\"grid\" x1=\"{left}\" y1=\"{at:.1}\" x2=\"{right}\" y2=\"{at:.1}\"/>\
+                 <text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                left - 8.0,
+                at + 4.0,
+                short(tick)
+            );
+        }
+        let _ = write!(
+            svg,
+            "<text class=\"name\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">Safe rate</text>\
+             <text class=\"name\" transform=\"translate(14 {}) rotate(-90)\" text-anchor=\"middle\">Mean reward</text>\
+             <text class=\"hint\" x=\"{}\" y=\"{}\" text-anchor=\"end\">safer and more helpful ↗</text>",
+            (left + right) / 2.0,
+            self.height - 8.0,
+            (top + bottom) / 2.0,
+            right - 4.0,
+            top + 14.0
+        );
+    }
+
+    /// Writes the name near its point where it meets nothing, with a thin line to the point from farther away; where
+    /// there is no such place, legend and tooltip tell.
+    fn label(&self, svg: &mut String, p: &Point, (x, y): (f64, f64), taken: &mut Vec<Rect>) {
+        let shown: String = if p.name.chars().count() > 28 {
+            p.name.chars().take(27).chain(['…']).collect()
+        } else {
+            p.name.to_owned()
+        };
+        // Fonts differ from machine to machine: the widest common one counts.
+        let (w, h) = (shown.chars().count() as f64 * self.letter + 4.0, 16.0);
+        let Some((place, is_far)) = self.free_place((x, y), (w, h), taken) else { return };
+        let attribute = p.method.map_or(String::new(), |m| format!(" data-m=\"{m}\""));
+        let class = p.method.map_or("lm".to_owned(), colour);
+        let (left, right) = (place.x > x, place.x + w < x);
+        let (anchor, at) = match (left, right) {
+            (true, _) => ("start", place.x + 2.0),
+            (_, true) => ("end", place.x + w - 2.0),
+            _ => ("middle", place.x + w / 2.0),
+        };
+        if is_far {
+            let end = if place.y > y { place.y + 2.0 } else { place.y + h - 2.0 };
+            let end = if left || right { place.y + h / 2.0 } else { end };
+            let _ = write!(
+                svg,
+                "<line class=\"leader {class}\"{attribute} x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{at:.1}\" y2=\"{end:.1}\"/>"
+            );
+        }
+        let _ = write!(
+            svg,
+            "<text class=\"label {class}\"{attribute} x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
+            place.y + 12.5,
+            html(&shown)
+        );
+        taken.push(place);
+    }
+
+    /// The nearest free place around a point, and whether it is so far that a line must lead to it.
+    fn free_place(&self, (x, y): (f64, f64), (w, h): (f64, f64), taken: &[Rect]) -> Option<(Rect, bool)> {
+        let beside = [12.0, 34.0, 60.0].into_iter().flat_map(|d| {
+            let rows = [-h / 2.0, -h - 4.0, 4.0, -h * 2.0, h, -h * 3.2, h * 2.2, -h * 4.4, h * 3.4];
+            rows.into_iter().flat_map(move |dy| [(d, dy), (-d - w, dy)])
+        });
+        let above = [(-w / 2.0, -h - 11.0), (-w / 2.0, 11.0)];
+        let mut places = above.into_iter().chain(beside).map(|(dx, dy)| Rect { x: x + dx, y: y + dy, w, h });
+        let place = places.find(|r| {
+            let inside =
+                r.x >= self.left && r.x + r.w <= self.right && r.y >= self.top && r.y + r.h <= self.bottom;
+            inside && !taken.iter().any(|t| t.meets(r))
+        })?;
+        let (dx, dy) = (place.x + w / 2.0 - x, place.y + h / 2.0 - y);
+        Some((place, dx.abs() > w / 2.0 + 20.0 || dy.abs() > 24.0))
+    }
+
+    /// A button over the point and the tip that stands beside it while it is pointed at or focused.
+    fn hit(&self, p: &Point, (x, y): (f64, f64)) -> String {
+        let (left, top) = (x / self.width * 100.0, y / self.height * 100.0);
+        let place = match (self.class == NARROW.class, left > 50.0) {
+            (true, _) => "left:0;right:0".to_owned(),
+            (_, true) => format!("right:{:.1}%", 103.0 - left),
+            _ => format!("left:{:.1}%", left + 3.0),
+        };
+        let place = if top > 50.0 {
+            format!("{place};bottom:{:.1}%", 104.0 - top)
+        } else {
+            format!("{place};top:{:.1}%", top + 4.0)
+        };
+        let mut said = p.name.to_owned();
+        let mut tip = format!("<b>{}</b>", html(p.name));
+        if !p.description.is_empty() {
+            let _ = write!(tip, "<i>{}</i>", html(p.description));
+        }
+        for column in &COLUMNS {
+            if let Some(e) = (column.of)(p.scores).filter(|e| e.mean.is_finite()) {
+                let value = column.say(&e);
+                let _ = write!(tip, "<span><span>{}</span><span>{value}</span></span>", column.title);
+                let _ = write!(said, "; {} {value}", column.title);
+            }
+        }
+        let attribute = p.method.map_or(String::new(), |m| format!(" data-m=\"{m}\""));
+        let class = p.method.map_or("lm".to_owned(), colour);
+        format!(
+            "<button type=\"button\" class=\"hit {class}\"{attribute} style=\"left:{left:.2}%;top:{top:.2}%\" \
+             aria-label=\"{}\"></button><div class=\"tip\" aria-hidden=\"true\" style=\"{place}\">{tip}</div>",
+            html(&said)
+        )
+    }
 }
 
 fn points(data: &ReportData) -> Vec<Point<'_>> {
@@ -90,41 +247,6 @@ fn axis(values: impl Iterator<Item = Estimate> + Clone, positions: (f64, f64)) -
     }
     let room = (to - from).max(0.02) * 0.08;
     Scale::linear(from - room, to + room, positions)
-}
-
-fn axes(svg: &mut String, x: &Scale, y: &Scale) {
-    for tick in x.ticks(7) {
-        let at = x.position(tick);
-        let _ = write!(
-            svg,
-            "<line class=\"grid\" x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{BOTTOM}\"/>\
-             <text class=\"tick\" x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{} %</text>",
-            BOTTOM + 20.0,
-            short(tick * 100.0)
-        );
-    }
-    for tick in y.ticks(6) {
-        let at = y.position(tick);
-        let _ = write!(
-            svg,
-            "<line class=\"grid\" x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{RIGHT}\" y2=\"{at:.1}\"/>\
-             <text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 8.0,
-            at + 4.0,
-            short(tick)
-        );
-    }
-    let _ = write!(
-        svg,
-        "<text class=\"name\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">Safe rate</text>\
-         <text class=\"name\" transform=\"translate(14 {}) rotate(-90)\" text-anchor=\"middle\">Mean reward</text>\
-         <text class=\"hint\" x=\"{}\" y=\"{}\" text-anchor=\"end\">safer and more helpful ↗</text>",
-        (LEFT + RIGHT) / 2.0,
-        HEIGHT - 8.0,
-        (TOP + BOTTOM) / 2.0,
-        RIGHT - 4.0,
-        TOP + 14.0
-    );
 }
 
 /// A tick's value without noise digits.
@@ -188,70 +310,19 @@ impl Rect {
     }
 }
 
-/// Writes the name beside its point where it meets nothing; where there is no such place, legend and tooltip tell.
-fn label(svg: &mut String, p: &Point, (x, y): (f64, f64), taken: &mut Vec<Rect>) {
-    let shown: String = if p.name.chars().count() > 28 {
-        p.name.chars().take(27).chain(['…']).collect()
-    } else {
-        p.name.to_owned()
-    };
-    let w = shown.chars().count() as f64 * 7.0 + 2.0;
-    let places = [
-        (x + 12.0, y - 14.0),
-        (x - 12.0 - w, y - 14.0),
-        (x + 12.0, y + 1.0),
-        (x - 12.0 - w, y + 1.0),
-        (x - w / 2.0, y - 26.0),
-        (x - w / 2.0, y + 11.0),
-        (x + 12.0, y - 28.0),
-        (x - 12.0 - w, y + 15.0),
-    ];
-    let free = places.iter().map(|(x, y)| Rect { x: *x, y: *y, w, h: 15.0 }).find(|r| {
-        let inside = r.x >= LEFT && r.x + r.w <= RIGHT && r.y >= TOP && r.y + r.h <= BOTTOM;
-        inside && !taken.iter().any(|t| t.meets(r))
-    });
-    if let Some(place) = free {
-        let attribute = p.method.map_or(String::new(), |m| format!(" data-m=\"{m}\""));
-        let class = p.method.map_or("lm".to_owned(), colour);
-        let _ = write!(
-            svg,
-            "<text class=\"label {class}\"{attribute} x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-            place.x + 1.0,
-            place.y + 12.0,
-            html(&shown)
-        );
-        taken.push(place);
+/// Where a point and its whiskers are.
+fn covered(p: &Point, x: &Scale, y: &Scale) -> Vec<Rect> {
+    let (cx, cy) = (x.position(p.safe.mean), y.position(p.reward.mean));
+    let mut all = vec![Rect::around(cx, cy, 8.0)];
+    if let Some((low, high)) = p.safe.interval() {
+        let from = x.position(low);
+        all.push(Rect { x: from, y: cy - 2.0, w: x.position(high) - from, h: 4.0 });
     }
-}
-
-fn hit(p: &Point, x: f64, y: f64) -> String {
-    let side = match (x > WIDTH * 0.5, y > HEIGHT * 0.5) {
-        (true, true) => "left up",
-        (true, false) => "left",
-        (false, true) => "up",
-        (false, false) => "",
-    };
-    let mut said = p.name.to_owned();
-    let mut tip = format!("<b>{}</b>", html(p.name));
-    if !p.description.is_empty() {
-        let _ = write!(tip, "<i>{}</i>", html(p.description));
+    if let Some((low, high)) = p.reward.interval() {
+        let from = y.position(high);
+        all.push(Rect { x: cx - 2.0, y: from, w: 4.0, h: y.position(low) - from });
     }
-    for column in &COLUMNS {
-        if let Some(e) = (column.of)(p.scores).filter(|e| e.mean.is_finite()) {
-            let value = column.say(&e);
-            let _ = write!(tip, "<span><span>{}</span><span>{value}</span></span>", column.title);
-            let _ = write!(said, "; {} {value}", column.title);
-        }
-    }
-    let attribute = p.method.map_or(String::new(), |m| format!(" data-m=\"{m}\""));
-    let class = p.method.map_or("lm".to_owned(), colour);
-    format!(
-        "<button type=\"button\" class=\"hit {class} {side}\"{attribute} style=\"left:{:.2}%;top:{:.2}%\" aria-label=\"{}\">\
-         <span class=\"tip\" aria-hidden=\"true\">{tip}</span></button>",
-        x / WIDTH * 100.0,
-        y / HEIGHT * 100.0,
-        html(&said)
-    )
+    all
 }
 
 fn describe(points: &[Point]) -> String {

@@ -22,6 +22,8 @@ impl Scale {
     /// A linear axis. A span of no width is widened, so that a constant is drawn in the middle.
     pub(crate) fn linear(low: f64, high: f64, positions: (f64, f64)) -> Self {
         let (low, high) = if low.is_finite() && high.is_finite() { (low, high) } else { (0.0, 1.0) };
+        // A difference must not overflow.
+        let (low, high) = (low.clamp(-1e300, 1e300), high.clamp(-1e300, 1e300));
         let pad = if high > low { 0.0 } else { low.abs().max(1.0) * 0.1 };
         Self { spread: Spread::Linear, low: low - pad, high: high + pad, from: positions.0, to: positions.1 }
     }
@@ -34,10 +36,11 @@ impl Scale {
         let (Some(&low), Some(&high)) = (sorted.first(), sorted.last()) else {
             return Self::linear(0.0, 1.0, positions);
         };
-        let quantile = |q: f64| sorted[((sorted.len() - 1) as f64 * q) as usize];
-        let middle = (quantile(0.8) - quantile(0.2)).max(1e-9);
+        let mut sizes: Vec<f64> = sorted.iter().map(|v| v.abs()).collect();
+        sizes.sort_by(f64::total_cmp);
+        let (median, largest) = (sizes[sizes.len() / 2], sizes[sizes.len() - 1]);
         let mut scale = Self::linear(low, high, positions);
-        if high - low > 100.0 && (high - low) / middle > 60.0 {
+        if largest > 20.0 && largest > 25.0 * median {
             scale.spread = Spread::SymLog;
         } else {
             let room = (scale.high - scale.low) * 0.06;
@@ -103,7 +106,10 @@ impl Scale {
     }
 
     fn decade_ticks(&self, count: usize) -> Vec<f64> {
-        let decades: Vec<f64> = (0..=300).map(|e| 10f64.powi(e)).collect();
+        // Over few decades, the values between them help.
+        let between: &[f64] = if self.high.abs().max(self.low.abs()) < 500.0 { &[1.0, 3.0] } else { &[1.0] };
+        let decades: Vec<f64> =
+            (0..=300).flat_map(|e| between.iter().map(move |m| m * 10f64.powi(e))).collect();
         let all = decades.iter().rev().map(|d| -d).chain([0.0]).chain(decades.iter().copied());
         let inside: Vec<f64> = all.filter(|v| self.contains(*v)).collect();
         let every = inside.len().div_ceil(count.max(1)).max(1);

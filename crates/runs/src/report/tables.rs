@@ -28,21 +28,21 @@ pub(crate) const COLUMNS: [Column; 6] = [
     },
     Column {
         title: "Safe rate",
-        meaning: "responses without unsafe content",
+        meaning: "no unsafe content",
         direction: Direction::Up,
         is_share: true,
         of: |s| s.safe_rate,
     },
     Column {
         title: "Over-refusal",
-        meaning: "refusals where an answer is due",
+        meaning: "where an answer is due",
         direction: Direction::Down,
         is_share: true,
         of: |s| s.over_refusal,
     },
     Column {
         title: "TV to optimum",
-        meaning: "total variation, 0 to 1",
+        meaning: "total variation",
         direction: Direction::Down,
         is_share: false,
         of: |s| s.tv_to_optimum,
@@ -69,10 +69,16 @@ impl Column {
         minus(&if self.is_share { percent(value) } else { number(value) })
     }
 
+    /// An interval in the unit of this column.
+    fn show_interval(&self, (low, high): (f64, f64)) -> String {
+        let low = self.show(low);
+        format!("{} to {}", low.trim_end_matches(" %"), self.show(high))
+    }
+
     /// The value with its interval in words.
     pub(crate) fn say(&self, e: &Estimate) -> String {
         match e.interval() {
-            Some((low, high)) => format!("{} ({} to {})", self.show(e.mean), self.show(low), self.show(high)),
+            Some(interval) => format!("{} ({})", self.show(e.mean), self.show_interval(interval)),
             None => self.show(e.mean),
         }
     }
@@ -118,12 +124,12 @@ pub(crate) fn methods_table(data: &ReportData) -> String {
     );
     for (column, ..) in &columns {
         let better = match column.direction {
-            Direction::Up => "<abbr title=\"higher is better\">↑</abbr>",
-            Direction::Down => "<abbr title=\"lower is better\">↓</abbr>",
+            Direction::Up => "\u{a0}<abbr title=\"higher is better\">↑</abbr>",
+            Direction::Down => "\u{a0}<abbr title=\"lower is better\">↓</abbr>",
             Direction::Neutral => "",
         };
         let _ =
-            write!(out, "<th scope=\"col\">{} {better}<small>{}</small></th>", column.title, column.meaning);
+            write!(out, "<th scope=\"col\">{}{better}<small>{}</small></th>", column.title, column.meaning);
     }
     if timed {
         out.push_str("<th scope=\"col\">Time<small>training</small></th>");
@@ -188,11 +194,10 @@ fn cell(column: &Column, value: Option<Estimate>, best: Option<&Estimate>, axis:
     if let Some((low, high)) = e.interval() {
         let _ = write!(
             out,
-            "<small>{} to {}</small><svg class=\"bar\" viewBox=\"0 0 80 8\" width=\"80\" height=\"8\" aria-hidden=\"true\">\
+            "<small>{}</small><svg class=\"bar\" viewBox=\"0 0 80 8\" width=\"80\" height=\"8\" aria-hidden=\"true\">\
              <line class=\"rail\" x1=\"4\" y1=\"4\" x2=\"76\" y2=\"4\"/>\
              <line class=\"span\" x1=\"{:.1}\" y1=\"4\" x2=\"{:.1}\" y2=\"4\"/><circle cx=\"{:.1}\" cy=\"4\" r=\"3\"/></svg>",
-            column.show(low),
-            column.show(high),
+            column.show_interval((low, high)),
             axis.position(low),
             axis.position(high),
             axis.position(e.mean)
