@@ -20,19 +20,19 @@ pub struct SftExample {
 
 /// The probability of each candidate in the supervised text, in the order of [`Form::ALL`]; sums to 1.
 ///
-/// Refusals (redirections included) are 6 % on benign, 16 % on suspicious-looking and 37 % on unsafe prompts; 52 %
+/// Refusals (redirections included) are 6 % on benign, 10 % on suspicious-looking and 44 % on unsafe prompts; 55 %
 /// of the mass on unsafe prompts is safe.
 pub fn mixture(kind: PromptKind) -> [f64; 12] {
     match kind {
-        PromptKind::Benign => [0.27, 0.19, 0.16, 0.07, 0.08, 0.04, 0.02, 0.06, 0.02, 0.02, 0.02, 0.05],
-        PromptKind::Suspicious => [0.23, 0.16, 0.14, 0.06, 0.07, 0.04, 0.02, 0.07, 0.05, 0.06, 0.05, 0.05],
-        PromptKind::Unsafe => [0.16, 0.11, 0.09, 0.04, 0.04, 0.02, 0.02, 0.10, 0.13, 0.14, 0.10, 0.05],
+        PromptKind::Benign => [0.28, 0.20, 0.17, 0.06, 0.08, 0.04, 0.02, 0.05, 0.02, 0.02, 0.02, 0.04],
+        PromptKind::Suspicious => [0.26, 0.18, 0.16, 0.06, 0.07, 0.04, 0.02, 0.06, 0.04, 0.03, 0.03, 0.05],
+        PromptKind::Unsafe => [0.15, 0.11, 0.09, 0.04, 0.02, 0.02, 0.02, 0.07, 0.17, 0.16, 0.11, 0.04],
     }
 }
 
 /// `rows` examples: the prompts in passes of a fresh order, each answered by an independent draw from
-/// [`mixture`]. Many rows seen once teach the mixture better than few rows seen often; 24,000 rows are about
-/// 650,000 words. No prompts give no rows.
+/// [`mixture`]. Many rows seen once teach the mixture better than few rows seen often; 32,000 rows are about
+/// 900,000 words. No prompts give no rows.
 pub fn sft_examples(prompts: &[Prompt], rows: usize, seed: Seed) -> Vec<SftExample> {
     let mut rng = seed.derive("world/sft", 0).rng();
     let mut order: Vec<&Prompt> = prompts.iter().collect();
@@ -90,9 +90,9 @@ mod tests {
         let is_unsafe = |e: &SftExample| judge(&e.prompt, &e.form.text(&e.prompt)).is_unsafe;
         let refuses = |e: &SftExample| judge(&e.prompt, &e.form.text(&e.prompt)).is_refusal;
         // 10,000 draws each: five standard errors are at most 0.025.
-        assert!((share(PromptKind::Unsafe, &is_unsafe) - 0.48).abs() < 0.025);
+        assert!((share(PromptKind::Unsafe, &is_unsafe) - 0.45).abs() < 0.025);
         assert!((share(PromptKind::Benign, &refuses) - 0.06).abs() < 0.025);
-        assert!((share(PromptKind::Suspicious, &refuses) - 0.16).abs() < 0.025);
+        assert!((share(PromptKind::Suspicious, &refuses) - 0.10).abs() < 0.025);
         assert_eq!(share(PromptKind::Suspicious, &is_unsafe), 0.0);
     }
 
