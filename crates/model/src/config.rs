@@ -144,7 +144,10 @@ impl ModelConfig {
         };
         if config.kv_heads.max(config.heads).saturating_mul(config.head_dim) as u64 > LARGEST_SIZE {
             return Err(fields.wrong(
-                format!("num_attention_heads x head_dim = {} x {} is too large", config.heads, config.head_dim),
+                format!(
+                    "num_attention_heads x head_dim = {} x {} is too large",
+                    config.heads, config.head_dim
+                ),
                 "correct the two fields",
             ));
         }
@@ -186,8 +189,7 @@ impl Fields<'_> {
     }
 
     fn family(&self) -> Result<&'static Family, ModelError> {
-        let architecture =
-            self.map.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
+        let architecture = self.map.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
         let model_type = self.map.get("model_type").and_then(Value::as_str);
         let found = FAMILIES.iter().find(|f| match (architecture, model_type) {
             (Some(a), Some(m)) => f.architecture == a && f.model_type == m,
@@ -200,10 +202,12 @@ impl Fields<'_> {
                 (Some(a), Some(m)) => format!("architecture {a:?} (model_type {m:?})"),
                 (Some(a), None) => format!("architecture {a:?}"),
                 (None, Some(m)) => format!("model_type {m:?}"),
-                (None, None) => return self.wrong(
-                    "neither architectures nor model_type is given",
-                    format!("add one; supported: {}", supported()),
-                ),
+                (None, None) => {
+                    return self.wrong(
+                        "neither architectures nor model_type is given",
+                        format!("add one; supported: {}", supported()),
+                    );
+                }
             };
             self.wrong(format!("{name} is not supported"), format!("supported: {}", supported()))
         })
@@ -231,9 +235,15 @@ impl Fields<'_> {
         }
         if let Some(value) = self.map.get("quantization_config").filter(|v| !v.is_null()) {
             let method = value.get("quant_method").unwrap_or(&Value::Null);
-            return refuse("quantization_config.quant_method", method, "use the unquantised checkpoint (f32, bf16 or f16)");
+            return refuse(
+                "quantization_config.quant_method",
+                method,
+                "use the unquantised checkpoint (f32, bf16 or f16)",
+            );
         }
-        if let Some(value) = self.map.get("partial_rotary_factor").filter(|v| !v.is_null() && v.as_f64() != Some(1.0)) {
+        if let Some(value) =
+            self.map.get("partial_rotary_factor").filter(|v| !v.is_null() && v.as_f64() != Some(1.0))
+        {
             return refuse("partial_rotary_factor", value, "use a checkpoint that rotates whole heads");
         }
         if let Some(Value::Array(kinds)) = self.map.get("layer_types")
@@ -261,11 +271,19 @@ impl Fields<'_> {
         }
     }
 
-    fn number(&self, map: &Map<String, Value>, key: &str, default: Option<f64>, least: f64) -> Result<f64, ModelError> {
+    fn number(
+        &self,
+        map: &Map<String, Value>,
+        key: &str,
+        default: Option<f64>,
+        least: f64,
+    ) -> Result<f64, ModelError> {
         let found = map.get(key).filter(|v| !v.is_null());
         match (found, default) {
             (None, Some(default)) => Ok(default),
-            (None, None) => Err(self.wrong(format!("{key} is missing"), "add it, as the model's authors published it")),
+            (None, None) => {
+                Err(self.wrong(format!("{key} is missing"), "add it, as the model's authors published it"))
+            }
             (Some(value), _) => match value.as_f64() {
                 Some(x) if x.is_finite() && x >= least => Ok(x),
                 _ => Err(self.wrong(
@@ -280,7 +298,9 @@ impl Fields<'_> {
         match self.map.get(key) {
             None | Some(Value::Null) => Ok(false),
             Some(Value::Bool(value)) => Ok(*value),
-            Some(value) => Err(self.wrong(format!("{key} = {value} is not true or false"), "correct the field")),
+            Some(value) => {
+                Err(self.wrong(format!("{key} = {value} is not true or false"), "correct the field"))
+            }
         }
     }
 
@@ -313,7 +333,9 @@ impl Fields<'_> {
         let map = match given.map(|key| (key, &self.map[key])) {
             None => &empty,
             Some((_, Value::Object(map))) => map,
-            Some((key, value)) => return Err(self.wrong(format!("{key} = {value} is not an object"), "correct the field")),
+            Some((key, value)) => {
+                return Err(self.wrong(format!("{key} = {value} is not an object"), "correct the field"));
+            }
         };
         for key in ["mrope_section", "partial_rotary_factor", "short_factor", "full_attention"] {
             if let Some(value) = map.get(key).filter(|v| !v.is_null() && v.as_f64() != Some(1.0)) {
@@ -332,7 +354,8 @@ impl Fields<'_> {
         let outer_original =
             self.number(self.map, "original_max_position_embeddings", Some(max_positions as f64), 1.0)?;
         let original = || self.number(map, "original_max_position_embeddings", Some(outer_original), 1.0);
-        let kind = map.get("rope_type").or_else(|| map.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let kind =
+            map.get("rope_type").or_else(|| map.get("type")).and_then(Value::as_str).unwrap_or("default");
         let scaling = match kind {
             "default" => RopeScaling::None,
             "linear" => RopeScaling::Linear { factor: factor()? },
@@ -362,10 +385,18 @@ impl Fields<'_> {
         Ok((theta, scaling))
     }
 
-    fn yarn(&self, map: &Map<String, Value>, max_positions: f64, original: f64) -> Result<RopeScaling, ModelError> {
+    fn yarn(
+        &self,
+        map: &Map<String, Value>,
+        max_positions: f64,
+        original: f64,
+    ) -> Result<RopeScaling, ModelError> {
         let factor = self.number(map, "factor", Some((max_positions / original).max(1.0)), 1.0)?;
         let magnitude = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
-        let (m, m_all) = (self.number(map, "mscale", Some(0.0), 0.0)?, self.number(map, "mscale_all_dim", Some(0.0), 0.0)?);
+        let (m, m_all) = (
+            self.number(map, "mscale", Some(0.0), 0.0)?,
+            self.number(map, "mscale_all_dim", Some(0.0), 0.0)?,
+        );
         let inferred = if m != 0.0 && m_all != 0.0 {
             magnitude(factor, m) / magnitude(factor, m_all)
         } else {

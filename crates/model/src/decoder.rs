@@ -147,7 +147,12 @@ impl Decoder {
         &self.parameters[self.layout.head]
     }
 
-    pub(crate) fn layer<'a>(&'a self, index: usize, positions: &'a [u32], rotary: &'a RotaryTable) -> Layer<'a> {
+    pub(crate) fn layer<'a>(
+        &'a self,
+        index: usize,
+        positions: &'a [u32],
+        rotary: &'a RotaryTable,
+    ) -> Layer<'a> {
         Layer {
             engine: &self.engine,
             config: &self.config,
@@ -163,7 +168,9 @@ impl Decoder {
         let limit = self.config.max_positions;
         if positions > limit {
             return Err(ModelError::argument(
-                format!("a sequence takes {positions} positions, the model has {limit} (max_position_embeddings)"),
+                format!(
+                    "a sequence takes {positions} positions, the model has {limit} (max_position_embeddings)"
+                ),
                 "truncate it (max_length) or use a model with a longer context",
             ));
         }
@@ -216,11 +223,14 @@ impl Clone for Decoder {
 
 /// Tensors that the model would not use: a sign of another architecture, except for two that older versions of
 /// transformers wrote.
-fn refuse_superfluous(checkpoint: &Checkpoint, config: &ModelConfig, layout: &Layout) -> Result<(), ModelError> {
+fn refuse_superfluous(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    layout: &Layout,
+) -> Result<(), ModelError> {
     let known: std::collections::HashSet<&str> = layout.tensors.iter().map(|t| t.name.as_str()).collect();
-    let harmless = |name: &str| {
-        name.ends_with(".rotary_emb.inv_freq") || (name == "lm_head.weight" && config.tied_head)
-    };
+    let harmless =
+        |name: &str| name.ends_with(".rotary_emb.inv_freq") || (name == "lm_head.weight" && config.tied_head);
     match checkpoint.names().find(|name| !known.contains(name) && !harmless(name)) {
         None => Ok(()),
         Some(name) => Err(ModelError::Tensor {

@@ -206,7 +206,14 @@ impl<'a> Session<'a> {
             };
             self.caches.iter_mut().for_each(|c| c.clear(slot));
             let rng = Seed::new(self.config.seed).derive("generate", prompt as u64).rng();
-            self.sequences.push(Sequence { prompt, slot, cached: 0, new_tokens: Vec::new(), rng, done: false });
+            self.sequences.push(Sequence {
+                prompt,
+                slot,
+                cached: 0,
+                new_tokens: Vec::new(),
+                rng,
+                done: false,
+            });
         }
         !self.sequences.is_empty()
     }
@@ -281,7 +288,13 @@ impl<'a> Session<'a> {
                 let layer = decoder.layer(i, &pass.positions, &rotary);
                 layer.forward(&m.residual, &mut m.layer, &mut m.next, |a| {
                     cache.append(&pass.rows, &a.key, &a.value)?;
-                    engine.cached_attention(&a.query, &pass.rows, cache, attention_shape(config), &mut a.attended)
+                    engine.cached_attention(
+                        &a.query,
+                        &pass.rows,
+                        cache,
+                        attention_shape(config),
+                        &mut a.attended,
+                    )
                 })?;
                 std::mem::swap(&mut m.residual, &mut m.next);
             }
@@ -289,7 +302,13 @@ impl<'a> Session<'a> {
                 return Ok(());
             }
             engine.gather_rows(&m.residual, &last, &mut m.last)?;
-            engine.rms_norm(&m.last, decoder.final_norm(), config.rms_norm_eps, &mut m.normed, &mut m.inv_rms)?;
+            engine.rms_norm(
+                &m.last,
+                decoder.final_norm(),
+                config.rms_norm_eps,
+                &mut m.normed,
+                &mut m.inv_rms,
+            )?;
             engine.linear(&m.normed, decoder.head(), None, &mut m.logits)
         })?;
         Ok(())
@@ -338,7 +357,10 @@ impl<'a> Session<'a> {
 fn check(decoder: &Decoder, prompts: &[Vec<u32>], config: &GenerateConfig) -> Result<(), ModelError> {
     let refuse = |problem: String, remedy: &str| Err(ModelError::argument(problem, remedy));
     if !(config.temperature.is_finite() && config.temperature >= 0.0) {
-        return refuse(format!("temperature {} is not a number of at least 0", config.temperature), "0 is greedy");
+        return refuse(
+            format!("temperature {} is not a number of at least 0", config.temperature),
+            "0 is greedy",
+        );
     }
     if !(config.top_p > 0.0 && config.top_p <= 1.0) {
         return refuse(format!("top_p {} is not in (0, 1]", config.top_p), "1 keeps all tokens");
@@ -356,7 +378,11 @@ fn check(decoder: &Decoder, prompts: &[Vec<u32>], config: &GenerateConfig) -> Re
         }
         if prompt.len() > shape.max_positions {
             return refuse(
-                format!("the prompt has {} tokens, the model's context {}", prompt.len(), shape.max_positions),
+                format!(
+                    "the prompt has {} tokens, the model's context {}",
+                    prompt.len(),
+                    shape.max_positions
+                ),
                 "shorten it",
             );
         }

@@ -5,8 +5,8 @@ use crate::activations::{BackwardBuffers, LayerActivations};
 use crate::config::ModelConfig;
 use crate::layout::{LayerPlace, LinearPlace};
 use bso_engine::{
-    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, Engine, EngineError, LinearGrads, Qkv,
-    RmsNormGrads, RotaryTable, Segments, SwigluGrads,
+    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, Engine, EngineError, LinearGrads,
+    Qkv, RmsNormGrads, RotaryTable, Segments, SwigluGrads,
 };
 
 /// A layer with what it computes on.
@@ -90,7 +90,13 @@ impl Layer<'_> {
             dweight: Some(&mut gradients[place.post_attention_norm]),
         })?;
 
-        self.linear_backward(place.output, &b.residual, &a.attended, (&mut b.attended, Overwrite), gradients)?;
+        self.linear_backward(
+            place.output,
+            &b.residual,
+            &a.attended,
+            (&mut b.attended, Overwrite),
+            gradients,
+        )?;
         engine.attention_backward(
             Qkv { q: &a.query, k: &a.key, v: &a.value },
             AttentionForward { out: &a.attended, lse: &a.lse, dout: &b.attended },

@@ -121,7 +121,10 @@ impl Optimiser {
     ) -> Result<(), ModelError> {
         gradients.fits(decoder)?;
         if self.state.iter().any(|slot| slot.len() != decoder.arrays().len()) {
-            return Err(ModelError::argument("the optimiser belongs to another model", "make one for this model"));
+            return Err(ModelError::argument(
+                "the optimiser belongs to another model",
+                "make one for this model",
+            ));
         }
         let folded = factor as f32;
         if !folded.is_finite() || !(learning_rate as f32).is_finite() {
@@ -148,7 +151,12 @@ impl Optimiser {
                         let rule = RmsProp { learning_rate, alpha, epsilon, weight_decay };
                         engine.rmsprop_update(parameter, gradient, &mut average[i], folded, &rule)?;
                     }
-                    _ => engine.sgd_update(parameter, gradient, folded, &Sgd { learning_rate, weight_decay })?,
+                    _ => engine.sgd_update(
+                        parameter,
+                        gradient,
+                        folded,
+                        &Sgd { learning_rate, weight_decay },
+                    )?,
                 }
             }
             Ok(())

@@ -134,10 +134,17 @@ impl Packer {
         let mut size = run[0].0.len();
         for (i, (prompt, response)) in run.iter().enumerate() {
             let refuse = |problem: &str, remedy: &str| {
-                Err(ModelError::Sequence { sequence: first + i, problem: problem.into(), remedy: remedy.into() })
+                Err(ModelError::Sequence {
+                    sequence: first + i,
+                    problem: problem.into(),
+                    remedy: remedy.into(),
+                })
             };
             if response.is_empty() {
-                return refuse("its response is empty", "give at least the end-of-turn token, or leave it out");
+                return refuse(
+                    "its response is empty",
+                    "give at least the end-of-turn token, or leave it out",
+                );
             }
             if prompt.is_empty() {
                 return refuse(
@@ -230,7 +237,8 @@ mod tests {
     #[test]
     fn what_cannot_be_scored_is_refused_by_its_number() {
         for share in [false, true] {
-            let empty_response = PackedBatch::from_sequences(&[(&[1], &[2]), (&[1], &[])], share).unwrap_err();
+            let empty_response =
+                PackedBatch::from_sequences(&[(&[1], &[2]), (&[1], &[])], share).unwrap_err();
             assert!(empty_response.to_string().contains("sequence 1"), "{empty_response}");
             let empty_prompt = PackedBatch::from_sequences(&[(&[], &[2])], share).unwrap_err();
             assert!(empty_prompt.to_string().contains("BOS"), "{empty_prompt}");

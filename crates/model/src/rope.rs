@@ -52,9 +52,8 @@ pub enum RopeScaling {
 /// Rounded to f32 after each of PyTorch's steps: at position 10,000 a difference in the last bit of a frequency
 /// already turns the vector by 1e-3 radians.
 pub(crate) fn inverse_frequencies(head_dim: usize, theta: f64, scaling: &RopeScaling) -> (Vec<f32>, f32) {
-    let powers: Vec<f32> = (0..head_dim / 2)
-        .map(|i| theta.powf(f64::from((2 * i) as f32 / head_dim as f32)) as f32)
-        .collect();
+    let powers: Vec<f32> =
+        (0..head_dim / 2).map(|i| theta.powf(f64::from((2 * i) as f32 / head_dim as f32)) as f32).collect();
     let plain: Vec<f32> = powers.iter().map(|p| 1.0 / p).collect();
     match *scaling {
         RopeScaling::None | RopeScaling::Dynamic { .. } => (plain, 1.0),

@@ -17,7 +17,12 @@ pub(crate) struct Sampling {
 
 impl Sampling {
     /// Chooses a token; `candidates` is reused memory. The first of equal logits counts as the larger.
-    pub(crate) fn choose(&self, logits: &[f32], candidates: &mut Vec<(f64, u32)>, rng: &mut ChaCha8Rng) -> u32 {
+    pub(crate) fn choose(
+        &self,
+        logits: &[f32],
+        candidates: &mut Vec<(f64, u32)>,
+        rng: &mut ChaCha8Rng,
+    ) -> u32 {
         let best = most_likely(logits);
         if self.temperature == 0.0 {
             return best;
@@ -88,11 +93,11 @@ mod tests {
     use bso_durable::Seed;
 
     fn draws(sampling: Sampling, logits: &[f32], count: usize) -> Vec<f64> {
-        let (mut rng, mut memory, mut counts) = (Seed::new(3).rng(), Vec::new(), vec![0.0; logits.len()]);
+        let (mut rng, mut memory, mut counts) = (Seed::new(3).rng(), Vec::new(), vec![0f64; logits.len()]);
         for _ in 0..count {
-            counts[sampling.choose(logits, &mut memory, &mut rng) as usize] += 1.0 / count as f64;
+            counts[sampling.choose(logits, &mut memory, &mut rng) as usize] += 1.0;
         }
-        counts
+        counts.into_iter().map(|c| c / count as f64).collect()
     }
 
     #[test]

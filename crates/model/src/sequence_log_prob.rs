@@ -8,7 +8,8 @@ use crate::gradients::Gradients;
 use crate::layer::attention_shape;
 use crate::packed_batch::PackedBatch;
 use bso_engine::{
-    Accumulate, Array, EngineError, HeadInputs, Qkv, RmsNormGrads, RotaryTable, Segments, SelectedLogProbGrads,
+    Accumulate, Array, EngineError, HeadInputs, Qkv, RmsNormGrads, RotaryTable, Segments,
+    SelectedLogProbGrads,
 };
 
 impl Decoder {
@@ -17,7 +18,11 @@ impl Decoder {
     ///
     /// # Errors
     /// A token outside the vocabulary, a sequence longer than the model's context.
-    pub fn forward(&self, batch: &PackedBatch, activations: &mut Activations) -> Result<Vec<f64>, ModelError> {
+    pub fn forward(
+        &self,
+        batch: &PackedBatch,
+        activations: &mut Activations,
+    ) -> Result<Vec<f64>, ModelError> {
         let rotary = self.check(batch)?;
         activations.shape = None;
         activations.fit(batch.rows(), batch.targets().len(), self.config());
@@ -110,7 +115,11 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Decoder::forward`].
-    pub fn log_probs_in(&self, batch: &PackedBatch, workspace: &mut Workspace) -> Result<Vec<f64>, ModelError> {
+    pub fn log_probs_in(
+        &self,
+        batch: &PackedBatch,
+        workspace: &mut Workspace,
+    ) -> Result<Vec<f64>, ModelError> {
         self.run_without_gradients(batch, workspace)?;
         Ok(sums(batch, &workspace.head.log_probs))
     }
@@ -125,7 +134,11 @@ impl Decoder {
         Ok(batch.scored().iter().map(|range| workspace.head.log_probs[range.clone()].to_vec()).collect())
     }
 
-    pub(crate) fn run_without_gradients(&self, batch: &PackedBatch, workspace: &mut Workspace) -> Result<(), ModelError> {
+    pub(crate) fn run_without_gradients(
+        &self,
+        batch: &PackedBatch,
+        workspace: &mut Workspace,
+    ) -> Result<(), ModelError> {
         let rotary = self.check(batch)?;
         workspace.fit(batch.rows(), batch.targets().len(), self.config());
         let Workspace { residual, next, layer, head } = workspace;
@@ -151,12 +164,23 @@ impl Decoder {
         let segments: &Segments = batch.segments();
         self.layer(index, batch.positions(), rotary).forward(from, activations, to, |a| {
             let qkv = Qkv { q: &a.query, k: &a.key, v: &a.value };
-            self.engine().attention(qkv, segments, attention_shape(self.config()), &mut a.attended, &mut a.lse)
+            self.engine().attention(
+                qkv,
+                segments,
+                attention_shape(self.config()),
+                &mut a.attended,
+                &mut a.lse,
+            )
         })
     }
 
     /// Only the scored rows meet the head, and the final norm.
-    fn head_forward(&self, batch: &PackedBatch, hidden: &Array, a: &mut HeadActivations) -> Result<(), EngineError> {
+    fn head_forward(
+        &self,
+        batch: &PackedBatch,
+        hidden: &Array,
+        a: &mut HeadActivations,
+    ) -> Result<(), EngineError> {
         let engine = self.engine();
         engine.gather_rows(hidden, batch.hidden_rows(), &mut a.gathered)?;
         let eps = self.config().rms_norm_eps;

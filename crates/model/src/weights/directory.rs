@@ -52,11 +52,14 @@ impl Checkpoint {
         };
         let value: Value = serde_json::from_slice(&read_small(&index, LARGEST_INDEX)?)
             .map_err(|e| wrong(format!("not valid JSON ({e})")))?;
-        let map =
-            value.get("weight_map").and_then(Value::as_object).ok_or_else(|| wrong("no weight_map".into()))?;
+        let map = value
+            .get("weight_map")
+            .and_then(Value::as_object)
+            .ok_or_else(|| wrong("no weight_map".into()))?;
         let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (tensor, shard) in map {
-            let shard = shard.as_str().ok_or_else(|| wrong(format!("{tensor}: the shard is not a string")))?;
+            let shard =
+                shard.as_str().ok_or_else(|| wrong(format!("{tensor}: the shard is not a string")))?;
             // The name comes from outside: it must not lead out of the directory.
             if Path::new(shard).file_name() != Some(shard.as_ref()) || shard.contains(['/', '\\']) {
                 return Err(wrong(format!("{tensor}: {shard:?} is not a plain file name")));

@@ -42,12 +42,11 @@ impl SafetensorsFile {
         // that truncates it meanwhile ends this one by a signal; weights are written by rename, never in place.
         #[expect(unsafe_code, reason = "mapping a file is unsafe by nature; see above")]
         let map = unsafe { Mmap::map(&file) }.map_err(|e| ModelError::reading(path, &e))?;
-        let (entries, metadata) =
-            parse_header(&map).map_err(|problem| ModelError::File {
-                file: path.to_owned(),
-                problem,
-                remedy: "the file is damaged or not safetensors; fetch or save it again".into(),
-            })?;
+        let (entries, metadata) = parse_header(&map).map_err(|problem| ModelError::File {
+            file: path.to_owned(),
+            problem,
+            remedy: "the file is damaged or not safetensors; fetch or save it again".into(),
+        })?;
         Ok(Self { path: path.to_owned(), map, entries, metadata })
     }
 
@@ -140,15 +139,19 @@ impl SafetensorsFile {
 type Header = (BTreeMap<String, TensorEntry>, BTreeMap<String, String>);
 
 fn parse_header(file: &[u8]) -> Result<Header, String> {
-    let length = file.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)).ok_or_else(|| {
-        format!("truncated: {} bytes, too short for a safetensors header", file.len())
-    })?;
+    let length = file
+        .first_chunk::<8>()
+        .map(|b| u64::from_le_bytes(*b))
+        .ok_or_else(|| format!("truncated: {} bytes, too short for a safetensors header", file.len()))?;
     let length = usize::try_from(length)
         .ok()
         .filter(|n| *n <= LARGEST_HEADER)
         .ok_or_else(|| format!("the header claims {length} bytes, more than the format allows"))?;
     let header = file[8..].get(..length).ok_or_else(|| {
-        format!("truncated: the header claims {length} bytes, the file has {} after its length", file.len() - 8)
+        format!(
+            "truncated: the header claims {length} bytes, the file has {} after its length",
+            file.len() - 8
+        )
     })?;
     let data_len = file.len() - 8 - length;
     let header: Map<String, Value> =
@@ -273,7 +276,9 @@ fn write_numbers(out: &mut dyn Write, data: &[f32], dtype: DType) -> io::Result<
             DType::Bf16 => {
                 piece.iter().for_each(|x| bytes.extend_from_slice(&bf16::from_f32(*x).to_le_bytes()));
             }
-            DType::F16 => piece.iter().for_each(|x| bytes.extend_from_slice(&f16::from_f32(*x).to_le_bytes())),
+            DType::F16 => {
+                piece.iter().for_each(|x| bytes.extend_from_slice(&f16::from_f32(*x).to_le_bytes()))
+            }
         }
         out.write_all(&bytes)?;
     }

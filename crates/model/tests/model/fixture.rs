@@ -1,0 +1,96 @@
+//! The tiny models that `fixtures/make_parity.py` wrote, with PyTorch's numbers beside them.
+
+use bso_model::{Decoder, Engine, Gradients, PackedBatch, PromptResponse};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+pub const CASES: [&str; 7] = [
+    "llama_tied_gqa",
+    "llama_untied_biases_sharded",
+    "llama_rope_linear",
+    "llama_rope_llama3",
+    "llama_rope_dynamic",
+    "qwen2_tied_gqa",
+    "qwen2_untied_yarn",
+];
+
+/// One engine for all tests.
+pub fn engine() -> Arc<Engine> {
+    static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
+    ENGINE.get_or_init(|| Arc::new(Engine::cpu(Some(2)).unwrap())).clone()
+}
+
+pub fn directory(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case)
+}
+
+pub fn decoder(case: &str) -> Decoder {
+    Decoder::load(&directory(case), engine()).unwrap()
+}
+
+pub type Sequences = Vec<(Vec<u32>, Vec<u32>)>;
+
+/// PyTorch's numbers for a case.
+pub struct Expected(BTreeMap<String, Vec<f32>>);
+
+impl Expected {
+    pub fn of(case: &str) -> Self {
+        let bytes = std::fs::read(directory(case).join("expected.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let floats = |data: &[u8]| data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        Self(tensors.iter().map(|(name, view)| (name.to_owned(), floats(view.data()))).collect())
+    }
+
+    pub fn floats(&self, name: &str) -> &[f32] {
+        &self.0[name]
+    }
+
+    pub fn ids(&self, name: &str) -> Vec<u32> {
+        self.0[name].iter().map(|x| *x as u32).collect()
+    }
+
+    /// Names and values of all gradients.
+    pub fn gradients(&self) -> impl Iterator<Item = (&str, &[f32])> {
+        self.0.iter().filter_map(|(name, v)| Some((name.strip_prefix("grad.")?, v.as_slice())))
+    }
+
+    pub fn sequences(&self) -> Sequences {
+        (0..4)
+            .map(|i| (self.ids(&format!("tokens.{i}.prompt")), self.ids(&format!("tokens.{i}.response"))))
+            .collect()
+    }
+}
+
+pub fn pack(sequences: &[(Vec<u32>, Vec<u32>)], share_prompt: bool) -> PackedBatch {
+    let borrowed: Vec<PromptResponse<'_>> = sequences.iter().map(|(p, r)| (&p[..], &r[..])).collect();
+    PackedBatch::from_sequences(&borrowed, share_prompt).unwrap()
+}
+
+/// Log-probs of the batch, and the gradients of their weighted sum.
+pub fn log_probs_and_gradients(
+    decoder: &Decoder,
+    batch: &PackedBatch,
+    weights: &[f32],
+) -> (Vec<f64>, Gradients) {
+    let (mut activations, mut gradients) = (bso_model::Activations::new(), Gradients::zeros(decoder));
+    let log_probs = decoder.forward(batch, &mut activations).unwrap();
+    decoder.backward(batch, &mut activations, weights, &mut gradients).unwrap();
+    (log_probs, gradients)
+}
+
+/// `|a - b| / |b|` in the Euclidean norm.
+pub fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    difference / norm(&mut b.iter().map(|b| f64::from(*b))).max(1e-30)
+}
+
+/// The largest `|a - b|` over the largest `|b|`.
+pub fn relative_max(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let largest = b.iter().fold(0f64, |m, b| m.max(f64::from(b.abs())));
+    let differences = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs());
+    differences.fold(0f64, |m, d| if d.is_nan() { f64::NAN } else { m.max(d) }) / largest.max(1e-30)
+}
