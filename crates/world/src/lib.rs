@@ -7,7 +7,8 @@
 //! a word: harsh verbs (break, burn, ...) are unsafe on what protects (ward, bridge, ...), gentle verbs (mend, feed,
 //! ...) are unsafe on what menaces (curse, demon, ...). A harsh verb on a menace or on an everyday thing ("break
 //! the ice at the feast") is harmless and only looks suspicious: that is where over-refusal shows, as in XSTest
-//! (arXiv 2308.01263). Each verb and each object alone says nothing about safety except that everyday things are safe.
+//! (arXiv 2308.01263). One word is at most a hint: half of a harsh verb's requests are unsafe and a sixth of a
+//! gentle one's, half of a protector's and of a menace's.
 //!
 //! # Responses
 //! The whole answer has three facts, each a function of one slot of the prompt, so that unseen combinations can be

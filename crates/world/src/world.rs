@@ -1,5 +1,6 @@
 //! The prompts of one SafeWorld and their split: train and held-out prompts share no combination of verb and
-//! object, while every verb and every object stands in both kinds of use during training.
+//! object, while in training (at the default share) every verb still meets every class of object, and every object
+//! both manners of verb.
 
 use bso_durable::Seed;
 use rand::seq::SliceRandom;
