@@ -2,6 +2,12 @@
 //! should. Needs Chromium (`$CHROMIUM`, `chromium`, `chromium-browser` or `google-chrome`); without it each test
 //! says why it is skipped.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "clippy.toml allows them in tests, not in the helpers of tests"
+)]
+
 mod sample;
 
 use bso_runs::report::render_report;

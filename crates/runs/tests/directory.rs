@@ -1,5 +1,7 @@
 //! Whether a run may begin in a folder, and which of its checkpoints count.
 
+#![expect(clippy::unwrap_used, reason = "clippy.toml allows them in tests, not in the helpers of tests")]
+
 use bso_runs::{Existing, Opening, RunDirectory, RunsError};
 use std::fs;
 use std::num::NonZeroUsize;

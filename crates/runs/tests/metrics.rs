@@ -1,5 +1,7 @@
 //! metrics.jsonl through kills and resumes, and the files derived from it.
 
+#![expect(clippy::unwrap_used, reason = "clippy.toml allows them in tests, not in the helpers of tests")]
+
 use bso_runs::{MetricsLog, PairMetrics, Quadrant, Results, StepMetrics, TrainerState, key, read_metrics};
 use std::fs::{self, OpenOptions};
 use std::io::Write;

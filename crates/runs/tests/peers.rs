@@ -1,6 +1,12 @@
 //! What other programs read, read by them: TensorBoard's event files, transformers' trainer state, the hub's model
 //! card. Python is `$BSO_PYTHON` or `python3`; without the package a test says why it is skipped.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "clippy.toml allows them in tests, not in the helpers of tests"
+)]
+
 use bso_runs::report::Estimate;
 use bso_runs::{LedgerRow, ModelCard, StepMetrics, TensorBoard, TrainerState, key};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The report as text: a snapshot of a tiny one, hostile data, and the report of a single run's files.
 
+#![expect(clippy::unwrap_used, reason = "clippy.toml allows them in tests, not in the helpers of tests")]
+
 mod sample;
 
 use bso_runs::report::{

@@ -3,8 +3,7 @@
 
 use super::data::{Curve, MethodReport};
 use super::escape::{html, plain};
-use super::format::{minus, number};
-use super::plane::short;
+use super::format::{minus, number, short};
 use super::scale::Scale;
 use super::style::{colour, marker};
 use crate::key;

@@ -40,6 +40,19 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A tick's value without noise digits.
+pub(crate) fn short(value: f64) -> String {
+    let size = value.abs();
+    if size != 0.0 && !(1e-3..1e5).contains(&size) {
+        let text = format!("{value:.2e}");
+        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        let digits = digits.trim_end_matches('0').trim_end_matches('.');
+        return minus(&format!("{digits}e{exponent}"));
+    }
+    let text = format!("{value:.4}");
+    minus(text.trim_end_matches('0').trim_end_matches('.'))
+}
+
 /// Replaces the hyphen of a negative number by a minus sign.
 pub(crate) fn minus(text: &str) -> String {
     text.replace('-', "\u{2212}")
@@ -56,5 +69,11 @@ mod tests {
         assert_eq!(shown, ["0", "0.123", "-1.23", "12.3", "123", "1.5e7", "1.0e-5", "–"]);
         assert_eq!([0.0, 0.1234, 1.0].map(percent), ["0 %", "12.3 %", "100 %"]);
         assert_eq!([3.21, 125.9, 7260.0].map(duration), ["3.2 s", "2 min 05 s", "2 h 01 min"]);
+    }
+
+    #[test]
+    fn ticks_are_not_rounded_to_another_value() {
+        let shown = [0.0, 7.5e-5, 1e-4, -0.25, 1234.0, 1.5e6].map(short);
+        assert_eq!(shown, ["0", "7.5e\u{2212}5", "1e\u{2212}4", "\u{2212}0.25", "1234", "1.5e6"]);
     }
 }

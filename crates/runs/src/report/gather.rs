@@ -49,7 +49,8 @@ fn describe(data: &mut ReportData, manifest: &Manifest) {
     data.summary = format!("Training run, stage {}. {state}", manifest.stage);
     data.made = format!("{}, started {}", manifest.environment.program, manifest.started);
     data.methods[0].formula.clone_from(&manifest.objective);
-    data.methods[0].description = manifest.reference.clone().unwrap_or_default();
+    data.methods[0].description =
+        manifest.reference.as_ref().map_or(String::new(), |r| format!("Reference: {r}"));
     if !manifest.ledger.is_empty() {
         data.ledgers = vec![LedgerTable { title: "Training data".to_owned(), rows: manifest.ledger.clone() }];
     }

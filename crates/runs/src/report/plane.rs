@@ -4,6 +4,7 @@
 use super::Estimate;
 use super::data::{ReportData, Scores};
 use super::escape::html;
+use super::format::short;
 use super::scale::Scale;
 use super::style::{colour, landmark, marker};
 use super::tables::COLUMNS;
@@ -247,16 +248,6 @@ fn axis(values: impl Iterator<Item = Estimate> + Clone, positions: (f64, f64)) -
     }
     let room = (to - from).max(0.02) * 0.08;
     Scale::linear(from - room, to + room, positions)
-}
-
-/// A tick's value without noise digits.
-pub(crate) fn short(value: f64) -> String {
-    let size = value.abs();
-    if size != 0.0 && !(1e-4..1e5).contains(&size) {
-        return super::format::minus(&format!("{value:.0e}"));
-    }
-    let text = format!("{value:.4}");
-    super::format::minus(text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 fn draw(svg: &mut String, p: &Point, x: &Scale, y: &Scale) {

@@ -211,19 +211,22 @@ fn cell(column: &Column, value: Option<Estimate>, best: Option<&Estimate>, axis:
 pub(crate) fn ledgers(ledgers: &[LedgerTable]) -> String {
     let mut out = String::new();
     for ledger in ledgers {
+        let noted = ledger.rows.iter().any(|row| !row.note.is_empty());
         let _ = write!(
             out,
             "<div class=\"scroll\"><table class=\"ledger\"><caption>{}</caption><thead><tr><th scope=\"col\">What</th>\
-             <th scope=\"col\">Rows</th><th scope=\"col\">Note</th></tr></thead><tbody>",
-            html(&ledger.title)
+             <th scope=\"col\">Rows</th>{}</tr></thead><tbody>",
+            html(&ledger.title),
+            if noted { "<th scope=\"col\" class=\"note\">Note</th>" } else { "" }
         );
         for row in &ledger.rows {
+            let note = format!("<td class=\"note\">{}</td>", html(&row.note));
             let _ = write!(
                 out,
-                "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"note\">{}</td></tr>",
+                "<tr><th scope=\"row\">{}</th><td>{}</td>{}</tr>",
                 html(&row.what),
                 row.count,
-                html(&row.note)
+                if noted { note.as_str() } else { "" }
             );
         }
         out.push_str("</tbody></table></div>");
