@@ -1,5 +1,11 @@
 //! Every golden vector (60-digit arithmetic on the decimal inputs) to 1e-12 relative in loss and derivatives.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test reports through panics, in its own functions too"
+)]
+
 use bso_objective::{
     BsoSettings, Generator, KtoBatch, KtoLoss, PairInputs, PairLogProbs, PairLoss, PreferenceLoss,
     SafetyLabels, Tail,

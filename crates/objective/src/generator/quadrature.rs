@@ -32,7 +32,7 @@ const MAX_PANELS: usize = 200_000;
 /// finite numbers or the refinement does not settle.
 pub(crate) fn from_zero(f: impl Fn(f64) -> f64, end: f64) -> Option<f64> {
     let panels = end.abs().ceil().max(1.0);
-    if !(panels <= MAX_PANELS as f64) {
+    if panels > MAX_PANELS as f64 {
         return None;
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 <= panels <= MAX_PANELS")]
