@@ -172,7 +172,7 @@ fn what_is_not_there_yet_is_refused_by_name() {
         ("stage: reward", "stage: reward"),
         ("stage: ppo_lag", "stage: ppo_lag"),
         ("report_to: wandb", "report_to: wandb"),
-        ("report_to: [tensorboard]", "report_to: tensorboard"),
+        ("report_to: [mlflow]", "report_to: mlflow"),
         ("gradient_checkpointing: true", "gradient_checkpointing"),
         ("precompute_ref_log_probs: false", "precompute_ref_log_probs"),
         ("dataset_train_split: train", "dataset_train_split"),
@@ -393,7 +393,7 @@ fn every_supported_key_reaches_the_resolved_config() {
         config("loss_type: bso\ngenerator: {kernel: \"cosh(u)\"}", "").settings().iter().map(|(k, _)| k.name),
     );
     // Read into another key, or acting before anything is resolved.
-    let merged = ["preset", "generator_lambda", "generator_scale", "generator_mu", "report_to"];
+    let merged = ["preset", "generator_lambda", "generator_scale", "generator_mu"];
     for key in keys().filter(|key| matches!(key.status, Status::Supported) && !merged.contains(&key.name)) {
         assert!(written.contains(&key.name), "{} is in the table but never resolved", key.name);
     }
@@ -466,6 +466,7 @@ fn warm_up_and_intervals_count_steps() {
         (21, 5)
     );
     assert_eq!(config("loss_type: dpo\nnum_train_epochs: 0.5", "").schedule.total_steps(7), 4);
+    assert!(config("loss_type: dpo", "--report_to tensorboard").run.tensorboard);
     let run = config("loss_type: dpo\nsave_steps: 4\neval_strategy: epoch", "").run;
     assert_eq!((1..=9).filter(|s| run.saves_after(*s, 3)).collect::<Vec<_>>(), [4, 8]);
     assert_eq!((1..=9).filter(|s| run.evaluates_after(*s, 3)).collect::<Vec<_>>(), [3, 6, 9]);

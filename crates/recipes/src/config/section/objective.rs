@@ -119,6 +119,23 @@ impl ObjectiveSection {
         }
     }
 
+    /// beta, in reward units per nat; 0 for nll, which has no reference and no rewards.
+    pub fn beta(&self) -> f64 {
+        match self {
+            Self::Nll => 0.0,
+            Self::Bso(bso) => bso.beta,
+            Self::Dpo { beta }
+            | Self::Cdpo { beta, .. }
+            | Self::Ipo { beta }
+            | Self::IpoMean { beta }
+            | Self::Hinge { beta }
+            | Self::SafeDpo { beta, .. }
+            | Self::Bfpo { beta, .. }
+            | Self::Modpo { beta, .. }
+            | Self::Kto { beta, .. } => *beta,
+        }
+    }
+
     /// The loss itself.
     ///
     /// # Errors

@@ -39,6 +39,8 @@ pub struct RunSection {
     pub save_total_limit: Option<usize>,
     /// Interval of metrics lines in optimiser steps.
     pub logging_steps: u64,
+    /// Whether TensorBoard's event files are written beside metrics.jsonl (`report_to: tensorboard`).
+    pub tensorboard: bool,
 }
 
 impl RunSection {
@@ -58,6 +60,7 @@ impl RunSection {
             save_steps: r.integer("save_steps")?,
             save_total_limit: r.optional_integer("save_total_limit")?.map(|n| n as usize),
             logging_steps,
+            tensorboard: r.get("report_to")? == Setting::Choice("tensorboard"),
         })
     }
 
@@ -76,6 +79,7 @@ impl RunSection {
         out.integer("save_steps", self.save_steps);
         out.optional_integer("save_total_limit", self.save_total_limit.map(|n| n as u64));
         out.integer("logging_steps", self.logging_steps);
+        out.put("report_to", Setting::Choice(if self.tensorboard { "tensorboard" } else { "none" }));
     }
 
     /// Whether an evaluation is due after optimiser step `done` (counted from 1) of epochs of `steps_per_epoch`.

@@ -11,10 +11,10 @@ const SAVING: &[Choice] = &[
     later("best", &[], "keep all checkpoints (`save_strategy: epoch`) and choose by metrics.jsonl"),
 ];
 const WHY_NO_TRACKER: &str =
-    "metrics.jsonl and report.html in output_dir hold every figure; use `report_to: none`";
+    "metrics.jsonl and report.html in output_dir hold every figure; use `report_to: none` or tensorboard";
 const TRACKERS: &[Choice] = &[
     choice("none"),
-    later("tensorboard", &[], WHY_NO_TRACKER),
+    choice("tensorboard"),
     later("wandb", &["all", "mlflow", "comet_ml", "trackio", "swanlab"], WHY_NO_TRACKER),
 ];
 const COUNT: Kind = Kind::Integer { min: 1, max: MOST };
