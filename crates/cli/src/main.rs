@@ -2,6 +2,7 @@
 
 mod command;
 mod exit;
+mod signal;
 mod terminal;
 
 use clap::Parser;

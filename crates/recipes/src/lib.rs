@@ -1,1 +1,34 @@
-//! TODO-banner
+//! The procedures: what a command does, from checked input to files on disk. They tie data, objective, model and
+//! runs together; none of these knows another.
+//!
+//! The main path: [`train::train`] -> `session` -> `step` -> the model's log-probs -> `objective` -> the model's
+//! gradients and optimiser.
+
+pub mod artefacts;
+mod batches;
+mod checkpoint;
+pub mod config;
+pub mod dataset;
+pub mod demo;
+mod error;
+mod example;
+mod first_steps;
+pub mod generate;
+pub mod lines;
+pub mod logprobs;
+mod objective;
+mod reference;
+mod run_log;
+mod schedule;
+mod score;
+mod session;
+mod step;
+mod step_metrics;
+pub mod train;
+
+pub use error::RecipeError;
+pub use objective::TrainingObjective;
+pub use train::{Trained, train};
+
+pub use bso_data::{Message, Preference, TemplateChoice, Truncation, TruncationMode};
+pub use bso_model::{Engine, GenerateConfig};

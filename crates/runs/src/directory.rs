@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Files that show that a folder holds a run, most telling first.
-const RECORDS: [&str; 8] = [
+const RECORDS: [&str; 9] = [
     "manifest.json",
     "metrics.jsonl",
+    "reference_log_probs.jsonl",
     "trainer_state.json",
     "config.yaml",
     "all_results.json",
@@ -112,6 +113,11 @@ impl RunDirectory {
     /// One JSON object per logged step.
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
+    }
+
+    /// The reference's log-probs of the examples, with what they depend on.
+    pub fn reference_log_probs(&self) -> PathBuf {
+        self.root.join("reference_log_probs.jsonl")
     }
 
     /// The Hugging Face trainer's view of the run.

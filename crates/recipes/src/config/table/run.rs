@@ -55,6 +55,6 @@ pub(super) const KEYS: &[Key] = &[
         .prominent()
         .bookkeeping(),
     Key::new("report_to", Run, Kind::Choice(TRACKERS), "none")
-        .says(HF, "Trackers that receive the metrics besides metrics.jsonl.")
+        .says(HF, "Tracker that receives the metrics besides metrics.jsonl; tensorboard: event files in output_dir/tensorboard.")
         .bookkeeping(),
 ];

@@ -1,0 +1,63 @@
+//! The commands: one file each. Here is only the list and the way to them.
+
+mod chat;
+mod config;
+mod data;
+mod demo;
+mod generate;
+mod logprobs;
+mod loss;
+mod train;
+mod verify;
+
+use crate::exit::Outcome;
+use crate::terminal::Terminal;
+use clap::{Parser, Subcommand};
+
+/// Align language models to be helpful and safe, in one stage, from preference pairs with safety labels.
+#[derive(Parser, Debug)]
+#[command(name = "bso", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Every command.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Watch a small language model become helpful and safe: the whole pipeline on a synthetic world with known truth
+    Demo(demo::DemoArgs),
+    /// Train by a YAML config (SFT or preference stage)
+    Train(train::TrainArgs),
+    /// Talk to a model, or to two side by side
+    Chat(chat::ChatArgs),
+    /// Look at preference data before training on it
+    Data(data::DataArgs),
+    /// Write a commented config for a method, or show a resolved one
+    Config(config::ConfigArgs),
+    /// Add the log-probs of responses under a model to rows
+    Logprobs(logprobs::LogprobsArgs),
+    /// Answer prompts with a model
+    Generate(generate::GenerateArgs),
+    /// Evaluate a loss and its derivatives on rows of log-probs
+    Loss(loss::LossArgs),
+    /// Check that every generator's optimum is the safe optimum, in worlds where it is known exactly
+    Verify(verify::VerifyArgs),
+}
+
+/// Runs the command.
+pub fn run(command: Command) -> anyhow::Result<Outcome> {
+    let terminal = Terminal::new();
+    match command {
+        Command::Demo(args) => demo::run(&args, &terminal),
+        Command::Train(args) => train::run(&args, &terminal),
+        Command::Chat(args) => chat::run(&args),
+        Command::Data(args) => data::run(args, &terminal).map(|()| Outcome::Done),
+        Command::Config(args) => config::run(args).map(|()| Outcome::Done),
+        Command::Logprobs(args) => logprobs::run(&args, &terminal),
+        Command::Generate(args) => generate::run(&args, &terminal),
+        Command::Loss(args) => loss::run(args).map(|()| Outcome::Done),
+        Command::Verify(args) => verify::run(args).map(Outcome::passed),
+    }
+}

@@ -1,0 +1,180 @@
+//! What a finished run leaves beside its log: the model in Hugging Face layout, results, the model card, the report.
+
+use crate::RecipeError;
+use crate::config::TrainConfig;
+use crate::dataset::Dataset;
+use crate::objective::TrainingObjective;
+use crate::reference::fingerprint_model;
+use bso_data::ChatTokenizer;
+use bso_durable::{atomic_write, fingerprint_bytes};
+use bso_model::{DType, Decoder};
+use bso_runs::report::{Estimate, run_report, write_report};
+use bso_runs::{
+    Environment, Fingerprinted, LedgerRow, Manifest, ModelCard, Results, RunDirectory, Status, StepMetrics, TrainerState,
+    key, read_metrics,
+};
+use serde_json::{Map, json};
+use std::time::SystemTime;
+
+/// What is known about a run before its first step; the same for the manifest, the card and the report.
+pub struct Facts {
+    manifest: Manifest,
+    config: String,
+    method: &'static str,
+    base_model: String,
+    dataset: String,
+    batch: u64,
+}
+
+impl Facts {
+    /// Looks at everything that the run was given.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn gather(
+        config: &TrainConfig,
+        objective: &TrainingObjective,
+        dataset: &Dataset,
+        tokenizer: &ChatTokenizer,
+        decoder: &Decoder,
+        examples: &str,
+    ) -> Result<Self, RecipeError> {
+        let model = &config.model.model_name_or_path;
+        let named = |role: &str, name: String, sha256: String| (role.to_owned(), Fingerprinted { name, sha256 });
+        let mut fingerprints = vec![
+            named("model", model.display().to_string(), fingerprint_model(model)?),
+            named("tokenizer", model.display().to_string(), tokenizer.fingerprint()),
+            named("data", config.data.dataset_name.display().to_string(), examples.to_owned()),
+            named("config", "config.yaml".to_owned(), config.fingerprint()),
+        ];
+        if let Some(reference) = &config.model.ref_model {
+            fingerprints.push(named("reference", reference.display().to_string(), fingerprint_model(reference)?));
+        }
+        let ledger = dataset.ledger.lines().into_iter();
+        let manifest = Manifest {
+            format: Manifest::FORMAT,
+            status: Status::Running,
+            started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            environment: Environment::detect(),
+            stage: config.stage.to_string(),
+            objective: objective.formula(),
+            reference: objective.needs_reference().then(|| config.model.reference_in_words()),
+            device: decoder.engine().device().name().to_owned(),
+            dtype: config.model.dtype.to_string(),
+            num_threads: decoder.engine().num_threads(),
+            seed: config.model.seed,
+            trainable_parameters: decoder.parameter_count() as u64,
+            fingerprints,
+            ledger: ledger.map(|(what, count, note)| LedgerRow { what, count: count as u64, note }).collect(),
+            more: Map::new(),
+        };
+        Ok(Self {
+            manifest,
+            config: config.to_yaml(),
+            method: config.method(),
+            base_model: model.display().to_string(),
+            dataset: config.data.dataset_name.display().to_string(),
+            batch: config.schedule.per_device_train_batch_size as u64,
+        })
+    }
+
+    /// Writes manifest.json with the run's present status.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_manifest(&self, run: &RunDirectory, status: Status) -> Result<(), RecipeError> {
+        let manifest = Manifest { status, ..self.manifest.clone() };
+        Ok(manifest.write(&run.manifest())?)
+    }
+}
+
+/// Writes the resolved configuration.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_config(run: &RunDirectory, config: &TrainConfig) -> Result<(), RecipeError> {
+    Ok(atomic_write(&run.config(), |out| out.write_all(config.to_yaml().as_bytes()))?)
+}
+
+/// Writes the model and everything beside it; returns the final figures.
+///
+/// # Errors
+/// When something cannot be written; checkpoints are untouched.
+pub fn finish(
+    run: &RunDirectory,
+    facts: &Facts,
+    decoder: &Decoder,
+    tokenizer: &ChatTokenizer,
+    seconds: f64,
+) -> Result<Vec<(String, f64)>, RecipeError> {
+    let rows = read_metrics(&run.metrics())?.rows;
+    decoder.save(run.model(), DType::F32)?;
+    tokenizer.save(run.model())?;
+    write_generation_config(run, decoder, tokenizer)?;
+    let state = TrainerState { train_batch_size: facts.batch, ..TrainerState::of_history(rows.clone()) };
+    state.write(&run.trainer_state())?;
+    let results = results(&rows, seconds);
+    results.merge_into(&run.all_results())?;
+    card(facts, &results).write(&run.model_card())?;
+    write_report(&run.report(), &run_report(run)?)?;
+    Ok(results.iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+/// transformers stops generation at the ids in generation_config.json: the end of a turn belongs to them.
+fn write_generation_config(run: &RunDirectory, decoder: &Decoder, tokenizer: &ChatTokenizer) -> Result<(), RecipeError> {
+    let mut config = Map::new();
+    if let Some((_, bos)) = tokenizer.bos() {
+        config.insert("bos_token_id".to_owned(), json!(bos));
+    }
+    let stops = tokenizer.end_of_turn_ids();
+    let stops: Vec<u32> = stops.into_iter().filter(|id| (*id as usize) < decoder.config().vocab_size).collect();
+    config.insert("eos_token_id".to_owned(), if stops.len() == 1 { json!(stops[0]) } else { json!(stops) });
+    Ok(bso_durable::write_json(&run.root().join("generation_config.json"), &config)?)
+}
+
+fn results(rows: &[StepMetrics], seconds: f64) -> Results {
+    let mut results = Results::new();
+    let last = |evaluation: bool| rows.iter().rev().find(|r| r.is_evaluation() == evaluation);
+    if let Some(row) = last(false) {
+        for (name, value) in row.iter().filter(|(name, _)| *name != key::STEP && !name.starts_with("quadrant/")) {
+            let name = if name == key::EPOCH { name.to_owned() } else { format!("train_{name}") };
+            results.put(name, value);
+        }
+        results.put_count("total_steps", row.step());
+    }
+    if let Some(row) = last(true) {
+        for (name, value) in row.iter().filter(|(name, _)| name.starts_with(key::EVAL_PREFIX)) {
+            results.put(name, value);
+        }
+    }
+    results.put("train_runtime", seconds);
+    results
+}
+
+fn card(facts: &Facts, results: &Results) -> ModelCard {
+    let manifest = &facts.manifest;
+    let shown = ["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins", "train_loss"];
+    ModelCard {
+        name: format!("{} ({})", file_name(&facts.base_model), facts.method),
+        base_model: facts.base_model.clone(),
+        datasets: vec![facts.dataset.clone()],
+        method: facts.method.to_owned(),
+        objective: manifest.objective.clone(),
+        reference: manifest.reference.clone(),
+        settings: vec![
+            ("seed".to_owned(), manifest.seed.to_string()),
+            ("trainable parameters".to_owned(), manifest.trainable_parameters.to_string()),
+            ("configuration (SHA-256)".to_owned(), fingerprint_bytes(facts.config.as_bytes())),
+        ],
+        ledger: manifest.ledger.clone(),
+        evaluation: shown
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), Estimate::exact(results.get(name)?))))
+            .collect(),
+        ..ModelCard::default()
+    }
+}
+
+fn file_name(path: &str) -> String {
+    std::path::Path::new(path).file_name().map_or_else(|| path.to_owned(), |n| n.to_string_lossy().into_owned())
+}

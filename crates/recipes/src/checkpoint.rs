@@ -1,0 +1,131 @@
+//! Checkpoints: everything that the rest of a run depends on, so that a resumed run ends in the same bytes as an
+//! uninterrupted one. Batches need no saved state: they follow from the seed and the step.
+
+use crate::RecipeError;
+use crate::config::TrainConfig;
+use crate::objective::Observation;
+use bso_data::ChatTokenizer;
+use bso_durable::write_json;
+use bso_model::{DType, Decoder, Optimiser, OptimiserKind};
+use bso_runs::{Checkpoint, RunDirectory};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+const STATE: &str = "training_state.json";
+const OPTIMISER: &str = "optimizer.safetensors";
+
+/// Where a run stands between two steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Tokens that entered the model.
+    pub tokens: u64,
+    /// Observations since the last logged row.
+    pub pending: Vec<Observation>,
+    /// Gradient norm of the last step.
+    pub grad_norm: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    progress: Progress,
+    /// Every setting that decides results, as text.
+    settings: BTreeMap<String, String>,
+    /// Fingerprint of the training and held-out token sequences.
+    examples: String,
+}
+
+/// What a checkpoint must agree with.
+pub struct Ingredients<'a> {
+    /// The configuration.
+    pub config: &'a TrainConfig,
+    /// [`crate::reference::fingerprint_examples`].
+    pub examples: &'a str,
+}
+
+impl Ingredients<'_> {
+    fn settings(&self) -> BTreeMap<String, String> {
+        let decides = |(key, _): &(&'static crate::config::Key, _)| key.decides_result;
+        let written = self.config.settings().into_iter().filter(decides);
+        written.map(|(key, setting)| (key.name.to_owned(), format!("{setting:?}"))).collect()
+    }
+}
+
+/// Writes the checkpoint of the present step, whole or not at all.
+///
+/// # Errors
+/// When it cannot be written; earlier checkpoints are untouched.
+pub fn save(
+    run: &RunDirectory,
+    progress: &Progress,
+    ingredients: &Ingredients<'_>,
+    (decoder, optimiser, tokenizer): (&Decoder, &Optimiser, &ChatTokenizer),
+) -> Result<Checkpoint, RecipeError> {
+    let building = run.begin_checkpoint(progress.step)?;
+    // f32 whatever the run's dtype on disk: the next step continues from these very bits.
+    decoder.save(building.path(), DType::F32)?;
+    tokenizer.save(building.path())?;
+    optimiser.save(&building.path().join(OPTIMISER), decoder)?;
+    let state = State {
+        progress: progress.clone(),
+        settings: ingredients.settings(),
+        examples: ingredients.examples.to_owned(),
+    };
+    write_json(&building.path().join(STATE), &state)?;
+    Ok(building.commit()?)
+}
+
+/// Reads the state of the checkpoint in `dir` and checks that it belongs to this run.
+///
+/// # Errors
+/// A damaged state, or one of other settings or data; the differences are named.
+pub fn load_progress(dir: &Path, ingredients: &Ingredients<'_>) -> Result<Progress, RecipeError> {
+    let path = dir.join(STATE);
+    let damaged = |why: &dyn std::fmt::Display| {
+        RecipeError::input(format!("{}: {why}; resume from another checkpoint", path.display()))
+    };
+    let text = fs::read(&path).map_err(|e| damaged(&e))?;
+    let state: State = serde_json::from_slice(&text).map_err(|e| damaged(&e))?;
+    let now = ingredients.settings();
+    let absent = "absent".to_owned();
+    let mut differences: Vec<String> = state
+        .settings
+        .keys()
+        .chain(now.keys())
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .filter(|key| state.settings.get(*key) != now.get(*key))
+        .map(|key| {
+            let [then, now] = [&state.settings, &now].map(|s| s.get(key).unwrap_or(&absent));
+            format!("{key} was {then} and is {now}")
+        })
+        .collect();
+    if state.examples != ingredients.examples {
+        differences.push("the token sequences of the data differ".to_owned());
+    }
+    if differences.is_empty() {
+        return Ok(state.progress);
+    }
+    Err(RecipeError::input(format!(
+        "the checkpoint in {} was made under other settings: {}; restore them, or start anew with \
+         overwrite_output_dir: true",
+        dir.display(),
+        differences.join("; ")
+    )))
+}
+
+/// Reads the optimiser's state of the checkpoint in `dir`.
+///
+/// # Errors
+/// A damaged file, or the state of another optimiser or model.
+pub fn load_optimiser(
+    dir: &Path,
+    kind: OptimiserKind,
+    weight_decay: f64,
+    decoder: &Decoder,
+) -> Result<Optimiser, RecipeError> {
+    Ok(Optimiser::load(&dir.join(OPTIMISER), kind, weight_decay, decoder)?)
+}

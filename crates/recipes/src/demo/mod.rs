@@ -1,0 +1,199 @@
+//! `bso demo`: the whole pipeline on SafeWorld, through the same files and the same training as any other run.
+//! World -> supervised model -> every method from it -> exact evaluation -> table and report.
+
+mod files;
+mod measure;
+mod method;
+mod page;
+
+pub use bso_runs::report::Estimate;
+pub use page::Line;
+
+use crate::RecipeError;
+use crate::config;
+use crate::train::train;
+use bso_durable::{Event, Interrupt, Observer};
+use bso_model::{Engine, ModelError};
+use bso_runs::RunDirectory;
+use bso_runs::report::write_report;
+use bso_world::{PreferenceConfig, Prompt};
+use measure::Measured;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How large everything is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sizes {
+    /// Width of the decoder, a multiple of 32.
+    pub hidden: usize,
+    /// Its layers.
+    pub layers: usize,
+    /// Rows of supervised text.
+    pub sft_rows: usize,
+    /// Passes over it.
+    pub sft_epochs: u32,
+    /// Preference pairs.
+    pub pairs: usize,
+    /// Passes over them.
+    pub preference_epochs: u32,
+    /// Learning rate of every method.
+    pub learning_rate: f64,
+}
+
+impl Default for Sizes {
+    /// Made to end within three minutes on two cores.
+    fn default() -> Self {
+        Self {
+            hidden: 96,
+            layers: 2,
+            sft_rows: 32_000,
+            sft_epochs: 1,
+            pairs: 6_000,
+            preference_epochs: 1,
+            learning_rate: 5e-4,
+        }
+    }
+}
+
+impl Sizes {
+    fn pairs(&self) -> PreferenceConfig {
+        PreferenceConfig { pairs: self.pairs, ..PreferenceConfig::default() }
+    }
+}
+
+/// What the demo is asked to do.
+#[derive(Clone, Debug)]
+pub struct DemoTask {
+    /// Where everything goes.
+    pub output_dir: PathBuf,
+    /// The first seed.
+    pub seed: u64,
+    /// Seeds run one after another and pooled in the table.
+    pub seeds: u64,
+    /// Sizes.
+    pub sizes: Sizes,
+    /// Threads; none: one per core.
+    pub num_threads: Option<usize>,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct DemoOutcome {
+    /// The reference, the optimum, then the methods.
+    pub lines: Vec<Line>,
+    /// The page.
+    pub report: PathBuf,
+}
+
+/// What one seed gave.
+struct SeedResult {
+    prompts: Vec<Prompt>,
+    reference_candidates: Vec<Vec<f64>>,
+    /// The reference, then the methods.
+    measured: Vec<(String, Measured, Option<f64>)>,
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// A folder that cannot be written; [`RecipeError::Interrupted`].
+pub fn demo(task: &DemoTask, interrupt: &Interrupt, observer: &dyn Observer) -> Result<DemoOutcome, RecipeError> {
+    let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
+    let mut results: Vec<SeedResult> = Vec::new();
+    for seed in task.seed..task.seed + task.seeds.max(1) {
+        let dir = task.output_dir.join(format!("seed-{seed}"));
+        results.push(one_seed(task, &dir, seed, &engine, (interrupt, observer))?);
+    }
+    let lines = lines(&results)?;
+    let report = task.output_dir.join("report.html");
+    let first = &results[0];
+    let greedy: Vec<(String, Vec<String>)> =
+        first.measured.iter().map(|(name, measured, _)| (name.clone(), measured.greedy.clone())).collect();
+    let data = page::page(&page::Page {
+        dir: &task.output_dir.join(format!("seed-{}", task.seed)),
+        lines: &lines,
+        prompts: &first.prompts,
+        greedy: &greedy,
+        seeds: results.len() as u64,
+        sizes: &task.sizes,
+    })?;
+    write_report(&report, &data)?;
+    bso_durable::write_json(&task.output_dir.join("report.json"), &data)?;
+    Ok(DemoOutcome { lines, report })
+}
+
+fn one_seed(
+    task: &DemoTask,
+    dir: &Path,
+    seed: u64,
+    engine: &Arc<Engine>,
+    (interrupt, observer): (&Interrupt, &dyn Observer),
+) -> Result<SeedResult, RecipeError> {
+    bso_durable::ensure_dir(dir)?;
+    let world = files::write(dir, &task.sizes, seed, engine)?;
+    let prompts = world.held_out().to_vec();
+    let mut quiet = Quiet { observer, of: String::new() };
+    let mut run = |name: &str| -> Result<f64, RecipeError> {
+        quiet.of = format!("seed {seed}, {name}");
+        let overrides: Vec<(String, String)> =
+            task.num_threads.map(|n| ("num_threads".to_owned(), n.to_string())).into_iter().collect();
+        let resolved = config::load(&dir.join(format!("{name}.yaml")), &overrides)?;
+        let trained = train(&resolved.config, interrupt, &quiet)?;
+        if trained.interrupted { Err(RecipeError::Interrupted) } else { Ok(trained.seconds) }
+    };
+    let seconds = run("sft")?;
+    observer.event(Event::Note(format!("seed {seed}: supervised model trained in {seconds:.0} s")));
+    let reference = measure::open(&RunDirectory::at(dir.join("sft")).model(), engine)?;
+    let reference_candidates = measure::candidate_log_probs(&reference, &prompts)?;
+    let measured = measure::measure(&reference, &prompts, &reference_candidates, seed, interrupt)?;
+    let mut all = vec![("reference".to_owned(), measured, None)];
+    for method in &method::METHODS {
+        let seconds = run(method.name)?;
+        let model = measure::open(&dir.join(method.name), engine)?;
+        let measured = measure::measure(&model, &prompts, &reference_candidates, seed, interrupt)?;
+        observer.event(Event::Note(format!("seed {seed}: {} trained in {seconds:.0} s", method.name)));
+        all.push((method.name.to_owned(), measured, Some(seconds)));
+    }
+    Ok(SeedResult { prompts, reference_candidates, measured: all })
+}
+
+/// All seeds pooled: the reference, the optimum, then the methods.
+fn lines(results: &[SeedResult]) -> Result<Vec<Line>, RecipeError> {
+    let mut lines = Vec::new();
+    for (i, (name, ..)) in results[0].measured.iter().enumerate() {
+        let mut pooled = Measured::default();
+        let mut seconds = Vec::new();
+        for result in results {
+            let (_, measured, took) = &result.measured[i];
+            pooled.answers.extend_from_slice(&measured.answers);
+            pooled.exact.extend_from_slice(&measured.exact);
+            seconds.extend(*took);
+        }
+        let mean = (!seconds.is_empty()).then(|| seconds.iter().sum::<f64>() / seconds.len() as f64);
+        lines.push(page::line(name, &pooled, mean)?);
+    }
+    let prompts: Vec<(Prompt, Vec<f64>)> = results
+        .iter()
+        .flat_map(|r| r.prompts.iter().copied().zip(r.reference_candidates.iter().cloned()))
+        .collect();
+    lines.insert(1, page::optimum_line(&prompts)?);
+    Ok(lines)
+}
+
+/// Lets progress and warnings of a run through, under the method's name; its start-up notes would bury the table.
+struct Quiet<'a> {
+    observer: &'a dyn Observer,
+    of: String,
+}
+
+impl Observer for Quiet<'_> {
+    fn event(&self, event: Event) {
+        match event {
+            Event::Note(_) => {}
+            Event::Started { task, total, unit } => {
+                self.observer.event(Event::Started { task: format!("{}: {task}", self.of), total, unit });
+            }
+            other => self.observer.event(other),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What can end a procedure early, and whether the input or the run is to blame.
+
+use bso_runs::RunsError;
+use std::io;
+
+/// An error of this crate; [`RecipeError::is_failed_run`] tells which exit code it deserves.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// A configuration that cannot be used.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// Data, a tokenizer or a template that cannot be used.
+    #[error(transparent)]
+    Data(#[from] bso_data::DataError),
+    /// Weights or a model configuration that cannot be used.
+    #[error(transparent)]
+    Model(#[from] bso_model::ModelError),
+    /// A loss that cannot be built or evaluated.
+    #[error(transparent)]
+    Objective(#[from] bso_objective::ObjectiveError),
+    /// The run directory.
+    #[error(transparent)]
+    Runs(#[from] RunsError),
+    /// The synthetic world.
+    #[error(transparent)]
+    World(#[from] bso_world::WorldError),
+    /// Reading or writing.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Input that cannot be used; the text says what and how to mend it.
+    #[error("{0}")]
+    Input(String),
+    /// A run that went wrong; the text says what and how to mend it.
+    #[error("{0}")]
+    Failed(String),
+    /// The user asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl RecipeError {
+    /// A run that went wrong.
+    pub fn failed(what: impl Into<String>) -> Self {
+        Self::Failed(what.into())
+    }
+
+    /// Input that cannot be used.
+    pub fn input(what: impl Into<String>) -> Self {
+        Self::Input(what.into())
+    }
+
+    /// Whether the run failed while running (exit code 1), as opposed to bad input (2).
+    pub fn is_failed_run(&self) -> bool {
+        match self {
+            Self::Failed(_) | Self::Objective(_) => true,
+            Self::Io(e) | Self::Runs(RunsError::Write(e) | RunsError::Io { source: e, .. }) => is_full(e),
+            Self::Runs(RunsError::TooLittleSpace { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}

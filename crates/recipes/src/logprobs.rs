@@ -1,0 +1,162 @@
+//! `bso logprobs`: the log-prob of every response of every row under a model, exactly as training scores it.
+
+use crate::RecipeError;
+use crate::batches::by_tokens;
+use crate::generate::{ChatModel, tell_skipped};
+use crate::lines::{self, ReadRows};
+use crate::step::pack;
+use bso_data::{
+    Ledger, Origin, Preference, PreferencePair, PreferenceRecord, Schema, SftExample, TemplateChoice, TokenisedSequence,
+    Truncation, tokenise_pairs, tokenise_sft,
+};
+use bso_durable::{Interrupt, Observer, Task};
+use bso_model::{Engine, ModelError, Workspace};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What `bso logprobs` is asked to do.
+#[derive(Clone, Debug)]
+pub struct LogprobsTask {
+    /// Model directory.
+    pub model: PathBuf,
+    /// Rows; `-` is standard input.
+    pub data: PathBuf,
+    /// Where the rows go; `-` is standard output.
+    pub output: PathBuf,
+    /// The template.
+    pub template: TemplateChoice,
+    /// Orders the responses of PKU rows into chosen and rejected.
+    pub preference: Option<Preference>,
+    /// Length limit.
+    pub truncation: Truncation,
+    /// Count bad rows instead of stopping.
+    pub rows: ReadRows,
+    /// Threads; none: one per core.
+    pub num_threads: Option<usize>,
+}
+
+/// What a row holds: two responses to one prompt, or one.
+enum Responses {
+    /// With the prefixes that their new fields get.
+    Two([&'static str; 2], PreferencePair),
+    One(SftExample),
+}
+
+const TOKENS: usize = 4096;
+
+/// Adds `<prefix>logp` and `<prefix>tokens` to every row.
+///
+/// # Errors
+/// Bad rows by line; a model that cannot be used; an output that cannot be written.
+pub fn logprobs(task: &LogprobsTask, interrupt: &Interrupt, observer: &dyn Observer) -> Result<(), RecipeError> {
+    let (rows, mut skipped) = lines::read(&task.data, task.rows, |origin, row| responses(origin, row, task.preference))?;
+    let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
+    let model = ChatModel::open(&task.model, &task.template, engine)?;
+    let mut scored: Vec<ScoredRow> = Vec::with_capacity(rows.len());
+    let mut tokenised = tokenise(&model, rows.iter().map(|(_, r)| r), task.truncation, observer)?.into_iter().peekable();
+    for ((origin, row), _) in rows {
+        match tokenised.next_if(|(at, _)| *at == origin) {
+            Some((_, sequences)) => scored.push((row, sequences)),
+            None if task.rows.skip_bad_rows => skipped += 1,
+            None => {
+                return Err(RecipeError::input(format!(
+                    "{origin}: nothing is left to score within max_length; raise it, choose another truncation_mode, or \
+                     use --skip_bad_rows"
+                )));
+            }
+        }
+    }
+    score(&model, &mut scored, interrupt, observer)?;
+    tell_skipped(skipped, observer);
+    lines::write(&task.output, scored.iter().map(|(row, _)| row))
+}
+
+/// The sequences of every row that can be scored, in order, with the row's place.
+fn tokenise<'a>(
+    model: &ChatModel,
+    rows: impl Iterator<Item = &'a Responses>,
+    truncation: Truncation,
+    observer: &dyn Observer,
+) -> Result<Vec<(Origin, Vec<(&'static str, TokenisedSequence)>)>, RecipeError> {
+    let (mut pairs, mut prefixes, mut singles) = (Vec::new(), Vec::new(), Vec::new());
+    for row in rows {
+        match row {
+            Responses::Two(names, pair) => {
+                pairs.push(pair.clone());
+                prefixes.push((pair.origin.clone(), *names));
+            }
+            Responses::One(single) => singles.push(single.clone()),
+        }
+    }
+    let mut ledger = Ledger::default();
+    let pairs = tokenise_pairs(&pairs, &model.tokenizer, truncation, &mut ledger, observer)?;
+    let singles = tokenise_sft(&singles, &model.tokenizer, truncation, &mut ledger, observer)?;
+    let mut names = prefixes.into_iter();
+    let pairs = pairs.into_iter().filter_map(|pair| {
+        let (origin, [first, second]) = names.by_ref().find(|(origin, _)| *origin == pair.origin)?;
+        Some((origin, vec![(first, pair.chosen), (second, pair.rejected)]))
+    });
+    let singles = singles.into_iter().map(|s| (s.origin, vec![("", s.sequence)]));
+    let mut all: Vec<_> = pairs.chain(singles).collect();
+    // Files may mix both kinds of row: back to the order of the rows.
+    all.sort_by(|(a, _), (b, _)| (&a.file, a.row).cmp(&(&b.file, b.row)));
+    Ok(all)
+}
+
+type ScoredRow = (Map<String, Value>, Vec<(&'static str, TokenisedSequence)>);
+
+fn score(
+    model: &ChatModel,
+    rows: &mut [ScoredRow],
+    interrupt: &Interrupt,
+    observer: &dyn Observer,
+) -> Result<(), RecipeError> {
+    let mut progress = Task::start(observer, "log-probs", Some(rows.len() as u64), "rows");
+    let mut workspace = Workspace::new();
+    let lengths: Vec<usize> = rows.iter().map(|(_, s)| s.iter().map(|(_, s)| s.len()).sum()).collect();
+    for group in by_tokens(lengths, TOKENS) {
+        if interrupt.is_raised() {
+            return Err(RecipeError::Interrupted);
+        }
+        let group = &mut rows[group];
+        let batch = pack(group.iter().flat_map(|(_, sequences)| sequences.iter().map(|(_, s)| s)))?;
+        let mut log_probs = model.decoder.log_probs_in(&batch, &mut workspace)?.into_iter();
+        for (row, sequences) in group.iter_mut() {
+            for ((prefix, sequence), log_prob) in sequences.iter().zip(log_probs.by_ref()) {
+                row.insert(format!("{prefix}logp"), log_prob.into());
+                row.insert(format!("{prefix}tokens"), sequence.response.len().into());
+            }
+        }
+        progress.advance(group.len() as u64, String::new);
+    }
+    Ok(())
+}
+
+/// The responses of a row: of a pair, of a PKU row (by number, or ordered by `preference`), or a single one.
+fn responses(origin: &Origin, row: &Map<String, Value>, preference: Option<Preference>) -> Result<Responses, String> {
+    let by_number = row.contains_key("response_0") && preference.is_none();
+    if by_number || row.contains_key("response_0") || row.contains_key("chosen") {
+        let schema = Schema::detect(row).map_err(|e| e.to_string())?.schema;
+        let record = PreferenceRecord::parse(schema, row, origin).map_err(|(_, why)| why)?;
+        if by_number {
+            let [chosen, rejected] = record.responses;
+            let pair = PreferencePair {
+                prompt: record.prompt,
+                chosen,
+                rejected,
+                chosen_unsafe: None,
+                rejected_unsafe: None,
+                chosen_margin: None,
+                rejected_margin: None,
+                origin: origin.clone(),
+            };
+            return Ok(Responses::Two(["response_0_", "response_1_"], pair));
+        }
+        let pair = record.into_pair(preference.unwrap_or_default()).map_err(|(_, why)| why)?;
+        return Ok(Responses::Two(["chosen_", "rejected_"], pair));
+    }
+    let prompt = lines::conversation(row)?;
+    let response = lines::text(row, "response")?.to_owned();
+    Ok(Responses::One(SftExample { prompt, response, origin: origin.clone() }))
+}

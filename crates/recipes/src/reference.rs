@@ -1,0 +1,151 @@
+//! The reference: its log-probs are computed once and kept in the run directory under what they depend on, so
+//! that the frozen model need not stay in memory and a stale file is refused instead of used.
+
+use crate::RecipeError;
+use crate::example::Example;
+use crate::score::score;
+use bso_durable::{Event, Fingerprint, Interrupt, Observer, atomic_write, fingerprint_file};
+use bso_model::Decoder;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+/// For every example the log-probs (nats) of its [`Example::scored`] sequences under the reference.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReferenceLogProbs {
+    /// Of the training examples.
+    pub train: Vec<Vec<f64>>,
+    /// Of the held-out examples.
+    pub eval: Vec<Vec<f64>>,
+}
+
+/// What the log-probs depend on, by role; shown when it does not match.
+pub type Dependencies = BTreeMap<String, String>;
+
+/// First line of the file; one line per example follows.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: u32,
+    depends_on: Dependencies,
+    train: usize,
+    eval: usize,
+}
+
+const FORMAT: u32 = 1;
+
+/// Fingerprint of a model folder: its configuration and its weights.
+///
+/// # Errors
+/// A folder or file that cannot be read.
+pub fn fingerprint_model(dir: &Path) -> Result<String, RecipeError> {
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .map_err(|e| RecipeError::input(format!("cannot read the model folder {}: {e}", dir.display())))?
+        .filter_map(|entry| entry.ok().map(|e| e.file_name().to_string_lossy().into_owned()))
+        .filter(|name| name == "config.json" || name.ends_with(".safetensors"))
+        .collect();
+    names.sort();
+    let mut fingerprint = Fingerprint::new();
+    for name in names {
+        fingerprint.part(&name).part(fingerprint_file(&dir.join(&name))?);
+    }
+    Ok(fingerprint.finish())
+}
+
+/// Fingerprint of the token sequences: data, transform, template, truncation and split all show in it.
+pub fn fingerprint_examples(train: &[Example], eval: &[Example]) -> String {
+    let mut fingerprint = Fingerprint::new();
+    for examples in [train, eval] {
+        fingerprint.part(examples.len().to_le_bytes());
+        for sequence in examples.iter().flat_map(Example::scored) {
+            for ids in [&sequence.prompt, &sequence.response] {
+                let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+                fingerprint.part(bytes);
+            }
+        }
+    }
+    fingerprint.finish()
+}
+
+impl ReferenceLogProbs {
+    /// Reads the file at `path` if it was made from the same ingredients; computes and writes it if there is none.
+    ///
+    /// # Errors
+    /// A file made from other ingredients (they are named) or damaged; what the model refuses; a full disk.
+    pub fn obtain(
+        path: &Path,
+        depends_on: &Dependencies,
+        examples: (&[Example], &[Example]),
+        reference: impl FnOnce() -> Result<Decoder, RecipeError>,
+        (interrupt, observer): (&Interrupt, &dyn Observer),
+    ) -> Result<Self, RecipeError> {
+        if path.exists() {
+            let found = read(path, depends_on, (examples.0.len(), examples.1.len()))?;
+            observer.event(Event::Note(format!("reference log-probs: read from {}", path.display())));
+            return Ok(found);
+        }
+        let decoder = reference()?;
+        let computed = Self {
+            train: score(&decoder, examples.0, "reference log-probs", interrupt, observer)?,
+            eval: score(&decoder, examples.1, "reference log-probs, held out", interrupt, observer)?,
+        };
+        computed.write(path, depends_on)?;
+        Ok(computed)
+    }
+
+    fn write(&self, path: &Path, depends_on: &Dependencies) -> Result<(), RecipeError> {
+        let header = Header {
+            format: FORMAT,
+            depends_on: depends_on.clone(),
+            train: self.train.len(),
+            eval: self.eval.len(),
+        };
+        Ok(atomic_write(path, |out| {
+            serde_json::to_writer(&mut *out, &header)?;
+            for row in self.train.iter().chain(&self.eval) {
+                out.write_all(b"\n")?;
+                serde_json::to_writer(&mut *out, row)?;
+            }
+            out.write_all(b"\n")
+        })?)
+    }
+}
+
+fn read(path: &Path, depends_on: &Dependencies, counts: (usize, usize)) -> Result<ReferenceLogProbs, RecipeError> {
+    let remedy = "delete the file to compute it anew";
+    let damaged = |line: usize, why: &dyn std::fmt::Display| {
+        RecipeError::input(format!("{}, line {line}: {why}; {remedy}", path.display()))
+    };
+    let mut lines = BufReader::new(File::open(path)?).lines();
+    let first = lines.next().ok_or_else(|| damaged(1, &"the file is empty"))??;
+    let header: Header = serde_json::from_str(&first).map_err(|e| damaged(1, &e))?;
+    if header.format != FORMAT {
+        return Err(damaged(1, &format!("format {} instead of {FORMAT}", header.format)));
+    }
+    let differing: Vec<&str> = depends_on
+        .keys()
+        .chain(header.depends_on.keys())
+        .filter(|role| depends_on.get(*role) != header.depends_on.get(*role))
+        .map(String::as_str)
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    if !differing.is_empty() || (header.train, header.eval) != counts {
+        return Err(RecipeError::input(format!(
+            "{} was made from other ingredients (differing: {}); {remedy}, or choose another output_dir",
+            path.display(),
+            if differing.is_empty() { "number of examples".to_owned() } else { differing.join(", ") }
+        )));
+    }
+    let mut rows = Vec::with_capacity(counts.0 + counts.1);
+    for (i, line) in lines.enumerate() {
+        let row: Vec<f64> = serde_json::from_str(&line?).map_err(|e| damaged(i + 2, &e))?;
+        rows.push(row);
+    }
+    if rows.len() != counts.0 + counts.1 {
+        return Err(damaged(rows.len() + 2, &format!("{} examples instead of {}", rows.len(), counts.0 + counts.1)));
+    }
+    let eval = rows.split_off(counts.0);
+    Ok(ReferenceLogProbs { train: rows, eval })
+}

@@ -1,0 +1,37 @@
+//! Log-probs of many examples without gradients: for the reference, for evaluation, for `bso logprobs`.
+
+use crate::RecipeError;
+use crate::batches::by_tokens;
+use crate::example::Example;
+use crate::step::pack;
+use bso_durable::{Interrupt, Observer, Task};
+use bso_model::{Decoder, Workspace};
+
+/// Tokens in one pass: enough for matrix products to run at full speed, little enough for a small machine.
+const TOKENS: usize = 4096;
+
+/// For each example the log-probs (nats) of its [`Example::scored`] sequences.
+///
+/// # Errors
+/// What the model refuses; [`RecipeError::Interrupted`] when the user asks to stop.
+pub fn score(
+    decoder: &Decoder,
+    examples: &[Example],
+    name: &str,
+    interrupt: &Interrupt,
+    observer: &dyn Observer,
+) -> Result<Vec<Vec<f64>>, RecipeError> {
+    let mut task = Task::start(observer, name, Some(examples.len() as u64), "examples");
+    let (mut workspace, mut scored) = (Workspace::new(), Vec::with_capacity(examples.len()));
+    for group in by_tokens(examples.iter().map(Example::tokens), TOKENS) {
+        if interrupt.is_raised() {
+            return Err(RecipeError::Interrupted);
+        }
+        let group = &examples[group];
+        let batch = pack(group.iter().flat_map(Example::scored))?;
+        let mut log_probs = decoder.log_probs_in(&batch, &mut workspace)?.into_iter();
+        scored.extend(group.iter().map(|e| log_probs.by_ref().take(e.scored().count()).collect::<Vec<f64>>()));
+        task.advance(group.len() as u64, String::new);
+    }
+    Ok(scored)
+}

@@ -1,0 +1,292 @@
+//! The loop of a run: steps, metrics, evaluations, checkpoints, until the end or the user's wish to stop.
+
+use crate::RecipeError;
+use crate::batches::BatchPlan;
+use crate::checkpoint::{self, Ingredients, Progress};
+use crate::config::{Optim, Resume, TrainConfig};
+use crate::dataset::Dataset;
+use crate::example::Example;
+use crate::first_steps::{IdleTensors, check_margins};
+use crate::objective::{BatchLogProbs, Observation, TrainingObjective};
+use crate::reference::ReferenceLogProbs;
+use crate::run_log::RunLog;
+use crate::schedule::Schedule;
+use crate::score::score;
+use crate::step::{MicroBatch, Step, StepMemory, StepOutcome, optimise};
+use crate::step_metrics::put_observations;
+use bso_data::ChatTokenizer;
+use bso_durable::{Event, Interrupt, Observer, Seed, Silent, Task};
+use bso_model::{Decoder, Optimiser, OptimiserKind};
+use bso_runs::{RunDirectory, StepMetrics, key};
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+/// What a run works with; none of it changes.
+pub struct Inputs<'a> {
+    /// The configuration.
+    pub config: &'a TrainConfig,
+    /// What is minimised.
+    pub objective: &'a TrainingObjective,
+    /// Examples in tokens.
+    pub dataset: &'a Dataset,
+    /// The reference's log-probs of them; empty for SFT.
+    pub reference: &'a ReferenceLogProbs,
+    /// Goes into checkpoints.
+    pub tokenizer: &'a ChatTokenizer,
+}
+
+/// A run between two steps.
+pub struct Session<'a> {
+    run: &'a RunDirectory,
+    inputs: &'a Inputs<'a>,
+    ingredients: &'a Ingredients<'a>,
+    plan: BatchPlan,
+    schedule: Schedule,
+    optimiser: Optimiser,
+    memory: StepMemory,
+    idle: IdleTensors,
+    log: RunLog,
+    progress: Progress,
+    last_checkpoint: Option<u64>,
+    window: Window,
+}
+
+/// Tokens and time since the last logged row.
+struct Window {
+    started: Instant,
+    tokens: u64,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self { started: Instant::now(), tokens: 0 }
+    }
+
+    fn rate(&self) -> f64 {
+        self.tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+}
+
+impl<'a> Session<'a> {
+    /// A fresh run, or the state of a checkpoint: its weights then replace those in `decoder`.
+    ///
+    /// # Errors
+    /// A checkpoint that is damaged or of another run; a log that cannot be written.
+    pub fn begin(
+        run: &'a RunDirectory,
+        inputs: &'a Inputs<'a>,
+        ingredients: &'a Ingredients<'a>,
+        decoder: &mut Decoder,
+        observer: &dyn Observer,
+    ) -> Result<Self, RecipeError> {
+        let (config, examples) = (inputs.config, inputs.dataset.train.len());
+        let (micro, accumulation) =
+            (config.schedule.per_device_train_batch_size, config.schedule.gradient_accumulation_steps);
+        let plan = BatchPlan::new(examples, micro, accumulation, Seed::new(config.model.seed));
+        let total_steps = config.schedule.total_steps(plan.steps_per_epoch());
+        let schedule = Schedule {
+            peak: config.schedule.learning_rate,
+            warmup_steps: config.schedule.warmup_steps(total_steps),
+            total_steps,
+            decay: config.schedule.lr_scheduler_type,
+        };
+        let (kind, decay) = (optimiser_kind(config), config.optimiser.weight_decay);
+        let checkpoint = match &config.run.resume_from_checkpoint {
+            Resume::No => None,
+            Resume::Last => run.latest_checkpoint()?.map(|c| c.path),
+            Resume::From(dir) => Some(dir.clone()),
+        };
+        let (progress, optimiser) = match &checkpoint {
+            None => (Progress::default(), Optimiser::new(kind, decay, decoder)?),
+            Some(dir) => {
+                let progress = checkpoint::load_progress(dir, ingredients)?;
+                *decoder = Decoder::load(dir, decoder.engine().clone())?;
+                observer.event(Event::Note(format!("resumed     from {}, step {}", dir.display(), progress.step)));
+                (progress, checkpoint::load_optimiser(dir, kind, decay, decoder)?)
+            }
+        };
+        let log = RunLog::open(run, config.run.tensorboard, checkpoint.is_some().then_some(progress.step))?;
+        Ok(Self {
+            memory: StepMemory::new(decoder),
+            idle: IdleTensors::default(),
+            window: Window::new(),
+            last_checkpoint: checkpoint.is_some().then_some(progress.step),
+            run,
+            inputs,
+            ingredients,
+            plan,
+            schedule,
+            optimiser,
+            log,
+            progress,
+        })
+    }
+
+    /// Optimiser steps done, those before a resume included.
+    pub fn steps_done(&self) -> u64 {
+        self.progress.step
+    }
+
+    /// Steps until the end; true if the user stopped it, with a checkpoint written.
+    ///
+    /// # Errors
+    /// A figure that is not finite, a check that fails, a full disk. Earlier checkpoints stay.
+    pub fn run_to_end(
+        &mut self,
+        decoder: &mut Decoder,
+        interrupt: &Interrupt,
+        observer: &dyn Observer,
+    ) -> Result<bool, RecipeError> {
+        let run = &self.inputs.config.run;
+        let per_epoch = self.plan.steps_per_epoch();
+        let left = self.schedule.total_steps.saturating_sub(self.progress.step);
+        let mut task = Task::start(observer, "training", Some(left), "steps");
+        self.window = Window::new();
+        while self.progress.step < self.schedule.total_steps {
+            if interrupt.is_raised() {
+                self.checkpoint(decoder)?;
+                return Ok(true);
+            }
+            let outcome = self.step(decoder)?;
+            task.advance(1, || self.detail(&outcome));
+            let done = self.progress.step;
+            let last = done == self.schedule.total_steps;
+            if done.is_multiple_of(run.logging_steps) || last {
+                self.log_training(per_epoch)?;
+            }
+            if run.evaluates_after(done, per_epoch) || last {
+                self.evaluate(decoder, interrupt, per_epoch)?;
+            }
+            if run.saves_after(done, per_epoch) && !last {
+                self.checkpoint(decoder)?;
+            }
+        }
+        drop(task);
+        self.log.sync()?;
+        Ok(false)
+    }
+
+    fn step(&mut self, decoder: &mut Decoder) -> Result<StepOutcome, RecipeError> {
+        let (dataset, reference) = (self.inputs.dataset, &self.inputs.reference.train);
+        let index = self.progress.step;
+        let micro_batches = self.plan.step(index).iter().map(|micro| micro_batch(micro, &dataset.train, reference)).collect();
+        let step = Step {
+            micro_batches,
+            rate: self.schedule.rate(index),
+            max_grad_norm: self.inputs.config.optimiser.max_grad_norm,
+        };
+        let first = index == 0 && self.inputs.config.model.ref_model.is_none();
+        let check = |observations: &[Observation]| if first { check_margins(observations) } else { Ok(()) };
+        let outcome = optimise(decoder, &mut self.optimiser, &mut self.memory, self.inputs.objective, &step, check)?;
+        self.idle.look(self.memory.gradients(), outcome.grad_norm > 0.0)?;
+        self.progress.step += 1;
+        self.progress.tokens += outcome.tokens as u64;
+        self.progress.grad_norm = outcome.grad_norm;
+        self.progress.pending.extend(outcome.observations.iter().cloned());
+        self.window.tokens += outcome.tokens as u64;
+        Ok(outcome)
+    }
+
+    /// The progress line: loss, accuracy, margin, tokens per second.
+    fn detail(&self, outcome: &StepOutcome) -> String {
+        let mut row = StepMetrics::new(self.progress.step, 0.0);
+        put_observations(&mut row, "", &outcome.observations, self.beta());
+        let figure = |label: &str, name: &str| row.get(name).map(|v| format!("{label} {v:.4}"));
+        let figures = [
+            figure("loss", key::LOSS),
+            figure("accuracy", key::REWARDS_ACCURACIES),
+            figure("margin", key::REWARDS_MARGINS),
+            Some(format!("{:.0} tokens/s", self.window.rate())),
+        ];
+        figures.into_iter().flatten().collect::<Vec<_>>().join("  ")
+    }
+
+    fn beta(&self) -> f64 {
+        self.inputs.config.objective.beta()
+    }
+
+    fn row(&self, per_epoch: u64) -> StepMetrics {
+        StepMetrics::new(self.progress.step, self.progress.step as f64 / per_epoch.max(1) as f64)
+    }
+
+    fn log_training(&mut self, per_epoch: u64) -> Result<(), RecipeError> {
+        let mut row = self.row(per_epoch);
+        put_observations(&mut row, "", &self.progress.pending, self.beta());
+        row.put(key::GRAD_NORM, self.progress.grad_norm);
+        row.put(key::LEARNING_RATE, self.schedule.rate(self.progress.step.saturating_sub(1)));
+        row.put_count(key::NUM_TOKENS, self.progress.tokens);
+        row.put(key::TOKENS_PER_SECOND, self.window.rate());
+        self.progress.pending.clear();
+        self.window = Window::new();
+        self.log.append(&row)
+    }
+
+    fn evaluate(&mut self, decoder: &Decoder, interrupt: &Interrupt, per_epoch: u64) -> Result<(), RecipeError> {
+        let examples = &self.inputs.dataset.eval;
+        if examples.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let policy = match score(decoder, examples, "evaluating", interrupt, &Silent) {
+            // The loop sees the same wish before its next step and writes a checkpoint first.
+            Err(RecipeError::Interrupted) => return Ok(()),
+            scored => scored?,
+        };
+        let observations = observe(self.inputs, examples, &policy)?;
+        let mut row = self.row(per_epoch);
+        put_observations(&mut row, key::EVAL_PREFIX, &observations, self.beta());
+        row.put(key::EVAL_RUNTIME, started.elapsed().as_secs_f64());
+        self.window = Window::new();
+        self.log.append(&row)
+    }
+
+    fn checkpoint(&mut self, decoder: &Decoder) -> Result<(), RecipeError> {
+        if self.last_checkpoint == Some(self.progress.step) {
+            return Ok(());
+        }
+        self.log.sync()?;
+        let parts = (decoder, &self.optimiser, self.inputs.tokenizer);
+        checkpoint::save(self.run, &self.progress, self.ingredients, parts)?;
+        self.last_checkpoint = Some(self.progress.step);
+        if let Some(limit) = self.inputs.config.run.save_total_limit.and_then(NonZeroUsize::new) {
+            self.run.prune_checkpoints(limit, None)?;
+        }
+        self.window = Window::new();
+        Ok(())
+    }
+}
+
+fn micro_batch<'a>(micro: &[usize], examples: &'a [Example], reference: &'a [Vec<f64>]) -> MicroBatch<'a> {
+    MicroBatch {
+        examples: micro.iter().map(|i| &examples[*i]).collect(),
+        reference: micro.iter().filter_map(|i| reference.get(*i).map(Vec::as_slice)).collect(),
+    }
+}
+
+/// Observations on held-out examples, judged in the groups in which KTO would train on them.
+fn observe(inputs: &Inputs<'_>, examples: &[Example], policy: &[Vec<f64>]) -> Result<Vec<Observation>, RecipeError> {
+    let group = inputs.config.schedule.per_device_train_batch_size.max(1);
+    let mut observations = Vec::with_capacity(examples.len());
+    for start in (0..examples.len()).step_by(group) {
+        let range = start..(start + group).min(examples.len());
+        let members: Vec<&Example> = examples[range.clone()].iter().collect();
+        let trained: Vec<f64> = range.clone().flat_map(|i| policy[i][..examples[i].sequences.len()].to_vec()).collect();
+        let mismatched: Vec<f64> = range.clone().flat_map(|i| policy[i][examples[i].sequences.len()..].to_vec()).collect();
+        let reference: Vec<&[f64]> =
+            range.filter_map(|i| inputs.reference.eval.get(i).map(Vec::as_slice)).collect();
+        let logps = BatchLogProbs { policy: &trained, mismatched: &mismatched, reference: &reference };
+        observations.extend(inputs.objective.judge(&members, &logps)?.observations);
+    }
+    Ok(observations)
+}
+
+fn optimiser_kind(config: &TrainConfig) -> OptimiserKind {
+    let o = &config.optimiser;
+    match o.optim {
+        Optim::AdamW => {
+            OptimiserKind::AdamW { beta1: o.adam_beta1, beta2: o.adam_beta2, epsilon: o.adam_epsilon }
+        }
+        Optim::RmsProp => OptimiserKind::RMSPROP,
+        Optim::Sgd => OptimiserKind::Sgd,
+    }
+}

@@ -1,0 +1,170 @@
+//! One optimiser step: log-probs of every micro-batch, weights from the objective, gradients, clipping, update.
+
+use crate::RecipeError;
+use crate::example::Example;
+use crate::objective::{BatchLogProbs, Observation, TrainingObjective};
+use bso_data::TokenisedSequence;
+use bso_model::{Activations, Decoder, Gradients, Optimiser, PackedBatch, Workspace};
+use bso_objective::{SequenceWeights, clip_factor};
+
+/// Consecutive sequences with equal prompts share the prompt's rows: the same values for less work.
+const SHARE_PROMPT: bool = true;
+
+/// The memory of steps: allocated by the first, reused by all.
+pub struct StepMemory {
+    activations: Activations,
+    workspace: Workspace,
+    gradients: ScaledGradients,
+}
+
+/// One micro-batch with its reference log-probs.
+pub struct MicroBatch<'a> {
+    /// The examples.
+    pub examples: Vec<&'a Example>,
+    /// For each example the reference's log-probs of its [`Example::scored`] sequences; empty for SFT.
+    pub reference: Vec<&'a [f64]>,
+}
+
+/// What a step showed.
+#[derive(Debug)]
+pub struct StepOutcome {
+    /// Every example, in the order of the micro-batches.
+    pub observations: Vec<Observation>,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Tokens that entered the model, shared prompts counted each time.
+    pub tokens: usize,
+}
+
+impl StepMemory {
+    /// Memory for steps of `decoder`.
+    pub fn new(decoder: &Decoder) -> Self {
+        Self {
+            activations: Activations::new(),
+            workspace: Workspace::new(),
+            gradients: ScaledGradients { stored: Gradients::zeros(decoder), scale: 0.0 },
+        }
+    }
+
+    /// The gradients of the last step, divided by a power of two.
+    pub fn gradients(&self) -> &Gradients {
+        &self.gradients.stored
+    }
+}
+
+/// Gradients kept in f32 as `true / scale`, the scale a power of two: no penalty overflows them, and no bit is lost
+/// by scaling. The scale grows with the largest weight of the step; what was accumulated before is rescaled.
+struct ScaledGradients {
+    stored: Gradients,
+    /// 0 before the first micro-batch of a step.
+    scale: f64,
+}
+
+impl ScaledGradients {
+    fn clear(&mut self) {
+        self.stored.zero();
+        self.scale = 0.0;
+    }
+
+    /// The weights as f32 in the common scale, which is raised if they need it.
+    fn admit(&mut self, weights: &[f64]) -> Result<Vec<f32>, RecipeError> {
+        let scaled = SequenceWeights::new(weights)?;
+        if scaled.scale > self.scale {
+            if self.scale > 0.0 {
+                self.stored.rescale((self.scale / scaled.scale) as f32);
+            }
+            self.scale = scaled.scale;
+        }
+        let factor = (scaled.scale / self.scale) as f32;
+        Ok(scaled.weights.iter().map(|w| w * factor).collect())
+    }
+
+    fn scaled_norm(&self) -> f64 {
+        self.stored.squared_norm().sqrt()
+    }
+}
+
+/// Runs one optimiser step; `check` sees the observations before any weight is changed.
+///
+/// # Errors
+/// A non-finite log-prob, loss or gradient (the weights are untouched then), or a true gradient that does not fit f32 while
+/// there is no clipping.
+pub fn optimise(
+    decoder: &mut Decoder,
+    optimiser: &mut Optimiser,
+    memory: &mut StepMemory,
+    objective: &TrainingObjective,
+    step: &Step<'_>,
+    check: impl FnOnce(&[Observation]) -> Result<(), RecipeError>,
+) -> Result<StepOutcome, RecipeError> {
+    let mut outcome = accumulate(decoder, memory, objective, &step.micro_batches)?;
+    check(&outcome.observations)?;
+    let gradients = &memory.gradients;
+    let scaled_norm = gradients.scaled_norm();
+    if !scaled_norm.is_finite() {
+        let name = gradients.stored.non_finite().unwrap_or("the whole model's norm").to_owned();
+        return Err(RecipeError::failed(format!(
+            "the gradient of {name} is not finite; lower learning_rate or safety_penalty, or set log_ratio_clamp"
+        )));
+    }
+    outcome.grad_norm = scaled_norm * gradients.scale.max(f64::MIN_POSITIVE);
+    let factor = clip_factor(scaled_norm, gradients.scale.max(f64::MIN_POSITIVE), step.max_grad_norm)?;
+    optimiser.step(decoder, &gradients.stored, factor, step.rate)?;
+    Ok(outcome)
+}
+
+/// What one optimiser step is asked to do.
+pub struct Step<'a> {
+    /// Accumulated into one gradient.
+    pub micro_batches: Vec<MicroBatch<'a>>,
+    /// Learning rate.
+    pub rate: f64,
+    /// Clipping of the global norm, if any.
+    pub max_grad_norm: Option<f64>,
+}
+
+/// Leaves the step's mean gradient in `memory` and returns what was seen; the norm is not yet known.
+fn accumulate(
+    decoder: &Decoder,
+    memory: &mut StepMemory,
+    objective: &TrainingObjective,
+    micro_batches: &[MicroBatch<'_>],
+) -> Result<StepOutcome, RecipeError> {
+    let divisor = objective.divisor(micro_batches.iter().flat_map(|m| m.examples.iter().copied()));
+    let mut outcome = StepOutcome { observations: Vec::new(), grad_norm: f64::NAN, tokens: 0 };
+    memory.gradients.clear();
+    for micro in micro_batches {
+        let batch = pack(micro.examples.iter().flat_map(|e| &e.sequences))?;
+        let mismatched = mismatched_log_probs(decoder, &mut memory.workspace, &micro.examples)?;
+        let policy = decoder.forward(&batch, &mut memory.activations)?;
+        let logps = BatchLogProbs { policy: &policy, mismatched: &mismatched, reference: &micro.reference };
+        let judgement = objective.judge(&micro.examples, &logps)?;
+        let mean: Vec<f64> = judgement.weights.iter().map(|w| w / divisor).collect();
+        let weights = memory.gradients.admit(&mean)?;
+        decoder.backward(&batch, &mut memory.activations, &weights, &mut memory.gradients.stored)?;
+        outcome.tokens += batch.given_tokens();
+        outcome.observations.extend(judgement.observations);
+    }
+    Ok(outcome)
+}
+
+fn mismatched_log_probs(
+    decoder: &Decoder,
+    workspace: &mut Workspace,
+    examples: &[&Example],
+) -> Result<Vec<f64>, RecipeError> {
+    if examples.iter().all(|e| e.mismatched.is_none()) {
+        return Ok(Vec::new());
+    }
+    let batch = pack(examples.iter().flat_map(|e| &e.mismatched))?;
+    Ok(decoder.log_probs_in(&batch, workspace)?)
+}
+
+/// Lays sequences end to end, prompts of neighbours shared where they are equal.
+///
+/// # Errors
+/// An empty response or prompt.
+pub fn pack<'a>(sequences: impl IntoIterator<Item = &'a TokenisedSequence>) -> Result<PackedBatch, RecipeError> {
+    let views: Vec<_> = sequences.into_iter().map(|s| (s.prompt.as_slice(), s.response.as_slice())).collect();
+    Ok(PackedBatch::from_sequences(&views, SHARE_PROMPT)?)
+}

@@ -1,0 +1,149 @@
+//! `bso train` from top to bottom: the table of contents of a training run.
+
+use crate::RecipeError;
+use crate::artefacts::{self, Facts};
+use crate::checkpoint::Ingredients;
+use crate::config::{DeviceChoice, Resume, TrainConfig};
+use crate::dataset::{Dataset, template_choice};
+use crate::objective::TrainingObjective;
+use crate::reference::{Dependencies, ReferenceLogProbs, fingerprint_examples, fingerprint_model};
+use crate::session::{Inputs, Session};
+use bso_data::ChatTokenizer;
+use bso_durable::{Event, Interrupt, Observer};
+use bso_model::{Decoder, Engine};
+use bso_runs::{Existing, Opening, RunDirectory};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    /// The run directory, which holds the model if the run finished.
+    pub output_dir: PathBuf,
+    /// Whether the user stopped it; a checkpoint was written then.
+    pub interrupted: bool,
+    /// Optimiser steps done in all.
+    pub steps: u64,
+    /// Seconds of training in this call.
+    pub seconds: f64,
+    /// The final figures, as in all_results.json.
+    pub results: Vec<(String, f64)>,
+}
+
+/// Runs a training configuration to its end, to a Ctrl-C, or to an error.
+///
+/// # Errors
+/// Bad input before anything was written; a failed run with its last checkpoint in place.
+pub fn train(config: &TrainConfig, interrupt: &Interrupt, observer: &dyn Observer) -> Result<Trained, RecipeError> {
+    let started = Instant::now();
+    config.check_paths()?;
+    let engine = engine(config)?;
+    let objective = config.objective.build()?;
+    let model_dir = &config.model.model_name_or_path;
+    let tokenizer = ChatTokenizer::load(model_dir, &template_choice(&config.data.chat_template))?;
+    let dataset = Dataset::load(config, &tokenizer, objective.pair_loss(), observer)?;
+    let examples = fingerprint_examples(&dataset.train, &dataset.eval);
+    let run = RunDirectory::open(&config.run.output_dir, &opening(config))?;
+    let mut decoder = Decoder::load(model_dir, engine.clone())?;
+    announce(config, &objective, &dataset, &decoder, observer);
+
+    let ingredients = Ingredients { config, examples: &examples };
+    let facts = Facts::gather(config, &objective, &dataset, &tokenizer, &decoder, &examples)?;
+    artefacts::write_config(&run, config)?;
+    let reference = if objective.needs_reference() {
+        let depends_on = dependencies(config, &tokenizer, &examples)?;
+        let load = || match &config.model.ref_model {
+            Some(dir) => Ok(Decoder::load(dir, engine.clone())?),
+            None => Ok(Decoder::load(model_dir, engine.clone())?),
+        };
+        let data = (dataset.train.as_slice(), dataset.eval.as_slice());
+        ReferenceLogProbs::obtain(&run.reference_log_probs(), &depends_on, data, load, (interrupt, observer))?
+    } else {
+        ReferenceLogProbs::default()
+    };
+
+    let inputs = Inputs { config, objective: &objective, dataset: &dataset, reference: &reference, tokenizer: &tokenizer };
+    let mut session = Session::begin(&run, &inputs, &ingredients, &mut decoder, observer)?;
+    facts.write_manifest(&run, bso_runs::Status::Running)?;
+    let outcome = session.run_to_end(&mut decoder, interrupt, observer);
+    let (steps, seconds) = (session.steps_done(), started.elapsed().as_secs_f64());
+    let interrupted = match outcome {
+        Ok(interrupted) => interrupted,
+        Err(error) => {
+            let status = bso_runs::Status::Failed { step: steps, reason: error.to_string() };
+            // The error itself matters more than a manifest that could not be written after it.
+            let _ = facts.write_manifest(&run, status);
+            return Err(error);
+        }
+    };
+    let results = if interrupted {
+        facts.write_manifest(&run, bso_runs::Status::Interrupted { step: steps })?;
+        Vec::new()
+    } else {
+        let results = artefacts::finish(&run, &facts, &decoder, &tokenizer, seconds)?;
+        facts.write_manifest(&run, bso_runs::Status::Finished { step: steps })?;
+        results
+    };
+    Ok(Trained { output_dir: run.root().to_owned(), interrupted, steps, seconds, results })
+}
+
+/// The engine that the configuration asks for.
+///
+/// # Errors
+/// A device that is not there; threads that cannot be started.
+pub fn engine(config: &TrainConfig) -> Result<Arc<Engine>, RecipeError> {
+    match config.model.device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => {
+            Ok(Arc::new(Engine::cpu(config.model.num_threads).map_err(bso_model::ModelError::from)?))
+        }
+    }
+}
+
+fn opening(config: &TrainConfig) -> Opening {
+    let inputs = [Some(&config.model.model_name_or_path), config.model.ref_model.as_ref(), Some(&config.data.dataset_name)];
+    Opening {
+        existing: match &config.run.resume_from_checkpoint {
+            Resume::Last | Resume::From(_) => Existing::Resume,
+            Resume::No if config.run.overwrite_output_dir => Existing::Overwrite,
+            Resume::No => Existing::Refuse,
+        },
+        needed_bytes: None,
+        inputs: inputs.into_iter().flatten().cloned().collect(),
+    }
+}
+
+/// What the reference log-probs depend on, by role.
+fn dependencies(config: &TrainConfig, tokenizer: &ChatTokenizer, examples: &str) -> Result<Dependencies, RecipeError> {
+    let weights = config.model.ref_model.as_ref().unwrap_or(&config.model.model_name_or_path);
+    let truncation = format!("{:?} {:?}", config.data.max_length, config.data.truncation_mode);
+    Ok([
+        ("weights", fingerprint_model(weights)?),
+        ("tokenizer and template", tokenizer.fingerprint()),
+        ("truncation", truncation),
+        ("data in tokens", examples.to_owned()),
+    ]
+    .map(|(role, value)| (role.to_owned(), value))
+    .into())
+}
+
+/// What a person wants to see before the first step.
+fn announce(
+    config: &TrainConfig,
+    objective: &TrainingObjective,
+    dataset: &Dataset,
+    decoder: &Decoder,
+    observer: &dyn Observer,
+) {
+    let note = |text: String| observer.event(Event::Note(text));
+    note(format!("objective   {}", objective.formula()));
+    if objective.needs_reference() {
+        note(format!("reference   {}", config.model.reference_in_words()));
+    }
+    note(format!("data        {}", dataset.ledger));
+    for (what, count, _) in dataset.ledger.lines().iter().filter(|(what, ..)| what != "read" && what != "kept") {
+        note(format!("            {count:>7}  {what}"));
+    }
+    note(format!("examples    {} to train on, {} held out (split by prompt)", dataset.train.len(), dataset.eval.len()));
+    note(format!("parameters  {} trainable, of {}", decoder.parameter_count(), decoder.parameter_count()));
+}
