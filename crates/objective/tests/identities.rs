@@ -25,15 +25,15 @@ fn family() -> Vec<Generator> {
     all
 }
 
+type Function = Box<dyn Fn(f64) -> f64>;
+
 /// g, g' and g'' as in the method's table.
-fn table(
-    generator: &Generator,
-) -> (Box<dyn Fn(f64) -> f64>, Box<dyn Fn(f64) -> f64>, Box<dyn Fn(f64) -> f64>) {
+fn table(generator: &Generator) -> (Function, Function, Function) {
     let power = |c: f64, a: f64, linear: f64, constant: f64| -> (_, _, _) {
         (
-            Box::new(move |r: f64| c * (r.powf(a) - linear * r + constant)) as Box<dyn Fn(f64) -> f64>,
-            Box::new(move |r: f64| c * (a * r.powf(a - 1.0) - linear)) as Box<dyn Fn(f64) -> f64>,
-            Box::new(move |r: f64| c * a * (a - 1.0) * r.powf(a - 2.0)) as Box<dyn Fn(f64) -> f64>,
+            Box::new(move |r: f64| c * (r.powf(a) - linear * r + constant)) as Function,
+            Box::new(move |r: f64| c * (a * r.powf(a - 1.0) - linear)) as Function,
+            Box::new(move |r: f64| c * a * (a - 1.0) * r.powf(a - 2.0)) as Function,
         )
     };
     match *generator {

@@ -10,7 +10,7 @@
 //! outcome depends on the path. So it follows steepest descent on the policy's logits, made implicit (Levenberg and
 //! Marquardt) where the risk is convex, with steps of at most one nat, until the gaps are beyond any effect.
 
-use super::population::Population;
+use super::population::{Population, Pull};
 use super::springs::Springs;
 use crate::error::ObjectiveError;
 
@@ -30,7 +30,9 @@ const SETTLED: f64 = 1e-12;
 const MAX_STEPS: usize = 3000;
 /// On T(D), a pair satisfied by this many nats ends the search: there is no minimum, or it is at infinity.
 const FAR: f64 = 200.0;
-/// Half-width of the secant that measures a pair's curvature.
+/// A force smaller than this share of the pulls that it is the sum of is none.
+const ROUNDING: f64 = 1e-13;
+/// Width of the secant that measures a pair's curvature.
 const SECANT: f64 = 1e-4;
 
 impl Population<'_> {
@@ -40,43 +42,45 @@ impl Population<'_> {
     /// A slope at the start or on the way that f64 cannot hold.
     pub fn minimise(&self) -> Result<Minimum, ObjectiveError> {
         let mut w = self.start();
+        let mut pulls = self.pulls(&w)?;
         for steps in 0..MAX_STEPS {
-            let direction = self.direction(&w)?;
+            let direction = self.direction(&pulls, w.len());
             if largest(&direction) < SETTLED * (1.0 + largest(&w)) {
                 return Ok(Minimum { policy: self.policy(&w), settled: true, steps });
             }
-            w = self.advance(&w, &direction)?;
+            (w, pulls) = self.advance(&w, &pulls, &direction)?;
         }
         Ok(Minimum { policy: self.policy(&w), settled: false, steps: MAX_STEPS })
     }
 
-    fn direction(&self, w: &[f64]) -> Result<Vec<f64>, ObjectiveError> {
-        let mut springs = Springs::new(w.len());
-        for pair in self.pairs() {
-            let pull = self.pull(pair, w[pair.i] - w[pair.j])?;
+    fn direction(&self, pulls: &[Pull], responses: usize) -> Vec<f64> {
+        let mut springs = Springs::new(responses);
+        for (pair, pull) in self.pairs().iter().zip(pulls) {
             let stiffness = pull.widening / 2.0 + pull.narrowing / 2.0;
             if stiffness > 0.0 {
-                springs.join(pair.i, pair.j, stiffness, (pull.widening - pull.narrowing) / stiffness);
+                springs.join(pair.i, pair.j, stiffness, -pull.by_gap() / stiffness);
             }
         }
-        Ok(springs.positions(&[]))
+        springs.positions(&[])
     }
 
     /// The longest of 1, 1/2, 1/4, ... of the direction after which the risk does not rise steeply again: its slope
     /// along the direction is negative or has shrunk. Slopes, unlike risks, are exact at every scale.
-    fn advance(&self, w: &[f64], direction: &[f64]) -> Result<Vec<f64>, ObjectiveError> {
+    fn advance(
+        &self,
+        w: &[f64],
+        pulls: &[Pull],
+        direction: &[f64],
+    ) -> Result<(Vec<f64>, Vec<Pull>), ObjectiveError> {
         // so close to the balance the steps converge quadratically and slopes are mostly rounding
-        const CLOSE: f64 = 1e-3;
-        let along = |length: f64| w.iter().zip(direction).map(|(w, d)| w + length * d).collect::<Vec<f64>>();
-        if largest(direction) < CLOSE {
-            return Ok(along(1.0));
-        }
-        let before = self.slope_along(w, direction)?;
+        let close = largest(direction) < 1e-3;
+        let before = self.slope_along(pulls, direction).abs();
         let mut length = 1.0;
         loop {
-            let next = along(length);
-            if length < 1e-6 || self.slope_along(&next, direction)? <= 0.9 * before.abs() {
-                return Ok(next);
+            let next: Vec<f64> = w.iter().zip(direction).map(|(w, d)| w + length * d).collect();
+            let pulls = self.pulls(&next)?;
+            if close || length < 1e-6 || self.slope_along(&pulls, direction) <= 0.9 * before {
+                return Ok((next, pulls));
             }
             length /= 2.0;
         }
@@ -89,8 +93,7 @@ impl Population<'_> {
     pub fn follow(&self) -> Result<Minimum, ObjectiveError> {
         let mut w = self.start();
         for steps in 0..MAX_STEPS {
-            let gradient = self.gradient(&w)?;
-            let step = self.damped_step(&w, &gradient)?;
+            let step = self.damped_step(&w)?;
             let far = self.pairs().iter().any(|p| {
                 let gap = w[p.i] - w[p.j];
                 (p.j_chosen == 0.0 && p.i_chosen > 0.0 && gap > FAR)
@@ -106,19 +109,29 @@ impl Population<'_> {
     }
 
     /// -(damping + Hessian's convex part)^-1 gradient with the least damping that keeps every entry within 1.
-    fn damped_step(&self, w: &[f64], gradient: &[f64]) -> Result<Vec<f64>, ObjectiveError> {
-        let (n, steepest) = (w.len(), largest(gradient));
-        if steepest == 0.0 {
-            return Ok(vec![0.0; n]);
-        }
+    fn damped_step(&self, w: &[f64]) -> Result<Vec<f64>, ObjectiveError> {
+        let n = w.len();
+        let (mut forces, mut sizes) = (vec![0.0; n], vec![0.0; n]);
         let mut springs = Springs::new(n + 1);
-        for pair in self.pairs() {
-            let gap = w[pair.i] - w[pair.j];
-            let by_gap = |gap| self.pull(pair, gap).map(|p| p.narrowing - p.widening);
-            let curvature = (by_gap(gap + SECANT)? - by_gap(gap - SECANT)?) / (2.0 * SECANT);
-            springs.join(pair.i, pair.j, curvature.max(0.0), 0.0);
+        for (pair, pull) in self.pairs().iter().zip(self.pulls(w)?) {
+            let by_gap = pull.by_gap();
+            forces[pair.i] -= by_gap;
+            forces[pair.j] += by_gap;
+            sizes[pair.i] += pull.narrowing + pull.widening;
+            sizes[pair.j] += pull.narrowing + pull.widening;
+            let beyond = self.pull(pair, w[pair.i] - w[pair.j] + SECANT)?.by_gap();
+            springs.join(pair.i, pair.j, ((beyond - by_gap) / SECANT).max(0.0), 0.0);
         }
-        let forces: Vec<f64> = gradient.iter().map(|g| -g).collect();
+        // what is left of balanced pulls is their rounding: without this it would be followed for ever
+        forces
+            .iter_mut()
+            .zip(&sizes)
+            .filter(|(force, size)| force.abs() <= ROUNDING * **size)
+            .for_each(|(f, _)| *f = 0.0);
+        let steepest = largest(&forces);
+        if steepest == 0.0 {
+            return Ok(forces);
+        }
         let mut damping = steepest * 1e-14;
         loop {
             let mut held = springs.clone();

@@ -82,32 +82,28 @@ impl<'a> Population<'a> {
         self.world.tilted(|y| (w[y] - start[y]) / self.world.spec().beta)
     }
 
-    /// Minus and plus the two halves of the risk's derivative by the pair's gap = w_i - w_j.
+    /// The two halves of the risk's derivative by the pair's gap = w_i - w_j.
     pub(crate) fn pull(&self, pair: &PairRates, gap: f64) -> Result<Pull, ObjectiveError> {
         let side =
             |rate: f64, u: f64| if rate > 0.0 { self.loss.slope(u).map(|s| rate * s) } else { Ok(0.0) };
         Ok(Pull { widening: side(pair.i_chosen, -gap)?, narrowing: side(pair.j_chosen, gap)? })
     }
 
-    /// The risk's gradient by w.
-    pub(crate) fn gradient(&self, w: &[f64]) -> Result<Vec<f64>, ObjectiveError> {
-        let mut gradient = vec![0.0; w.len()];
-        for pair in &self.pairs {
-            let pull = self.pull(pair, w[pair.i] - w[pair.j])?;
-            let by_gap = pull.narrowing - pull.widening;
-            gradient[pair.i] += by_gap;
-            gradient[pair.j] -= by_gap;
-        }
-        Ok(gradient)
+    /// The pulls of all pairs at w, in the order of [`Population::pairs`].
+    pub(crate) fn pulls(&self, w: &[f64]) -> Result<Vec<Pull>, ObjectiveError> {
+        self.pairs.iter().map(|pair| self.pull(pair, w[pair.i] - w[pair.j])).collect()
     }
 
-    /// The risk's slope at w along a direction.
-    pub(crate) fn slope_along(&self, w: &[f64], direction: &[f64]) -> Result<f64, ObjectiveError> {
-        let mut slope = 0.0;
-        for pair in &self.pairs {
-            let pull = self.pull(pair, w[pair.i] - w[pair.j])?;
-            slope += (pull.narrowing - pull.widening) * (direction[pair.i] - direction[pair.j]);
-        }
-        Ok(slope)
+    /// The risk's slope along a direction of w, from the pulls at w.
+    pub(crate) fn slope_along(&self, pulls: &[Pull], direction: &[f64]) -> f64 {
+        let each = self.pairs.iter().zip(pulls);
+        each.map(|(pair, pull)| pull.by_gap() * (direction[pair.i] - direction[pair.j])).sum()
+    }
+}
+
+impl Pull {
+    /// The risk's derivative by the gap.
+    pub(crate) fn by_gap(self) -> f64 {
+        self.narrowing - self.widening
     }
 }

@@ -95,21 +95,53 @@ impl Verification {
 /// # Errors
 /// A generator whose slope f64 cannot hold in one of the worlds.
 pub fn verify(options: &VerifyOptions) -> Result<Verification, ObjectiveError> {
-    let mut lines = Vec::new();
+    let mut tasks = Vec::new();
     for world in &options.worlds {
         for generator in &options.generators {
-            lines.push(line(world, generator, SafetyTransform::None, None)?);
+            tasks.push((world, generator, SafetyTransform::None, None));
         }
     }
     for world in options.worlds.iter().rev().filter(|w| is_mixed(w.spec())).take(options.transformed_worlds) {
         for generator in &options.generators {
             for clamp in [None, Some(CLAMP)] {
-                lines.push(line(world, generator, SafetyTransform::SwapDrop, clamp)?);
+                tasks.push((world, generator, SafetyTransform::SwapDrop, clamp));
             }
         }
     }
+    let lines =
+        in_parallel(&tasks, |&(world, generator, transform, clamp)| line(world, generator, transform, clamp));
+    let lines = lines.into_iter().collect::<Result<Vec<_>, _>>()?;
     let conclusion = conclude(&lines);
     Ok(Verification { lines, conclusion })
+}
+
+/// `work` on every task, in order of the tasks; each is independent, so threads change nothing but the time.
+fn in_parallel<T: Sync, R: Send>(tasks: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = tasks.len().div_ceil(threads).max(1);
+    // interleaved shares: neighbouring tasks cost alike
+    let threads = tasks.len().div_ceil(share);
+    let mut results: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let work = &work;
+        let run = |first: usize| {
+            move || {
+                tasks
+                    .iter()
+                    .enumerate()
+                    .skip(first)
+                    .step_by(threads)
+                    .map(|(i, t)| (i, work(t)))
+                    .collect::<Vec<_>>()
+            }
+        };
+        let running: Vec<_> = (0..threads).map(|first| scope.spawn(run(first))).collect();
+        running
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    results.sort_by_key(|(i, _)| *i);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 fn line(
