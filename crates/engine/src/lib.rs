@@ -31,6 +31,7 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 mod tile;
+mod tile_strips;
 mod vector;
 
 pub use array::Array;

@@ -1,13 +1,11 @@
 //! A small matrix product on tiles that already lie well in memory: the inner kernel of attention, and of matrix
 //! products on a forced instruction path. Whole matrices go through `matmul`.
 
-use crate::cpu::{mul_add, vectorised};
+use crate::CpuPath;
+use crate::tile_strips::{self, Strip};
 
 /// Columns that the kernel computes at once; right-hand sides come in panels of this width, padded with zeros.
 pub(crate) const PANEL: usize = 16;
-/// Rows that the kernel computes at once: 6 x 16 accumulators fill the registers of AVX2 and hide the latency of
-/// AVX-512.
-const STRIP: usize = 6;
 
 /// The left factor `[m, k]`, by strides, so that it may be read transposed.
 #[derive(Clone, Copy)]
@@ -42,19 +40,14 @@ pub(crate) struct Size {
     pub(crate) k: usize,
 }
 
-vectorised! {
-    /// `target = left * right` (or `+=`); rows and columns beyond `size` are not written.
-    pub(crate) fn multiply(size: Size, left: Left<'_>, right: Panels<'_>, target: Target<'_>) = multiply_body
-}
-
-#[inline(always)]
-fn multiply_body<const FMA: bool>(size: Size, left: Left<'_>, right: Panels<'_>, target: Target<'_>) {
+/// `target = left * right` (or `+=`); rows and columns beyond `size` are not written.
+pub(crate) fn multiply(path: CpuPath, size: Size, left: Left<'_>, right: Panels<'_>, target: Target<'_>) {
     let Size { m, n, k } = size;
     if m == 0 || n == 0 {
         return;
     }
     let panels = n.div_ceil(PANEL);
-    // The kernel reads without bounds checks: these are its conditions.
+    // The kernels read and write without checks: these are their conditions.
     assert!(k == 0 || left.values.len() > (m - 1) * left.row_stride + (k - 1) * left.col_stride);
     assert!(
         k == 0
@@ -62,12 +55,11 @@ fn multiply_body<const FMA: bool>(size: Size, left: Left<'_>, right: Panels<'_>,
     );
     assert!(target.values.len() >= (m - 1) * target.row_stride + n);
     for panel in 0..panels {
-        let width = PANEL.min(n - panel * PANEL);
         let mut row = 0;
         while row < m {
-            let call = Strip {
+            let strip = Strip {
                 k,
-                width,
+                width: PANEL.min(n - panel * PANEL),
                 left: left.values.as_ptr().wrapping_add(row * left.row_stride),
                 left_row_stride: left.row_stride,
                 left_col_stride: left.col_stride,
@@ -77,66 +69,47 @@ fn multiply_body<const FMA: bool>(size: Size, left: Left<'_>, right: Panels<'_>,
                 target_row_stride: target.row_stride,
                 add: target.add,
             };
-            // SAFETY: the assertions above cover the last element of each operand, and strides are not negative.
-            row += unsafe {
-                match m - row {
-                    1 => strip::<FMA, 1>(&call),
-                    2 => strip::<FMA, 2>(&call),
-                    3 => strip::<FMA, 3>(&call),
-                    4 => strip::<FMA, 4>(&call),
-                    5 => strip::<FMA, 5>(&call),
-                    _ => strip::<FMA, STRIP>(&call),
-                }
-            };
+            // SAFETY: the assertions above cover the last element of each operand; the engine checked its path.
+            row += unsafe { next_strip(path, &strip, m - row) };
         }
     }
 }
 
-struct Strip {
-    k: usize,
-    width: usize,
-    left: *const f32,
-    left_row_stride: usize,
-    left_col_stride: usize,
-    right: *const f32,
-    right_row_stride: usize,
-    target: *mut f32,
-    target_row_stride: usize,
-    add: bool,
-}
-
-/// `ROWS` rows of one panel; returns `ROWS`.
+/// Computes as many of the `rows` rows that are left as fit the registers of the path; returns their number.
 ///
 /// # Safety
-/// `left` is readable at `(ROWS - 1, k - 1)` and before, `right` for `PANEL` values in `k` rows, `target` readable
-/// and writable for `width` values in `ROWS` rows.
-#[inline(always)]
-unsafe fn strip<const FMA: bool, const ROWS: usize>(call: &Strip) -> usize {
-    let mut sums = [[0.0_f32; PANEL]; ROWS];
-    for p in 0..call.k {
-        // SAFETY: the caller's conditions, for p < k.
-        unsafe {
-            let right = &*call.right.add(p * call.right_row_stride).cast::<[f32; PANEL]>();
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let left = *call.left.add(row * call.left_row_stride + p * call.left_col_stride);
-                for lane in 0..PANEL {
-                    sums[lane] = mul_add::<FMA>(left, right[lane], sums[lane]);
-                }
-            }
+/// As [`tile_strips::portable`], for `rows` rows; the processor has the path's instructions.
+#[inline]
+unsafe fn next_strip(path: CpuPath, strip: &Strip, rows: usize) -> usize {
+    // SAFETY: by the caller; each arm takes at most `rows` rows.
+    unsafe {
+        match (path, rows) {
+            // Twelve sums hide the latency of the multiplications, and leave registers to spare.
+            #[cfg(target_arch = "x86_64")]
+            (CpuPath::Avx512, 12..) => strip_of::<12>(strip, tile_strips::avx512::<12>),
+            #[cfg(target_arch = "x86_64")]
+            (CpuPath::Avx512, 4..) => strip_of::<4>(strip, tile_strips::avx512::<4>),
+            #[cfg(target_arch = "x86_64")]
+            (CpuPath::Avx512, _) => strip_of::<1>(strip, tile_strips::avx512::<1>),
+            // Six rows of two registers fill fifteen of the sixteen there are.
+            #[cfg(target_arch = "x86_64")]
+            (CpuPath::Avx2, 6..) => strip_of::<6>(strip, tile_strips::avx2::<6>),
+            #[cfg(target_arch = "x86_64")]
+            (CpuPath::Avx2, 3..) => strip_of::<3>(strip, tile_strips::avx2::<3>),
+            #[cfg(target_arch = "x86_64")]
+            (CpuPath::Avx2, _) => strip_of::<1>(strip, tile_strips::avx2::<1>),
+            (_, 2..) => strip_of::<2>(strip, tile_strips::portable::<2>),
+            _ => strip_of::<1>(strip, tile_strips::portable::<1>),
         }
     }
-    for (row, sums) in sums.iter().enumerate() {
-        // SAFETY: the caller's conditions, for `width` values of each row.
-        let target = unsafe {
-            std::slice::from_raw_parts_mut(call.target.add(row * call.target_row_stride), call.width)
-        };
-        match (call.add, <&mut [f32; PANEL]>::try_from(&mut *target)) {
-            (false, Ok(target)) => *target = *sums,
-            (true, Ok(target)) => (0..PANEL).for_each(|lane| target[lane] += sums[lane]),
-            (false, Err(_)) => target.copy_from_slice(&sums[..call.width]),
-            (true, Err(_)) => target.iter_mut().zip(sums).for_each(|(target, sum)| *target += sum),
-        }
-    }
+}
+
+/// # Safety
+/// That of `kernel`.
+#[inline]
+unsafe fn strip_of<const ROWS: usize>(strip: &Strip, kernel: unsafe fn(&Strip)) -> usize {
+    // SAFETY: by the caller.
+    unsafe { kernel(strip) };
     ROWS
 }
 

@@ -2,6 +2,12 @@
 //! (`fixtures/make_ops.py` writes them), on every instruction path of this processor. Prints the largest difference
 //! also where it passes.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops at a fixture that it cannot read, and shows the differences it found"
+)]
+
 use bso_engine::{
     Accumulate, AdamW, AdamWState, Array, AttentionForward, AttentionGrads, AttentionShape, CpuPath, Engine,
     HeadInputs, LinearGrads, Qkv, RmsNormGrads, RmsProp, RotaryTable, Segment, Segments,
