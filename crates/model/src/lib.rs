@@ -6,10 +6,12 @@
 
 mod activations;
 mod config;
+mod config_fields;
 mod decoder;
 mod error;
 mod family;
 mod generate;
+mod generation_session;
 mod gradients;
 mod layer;
 mod layout;

@@ -1,6 +1,6 @@
 //! What must not change a result: packing, sharing prompts, the order in a batch, the memory used.
 
-use crate::fixture::{Expected, decoder, log_probs_and_gradients, pack, relative_l2};
+use crate::fixture::{Expected, Sequences, decoder, log_probs_and_gradients, pack, relative_l2};
 use bso_model::{Activations, Decoder, Gradients, Workspace};
 
 const CASES: [&str; 3] = ["llama_tied_gqa", "llama_untied_biases_sharded", "qwen2_untied_yarn"];
@@ -20,7 +20,7 @@ fn assert_same(what: &str, a: &(Vec<f64>, Gradients), b: &(Vec<f64>, Gradients))
     println!("{what}: gradients differ by at most {worst:.1e}");
 }
 
-fn setting(case: &str) -> (Decoder, Vec<(Vec<u32>, Vec<u32>)>, Vec<f32>) {
+fn setting(case: &str) -> (Decoder, Sequences, Vec<f32>) {
     let expected = Expected::of(case);
     (decoder(case), expected.sequences(), expected.floats("weights").to_vec())
 }
