@@ -167,7 +167,12 @@ impl Rows<'_> {
         }
         self.line += 1;
         if count as u64 == MAX_LINE_BYTES && bytes.last() != Some(&b'\n') {
-            bail!("{}, line {}: longer than {} MiB; is this JSON lines?", self.name, self.line, MAX_LINE_BYTES >> 20);
+            bail!(
+                "{}, line {}: longer than {} MiB; is this JSON lines?",
+                self.name,
+                self.line,
+                MAX_LINE_BYTES >> 20
+            );
         }
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }

@@ -61,7 +61,9 @@ fn write_table(outcome: &Verification, out: &mut dyn Write) -> io::Result<()> {
     let mut groups: Vec<Vec<&VerificationLine>> = Vec::new();
     for line in &outcome.lines {
         let same = |g: &Vec<&VerificationLine>| {
-            g.iter().all(|l| (&l.generator, l.transform, l.clamp) == (&line.generator, line.transform, line.clamp))
+            g.iter().all(|l| {
+                (&l.generator, l.transform, l.clamp) == (&line.generator, line.transform, line.clamp)
+            })
         };
         match groups.iter_mut().find(|g| same(g)) {
             Some(group) => group.push(line),
@@ -69,7 +71,9 @@ fn write_table(outcome: &Verification, out: &mut dyn Write) -> io::Result<()> {
         }
     }
     for group in &groups {
-        let Some(worst) = group.iter().max_by(|a, b| a.total_variation.total_cmp(&b.total_variation)) else { continue };
+        let Some(worst) = group.iter().max_by(|a, b| a.total_variation.total_cmp(&b.total_variation)) else {
+            continue;
+        };
         let verdict = match (worst.pass, worst.transform) {
             (true, _) => "ok",
             (false, "none") => "FAILED",
