@@ -8,7 +8,7 @@ mod sources;
 use crate::error::DataError;
 use crate::origin::Origin;
 use serde_json::{Map, Value};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -158,17 +158,18 @@ impl FileRows {
         let line = lines::read_line(&mut self.reader, &mut self.buffer).map_err(|e| io(&self.file, e))?;
         let whole_line = matches!(line, lines::Line::Text).then(|| parse(&self.buffer).ok()).flatten();
         if let Some(value) = whole_line {
-            let more = self.first_byte().map_err(|e| io(&self.file, e))?;
-            let rows = if more.is_none() { rows_of_document(value) } else { vec![value] };
-            // The first line is read already: its row comes from memory, the others from the lines behind it.
-            self.layout = Layout::Held(rows.into_iter());
-            if more.is_some() {
-                let first = std::mem::take(&mut self.buffer);
-                let rest = std::mem::replace(&mut self.reader, Box::new(std::io::empty()));
-                self.reader =
-                    Box::new(BufReader::new(std::io::Cursor::new(first).chain(&b"\n"[..]).chain(rest)));
-                self.layout = Layout::Lines;
+            let before = self.row;
+            if self.first_byte().map_err(|e| io(&self.file, e))?.is_none() {
+                self.layout = Layout::Held(rows_of_document(value).into_iter());
+                return Ok(());
             }
+            // Lines after all: what was looked at is put back, the blank lines passed over included.
+            let mut looked_at = std::mem::take(&mut self.buffer);
+            looked_at.resize(looked_at.len() + 1 + self.row - before, b'\n');
+            self.row = before;
+            let rest = std::mem::replace(&mut self.reader, Box::new(std::io::empty()));
+            self.reader = Box::new(std::io::Cursor::new(looked_at).chain(rest));
+            self.layout = Layout::Lines;
             return Ok(());
         }
         let mut text = std::mem::take(&mut self.buffer);

@@ -151,27 +151,27 @@ fn split(
     Ok(parts)
 }
 
-/// Splitting at runs of blanks: the ends are stripped, and what is left over by a limit keeps its inner blanks.
+/// Splitting at runs of blanks. What a limit leaves over keeps its blanks on the far side.
 fn split_blanks(text: &str, limit: Option<usize>, from_right: bool) -> Vec<String> {
     let mut parts = Vec::new();
-    let mut rest = text.trim_matches(is_space);
-    while !rest.is_empty() {
+    let mut rest = text;
+    loop {
+        rest = if from_right { rest.trim_end_matches(is_space) } else { rest.trim_start_matches(is_space) };
+        if rest.is_empty() {
+            break;
+        }
         let found = if from_right { rest.rfind(is_space) } else { rest.find(is_space) };
-        match found {
-            Some(at) if limit.is_none_or(|n| parts.len() < n) => {
-                let after = at + rest[at..].chars().next().map_or(1, char::len_utf8);
-                if from_right {
-                    parts.push(rest[after..].to_owned());
-                    rest = rest[..at].trim_end_matches(is_space);
-                } else {
-                    parts.push(rest[..at].to_owned());
-                    rest = rest[after..].trim_start_matches(is_space);
-                }
-            }
-            _ => {
-                parts.push(rest.to_owned());
-                break;
-            }
+        let Some(at) = found.filter(|_| limit.is_none_or(|n| parts.len() < n)) else {
+            parts.push(rest.to_owned());
+            break;
+        };
+        let after = at + rest[at..].chars().next().map_or(1, char::len_utf8);
+        if from_right {
+            parts.push(rest[after..].to_owned());
+            rest = &rest[..at];
+        } else {
+            parts.push(rest[..at].to_owned());
+            rest = &rest[after..];
         }
     }
     if from_right {
