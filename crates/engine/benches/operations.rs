@@ -18,13 +18,14 @@ use bso_engine::{
     Qkv, Segments, SelectedLogProbGrads, SwigluGrads,
 };
 
-const ROUNDS: usize = 11;
+const ROUNDS: usize = 7;
 
 struct Measured<'a> {
     name: String,
     flops: f64,
     run: Box<dyn FnMut() + 'a>,
     seconds: Vec<f64>,
+    repeats: usize,
 }
 
 fn array(rows: usize, cols: usize) -> Array {
@@ -63,14 +64,21 @@ fn main() {
     push_attention(&engine, rows, &mut all);
     push_swiglu(&engine, rows, &mut all);
     push_head(&engine, rows / 2, &mut all);
-    for _ in 0..ROUNDS {
+    for round in 0..=ROUNDS {
         for measured in &mut all {
+            // The first round is a warm-up that tells how often to repeat: the processor's clock ticks in
+            // milliseconds.
+            let repeats = measured.repeats;
             let (start, processor) = (Instant::now(), processor_seconds());
-            (measured.run)();
+            (0..repeats).for_each(|_| (measured.run)());
             let wall = start.elapsed().as_secs_f64();
             let alone = engine.num_threads() == 1;
             let used = processor.zip(processor_seconds()).filter(|_| alone).map(|(from, to)| to - from);
-            measured.seconds.push(used.unwrap_or(wall));
+            if round == 0 {
+                measured.repeats = (0.1 / wall).ceil().clamp(1.0, 1000.0) as usize;
+                continue;
+            }
+            measured.seconds.push(used.unwrap_or(wall) / repeats as f64);
         }
     }
     for measured in &mut all {
@@ -95,7 +103,7 @@ fn processor_seconds() -> Option<f64> {
 
 impl<'a> Measured<'a> {
     fn new(name: String, flops: f64, run: impl FnMut() + 'a) -> Self {
-        Self { name, flops, run: Box::new(run), seconds: Vec::with_capacity(ROUNDS) }
+        Self { name, flops, run: Box::new(run), seconds: Vec::with_capacity(ROUNDS), repeats: 1 }
     }
 }
 

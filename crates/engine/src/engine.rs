@@ -82,3 +82,42 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{engines, random};
+    use crate::{Array, HeadInputs};
+
+    #[test]
+    fn no_threads_and_missing_instructions_are_refused() {
+        assert!(matches!(Engine::cpu(Some(0)), Err(EngineError::Threads { .. })));
+        for path in CpuPath::EVERY {
+            assert_eq!(Engine::cpu_with_path(Some(1), path).is_ok(), path.is_available());
+        }
+    }
+
+    #[test]
+    fn operations_run_inside_install_as_outside() {
+        for engine in engines() {
+            let (x, w) = (random(1, 200, 64), random(2, 48, 64));
+            let (mut outside, mut inside) = (Array::zeros(200, 48), Array::zeros(200, 48));
+            engine.linear(&x, &w, None, &mut outside).unwrap();
+            engine.install(|| engine.linear(&x, &w, None, &mut inside)).unwrap();
+            assert_eq!(outside, inside);
+        }
+    }
+
+    #[test]
+    fn working_memory_is_reused_from_the_second_call_on() {
+        let engine = Engine::cpu(Some(1)).unwrap();
+        let (hidden, head) = (random(1, 30, 8), random(2, 50, 8));
+        let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &[7; 30] };
+        let (mut log_probs, mut lse) = (vec![0.0; 30], vec![0.0; 30]);
+        let mut run = || {
+            engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
+            engine.scratch.take(1).as_ptr()
+        };
+        assert_eq!(run(), run());
+    }
+}
