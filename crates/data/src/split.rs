@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// that neither the order of the rows nor repeated rows matter. Prompts that differ only in surrounding blanks are the
 /// same prompt. With a share above 0 and at least two prompts, both sides get one.
 pub fn split_by_prompt<T: Prompted>(items: Vec<T>, share: f64, seed: Seed) -> (Vec<T>, Vec<T>) {
-    if !(share > 0.0) || items.is_empty() {
+    if share.is_nan() || share <= 0.0 || items.is_empty() {
         return (items, Vec::new());
     }
     let salt = format!("{:?}", seed.derive("eval_split", 0));

@@ -1,5 +1,12 @@
 //! Whole data sets: what is kept, swapped, dropped and refused, row by row; and the same on real data where it is at hand.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says why it is skipped and fails by panicking"
+)]
+
 use bso_data::check::{CheckOptions, Quadrants, check};
 use bso_data::{
     ChatTokenizer, DataError, LoadOptions, Loaded, Message, Needs, Preference, PreferencePair, Rejection,

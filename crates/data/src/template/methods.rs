@@ -7,10 +7,9 @@ use minijinja::value::{Kwargs, Value, from_args};
 use minijinja::{Error, ErrorKind, State};
 
 pub(super) fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
-    if let Some(text) = value.as_str().filter(|_| is_text(value)) {
-        if let Some(answer) = string_method(text, method, args)? {
-            return Ok(answer);
-        }
+    let text = value.as_str().filter(|_| is_text(value));
+    if let Some(answer) = text.map(|t| string_method(t, method, args)).transpose()?.flatten() {
+        return Ok(answer);
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
 }

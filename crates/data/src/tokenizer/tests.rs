@@ -265,11 +265,14 @@ fn pair(row: usize, prompt: &str, chosen: &str, rejected: &str) -> PreferencePai
     }
 }
 
+/// Prompt, chosen and rejected, decoded.
+type Texts = (String, String, String);
+
 fn tokenised(
     mode: TruncationMode,
     max_length: usize,
     pairs: &[PreferencePair],
-) -> (Result<Vec<(String, String, String)>, String>, Ledger) {
+) -> (Result<Vec<Texts>, String>, Ledger) {
     let tokenizer = chat(Some(CHATML));
     let mut ledger = Ledger::default();
     let truncation = Truncation { max_length: Some(max_length), mode };
