@@ -1,7 +1,7 @@
 //! What an ending means to the shell: 0 done, 1 failed while running, 2 wrong usage or bad input, 130 interrupted.
 
 use crate::terminal;
-use bso_recipes::RecipeError;
+use bso_recipes::{RecipeError, is_full};
 use std::io;
 use std::process::ExitCode;
 
@@ -37,11 +37,19 @@ pub fn code(result: anyhow::Result<Outcome>) -> ExitCode {
         Ok(Outcome::CheckFailed) => ExitCode::from(1),
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_interrupted(&error) => ExitCode::from(130),
         Err(error) => {
             terminal::print_error(&error);
+            if io_kinds(&error).any(is_full) {
+                terminal::print_hint("free some space or write elsewhere; what was written before is whole");
+            }
             ExitCode::from(if failed_while_running(&error) { 1 } else { 2 })
         }
     }
+}
+
+fn is_interrupted(error: &anyhow::Error) -> bool {
+    recipe_errors(error).any(|e| matches!(e, RecipeError::Interrupted))
 }
 
 /// `bso ... | head` closes our output early: that is the reader's right, not a failure.
@@ -50,11 +58,15 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn failed_while_running(error: &anyhow::Error) -> bool {
-    let full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero);
-    error.chain().any(|cause| cause.downcast_ref::<RecipeError>().is_some_and(RecipeError::is_failed_run))
-        || io_kinds(error).any(full)
+    recipe_errors(error).any(RecipeError::is_failed_run) || io_kinds(error).any(is_full)
 }
 
+fn recipe_errors(error: &anyhow::Error) -> impl Iterator<Item = &RecipeError> {
+    error.chain().filter_map(|cause| cause.downcast_ref())
+}
+
+/// Errors that pass another's message on as their own do not show it in the chain: recipes are asked for theirs.
 fn io_kinds(error: &anyhow::Error) -> impl Iterator<Item = io::ErrorKind> {
-    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
+    let plain = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    plain.chain(recipe_errors(error).filter_map(RecipeError::io_kind))
 }

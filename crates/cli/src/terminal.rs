@@ -132,6 +132,11 @@ pub fn print_error(error: &anyhow::Error) {
     write_line(&text);
 }
 
+/// Prints what to do about an error just printed.
+pub fn print_hint(text: &str) {
+    write_line(&format!("  remedy: {text}"));
+}
+
 /// One line to standard error, in colour where the terminal shows colour. A closed stderr is nobody's loss.
 fn write_line(line: &str) {
     let _ = writeln!(anstream::stderr(), "{line}");

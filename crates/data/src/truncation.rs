@@ -91,7 +91,8 @@ pub(crate) fn fit(
         }
         TruncationMode::KeepEnd => {
             let excess = prompt.len() + longest - limit;
-            let cut = cuttable()?;
+            // A prompt that ends where finished turn and header part is shorter than the one asked about.
+            let cut: Vec<usize> = cuttable()?.into_iter().filter(|&i| i < prompt.len()).collect();
             if cut.len() < excess {
                 return Ok(Fitted::Dropped("response and framing alone exceed max_length (keep_end)"));
             }

@@ -163,6 +163,7 @@ fn the_check_finds_what_is_wrong() {
     let found = &report.contradictions;
     assert_eq!(found.duplicates.first.iter().map(|o| o.row).collect::<Vec<_>>(), [11]);
     assert_eq!(found.opposite_better.first[0].row, 12);
+    assert_eq!(found.different_label.first.iter().map(|o| o.row).collect::<Vec<_>>(), [13]);
     assert_eq!(found.safer_is_unsafe.first[0].row, 7);
     assert_eq!((found.opposite_safer.rows, found.distinct_prompts), (0, 7));
     let effects: Vec<_> = report.transforms.iter().map(|t| (t.kept, t.swapped, t.dropped)).collect();

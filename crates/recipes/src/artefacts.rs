@@ -3,6 +3,7 @@
 use crate::RecipeError;
 use crate::config::TrainConfig;
 use crate::dataset::Dataset;
+use crate::fitting::{DIVERGED, check_finite};
 use crate::objective::TrainingObjective;
 use crate::reference::fingerprint_model;
 use bso_data::ChatTokenizer;
@@ -99,7 +100,7 @@ pub fn write_config(run: &RunDirectory, config: &TrainConfig) -> Result<(), Reci
 /// Writes the model and everything beside it; returns the final figures.
 ///
 /// # Errors
-/// When something cannot be written; checkpoints are untouched.
+/// Weights that are not finite; something that cannot be written. Checkpoints are untouched.
 pub fn finish(
     run: &RunDirectory,
     facts: &Facts,
@@ -107,6 +108,7 @@ pub fn finish(
     tokenizer: &ChatTokenizer,
     seconds: f64,
 ) -> Result<Vec<(String, f64)>, RecipeError> {
+    check_finite(decoder, "after the last step", DIVERGED)?;
     let rows = read_metrics(&run.metrics())?.rows;
     decoder.save(run.model(), DType::F32)?;
     tokenizer.save(run.model())?;

@@ -3,6 +3,7 @@
 
 use crate::RecipeError;
 use crate::config::TrainConfig;
+use crate::fitting::{DIVERGED, check_finite};
 use crate::objective::Observation;
 use bso_data::ChatTokenizer;
 use bso_durable::write_json;
@@ -57,13 +58,14 @@ impl Ingredients<'_> {
 /// Writes the checkpoint of the present step, whole or not at all.
 ///
 /// # Errors
-/// When it cannot be written; earlier checkpoints are untouched.
+/// Weights that are not finite; a checkpoint that cannot be written. Earlier checkpoints are untouched.
 pub fn save(
     run: &RunDirectory,
     progress: &Progress,
     ingredients: &Ingredients<'_>,
     (decoder, optimiser, tokenizer): (&Decoder, &Optimiser, &ChatTokenizer),
 ) -> Result<Checkpoint, RecipeError> {
+    check_finite(decoder, &format!("after step {}", progress.step), DIVERGED)?;
     let building = run.begin_checkpoint(progress.step)?;
     // f32 whatever the run's dtype on disk: the next step continues from these very bits.
     decoder.save(building.path(), DType::F32)?;

@@ -1,5 +1,7 @@
 //! What can end a procedure early, and whether the input or the run is to blame.
 
+use bso_data::DataError;
+use bso_model::ModelError;
 use bso_runs::RunsError;
 use std::io;
 
@@ -52,14 +54,32 @@ impl RecipeError {
     /// Whether the run failed while running (exit code 1), as opposed to bad input (2).
     pub fn is_failed_run(&self) -> bool {
         match self {
-            Self::Failed(_) | Self::Objective(_) => true,
-            Self::Io(e) | Self::Runs(RunsError::Write(e) | RunsError::Io { source: e, .. }) => is_full(e),
-            Self::Runs(RunsError::TooLittleSpace { .. }) => true,
-            _ => false,
+            Self::Failed(_) | Self::Objective(_) | Self::Runs(RunsError::TooLittleSpace { .. }) => true,
+            _ => self.io_kind().is_some_and(is_full),
+        }
+    }
+
+    /// What the system said, where reading or writing failed in whichever crate.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Io(e)
+            | Self::Model(ModelError::Io(e))
+            | Self::Data(DataError::Io { source: e, .. })
+            | Self::Runs(
+                RunsError::Write(e) | RunsError::Io { source: e, .. } | RunsError::NotWritable { source: e, .. },
+            ) => Some(e.kind()),
+            _ => None,
         }
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+/// Whether a write failed for want of room.
+pub fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge
+            | io::ErrorKind::WriteZero
+    )
 }

@@ -1,6 +1,7 @@
 //! `bso generate`: prompts in, a model's responses out; and the opened model that chat and evaluation share.
 
 use crate::RecipeError;
+use crate::fitting::{check_finite, check_vocabulary};
 use crate::lines::{self, ReadRows};
 use bso_data::{ChatTokenizer, Message, TemplateChoice};
 use bso_durable::{Event, Interrupt, Observer, Task};
@@ -45,7 +46,10 @@ impl ChatModel {
     /// A tokenizer or weights that cannot be used, or that do not fit each other.
     pub fn open(dir: &Path, template: &TemplateChoice, engine: Arc<Engine>) -> Result<Self, RecipeError> {
         let tokenizer = ChatTokenizer::load(dir, template)?;
-        Ok(Self { decoder: Decoder::load(dir, engine)?, tokenizer })
+        let decoder = Decoder::load(dir, engine)?;
+        check_vocabulary(&tokenizer, decoder.config(), dir)?;
+        check_finite(&decoder, &format!("in {}", dir.display()), "fetch or save the model again")?;
+        Ok(Self { decoder, tokenizer })
     }
 
     /// Answers every conversation, in order.
@@ -58,11 +62,21 @@ impl ChatModel {
         settings: &AnswerSettings,
         (interrupt, observer): (&Interrupt, &dyn Observer),
     ) -> Result<Vec<Answer>, RecipeError> {
-        let prompts = self.encode(conversations)?;
+        let prompts = conversations.iter().map(|c| self.encode(c)).collect::<Result<Vec<_>, _>>()?;
+        self.continue_prompts(&prompts, settings, (interrupt, observer))
+    }
+
+    /// As [`ChatModel::answer`], for conversations already in tokens.
+    fn continue_prompts(
+        &self,
+        prompts: &[Vec<u32>],
+        settings: &AnswerSettings,
+        (interrupt, observer): (&Interrupt, &dyn Observer),
+    ) -> Result<Vec<Answer>, RecipeError> {
         let mut task = Task::start(observer, "generating", Some(prompts.len() as u64), "responses");
         let mut tokens = 0u64;
         let started = std::time::Instant::now();
-        let generated = self.decoder.generate(&prompts, &self.with_stops(&settings.sampling), &mut |new| {
+        let generated = self.decoder.generate(prompts, &self.with_stops(&settings.sampling), &mut |new| {
             tokens += 1;
             let rate = || format!("{:.0} tokens/s", tokens as f64 / started.elapsed().as_secs_f64().max(1e-9));
             task.advance(u64::from(new.finished.is_some()), rate);
@@ -85,7 +99,7 @@ impl ChatModel {
         interrupt: &Interrupt,
         mut on_text: impl FnMut(&str),
     ) -> Result<Answer, RecipeError> {
-        let prompts = self.encode(std::slice::from_ref(&conversation.to_vec()))?;
+        let prompts = [self.encode(conversation)?];
         let (mut ids, mut said) = (Vec::new(), String::new());
         let mut on_token = |new: NewToken| {
             ids.push(new.token);
@@ -103,8 +117,17 @@ impl ChatModel {
         Ok(self.finished(&first.tokens, first.finish_reason, &settings.stop_texts))
     }
 
-    fn encode(&self, conversations: &[Vec<Message>]) -> Result<Vec<Vec<u32>>, RecipeError> {
-        Ok(conversations.iter().map(|c| self.tokenizer.encode_prompt(c)).collect::<Result<_, _>>()?)
+    /// The conversation in tokens, with room for at least one more.
+    fn encode(&self, conversation: &[Message]) -> Result<Vec<u32>, RecipeError> {
+        let prompt = self.tokenizer.encode_prompt(conversation)?;
+        let context = self.decoder.config().max_positions;
+        if prompt.len() > context {
+            return Err(RecipeError::input(format!(
+                "the prompt has {} tokens and the model's context {context}; shorten the prompt",
+                prompt.len()
+            )));
+        }
+        Ok(prompt)
     }
 
     fn with_stops(&self, sampling: &GenerateConfig) -> GenerateConfig {
@@ -119,9 +142,15 @@ impl ChatModel {
 
     fn finished(&self, ids: &[u32], reason: FinishReason, stop_texts: &[String]) -> Answer {
         let text = self.text(ids, Some(reason));
-        let cut = stop_texts.iter().filter_map(|stop| text.find(stop.as_str())).min();
-        let finish_reason = if cut.is_some() { FinishReason::Stop } else { reason };
-        Answer { text: cut.map_or(text.clone(), |at| text[..at].to_owned()), finish_reason, new_tokens: ids.len() }
+        let first = |text: &str| stop_texts.iter().filter_map(|stop| text.find(stop.as_str())).min();
+        let Some(at) = first(&text) else {
+            return Answer { text, finish_reason: reason, new_tokens: ids.len() };
+        };
+        // Tokens up to the one that completes the stop text: the answer ends there, wherever generation did.
+        let counts: Vec<usize> = (1..=ids.len()).collect();
+        let short = counts.partition_point(|n| first(&self.tokenizer.decode(&ids[..*n])).is_none());
+        let new_tokens = ids.len().min(short + 1);
+        Answer { text: text[..at].to_owned(), finish_reason: FinishReason::Stop, new_tokens }
     }
 }
 
@@ -149,15 +178,26 @@ pub struct GenerateTask {
 /// # Errors
 /// Bad rows by line; a model that cannot be used; an output that cannot be written.
 pub fn generate(task: &GenerateTask, interrupt: &Interrupt, observer: &dyn Observer) -> Result<(), RecipeError> {
-    let (rows, skipped) = lines::read(&task.input, task.rows, |_, row| lines::conversation(row))?;
+    lines::check_output(&task.output)?;
+    let (rows, mut skipped) = lines::read(&task.input, task.rows, |_, row| lines::conversation(row))?;
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
     let model = ChatModel::open(&task.model, &task.template, engine)?;
-    let (rows, conversations): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-    let answers = model.answer(&conversations, &task.settings, (interrupt, observer))?;
-    let answered: Vec<Map<String, Value>> = rows
+    let (mut kept, mut prompts) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    for ((origin, row), conversation) in rows {
+        match model.encode(&conversation) {
+            Ok(prompt) => {
+                kept.push(row);
+                prompts.push(prompt);
+            }
+            Err(_) if task.rows.skip_bad_rows => skipped += 1,
+            Err(problem) => return Err(lines::bad_row(&origin, problem)),
+        }
+    }
+    let answers = model.continue_prompts(&prompts, &task.settings, (interrupt, observer))?;
+    let answered: Vec<Map<String, Value>> = kept
         .into_iter()
         .zip(answers)
-        .map(|((_, mut row), answer)| {
+        .map(|(mut row, answer)| {
             row.insert("response".to_owned(), answer.text.into());
             row.insert("finish_reason".to_owned(), answer.finish_reason.name().into());
             row.insert("new_tokens".to_owned(), answer.new_tokens.into());

@@ -13,6 +13,7 @@ pub mod demo;
 mod error;
 mod example;
 mod first_steps;
+mod fitting;
 pub mod generate;
 pub mod lines;
 pub mod logprobs;
@@ -26,7 +27,7 @@ mod step;
 mod step_metrics;
 pub mod train;
 
-pub use error::RecipeError;
+pub use error::{RecipeError, is_full};
 pub use objective::TrainingObjective;
 pub use train::{Trained, train};
 

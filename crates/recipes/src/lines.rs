@@ -1,9 +1,9 @@
 //! Rows in, rows out: JSON objects, one a line, from a file or standard input, with the fields they came with.
 
 use crate::RecipeError;
-use bso_data::{Message, Origin, read_rows};
+use bso_data::{DataError, Message, Origin, read_rows};
 use serde_json::{Map, Value};
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::path::Path;
 
 /// A row with its place.
@@ -27,36 +27,44 @@ pub fn read<T>(
     check: impl Fn(&Origin, &Map<String, Value>) -> Result<T, String>,
 ) -> Result<(Vec<(Row, T)>, usize), RecipeError> {
     let (mut rows, mut skipped) = (Vec::new(), 0);
-    let mut take = |row: Result<Row, RecipeError>| {
-        let checked = row.and_then(|(origin, fields)| match check(&origin, &fields) {
-            Ok(made) => Ok(((origin, fields), made)),
-            Err(problem) => Err(RecipeError::input(format!("{origin}: {problem}"))),
-        });
+    for row in read_rows(file)? {
+        let checked = match row {
+            Ok((origin, fields)) => match check(&origin, &fields) {
+                Ok(made) => Ok(((origin, fields), made)),
+                Err(problem) => Err(bad_row(&origin, problem)),
+            },
+            Err(error @ DataError::BadRow { .. }) => Err(error.into()),
+            // A file that cannot be read is no bad row: what follows in it would be lost uncounted.
+            Err(error) => return Err(error.into()),
+        };
         match checked {
             Ok(row) => rows.push(row),
             Err(_) if how.skip_bad_rows => skipped += 1,
             Err(error) => return Err(error),
         }
-        Ok(())
-    };
-    if file == Path::new("-") {
-        for (i, line) in std::io::stdin().lock().lines().enumerate() {
-            let line = line?;
-            if line.trim().is_empty() {
-                continue;
-            }
-            let origin = Origin::new("standard input", i + 1);
-            let row = serde_json::from_str(&line).map_err(|e| {
-                RecipeError::input(format!("{origin}: not a JSON object ({e}); correct the line or use --skip_bad_rows"))
-            });
-            take(row.map(|fields| (origin, fields)))?;
-        }
-    } else {
-        for row in read_rows(file)? {
-            take(row.map_err(RecipeError::from))?;
-        }
     }
     Ok((rows, skipped))
+}
+
+/// The error for a row that a command cannot use.
+pub fn bad_row(origin: &Origin, problem: impl std::fmt::Display) -> RecipeError {
+    RecipeError::input(format!("{origin}: {problem}; correct the row, or use --skip_bad_rows"))
+}
+
+/// Refuses an output that could never be written, before the work whose result it is to hold.
+///
+/// # Errors
+/// A folder in place of the file, or a path below something that is no folder.
+pub fn check_output(file: &Path) -> Result<(), RecipeError> {
+    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let problem = if file.is_dir() {
+        "it is a folder".to_owned()
+    } else if !folder.is_dir() {
+        format!("{} is no folder", folder.display())
+    } else {
+        return Ok(());
+    };
+    Err(RecipeError::input(format!("cannot write {}: {problem}; choose another output", file.display())))
 }
 
 /// Writes rows to `file` whole, or to standard output for `-`.

@@ -2,6 +2,7 @@
 
 use crate::RecipeError;
 use crate::batches::by_tokens;
+use crate::fitting::positions;
 use crate::generate::{ChatModel, tell_skipped};
 use crate::lines::{self, ReadRows};
 use crate::step::pack;
@@ -50,22 +51,32 @@ const TOKENS: usize = 4096;
 /// # Errors
 /// Bad rows by line; a model that cannot be used; an output that cannot be written.
 pub fn logprobs(task: &LogprobsTask, interrupt: &Interrupt, observer: &dyn Observer) -> Result<(), RecipeError> {
+    lines::check_output(&task.output)?;
     let (rows, mut skipped) = lines::read(&task.data, task.rows, |origin, row| responses(origin, row, task.preference))?;
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
     let model = ChatModel::open(&task.model, &task.template, engine)?;
     let mut scored: Vec<ScoredRow> = Vec::with_capacity(rows.len());
     let mut tokenised = tokenise(&model, rows.iter().map(|(_, r)| r), task.truncation, observer)?.into_iter().peekable();
+    let context = model.decoder.config().max_positions;
     for ((origin, row), _) in rows {
-        match tokenised.next_if(|(at, _)| *at == origin) {
-            Some((_, sequences)) => scored.push((row, sequences)),
-            None if task.rows.skip_bad_rows => skipped += 1,
-            None => {
-                return Err(RecipeError::input(format!(
-                    "{origin}: nothing is left to score within max_length; raise it, choose another truncation_mode, or \
-                     use --skip_bad_rows"
-                )));
-            }
+        let problem = match tokenised.next_if(|(at, _)| *at == origin) {
+            Some((_, sequences)) => match sequences.iter().map(|(_, s)| s.len()).max() {
+                Some(tokens) if positions(tokens) > context => {
+                    format!("{tokens} tokens are longer than the model's context of {context}; set --max_length {context}")
+                }
+                _ => {
+                    scored.push((row, sequences));
+                    continue;
+                }
+            },
+            None => "within max_length no two different responses are left to score; raise it or choose another \
+                     truncation_mode"
+                .to_owned(),
+        };
+        if !task.rows.skip_bad_rows {
+            return Err(lines::bad_row(&origin, problem));
         }
+        skipped += 1;
     }
     score(&model, &mut scored, interrupt, observer)?;
     tell_skipped(skipped, observer);
@@ -124,6 +135,12 @@ fn score(
         let mut log_probs = model.decoder.log_probs_in(&batch, &mut workspace)?.into_iter();
         for (row, sequences) in group.iter_mut() {
             for ((prefix, sequence), log_prob) in sequences.iter().zip(log_probs.by_ref()) {
+                if !log_prob.is_finite() {
+                    return Err(RecipeError::failed(format!(
+                        "the model gives a response the log-prob {log_prob}: its weights are not finite or overflow in \
+                         f32; fetch or save the model again"
+                    )));
+                }
                 row.insert(format!("{prefix}logp"), log_prob.into());
                 row.insert(format!("{prefix}tokens"), sequence.response.len().into());
             }

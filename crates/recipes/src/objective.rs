@@ -114,8 +114,8 @@ impl TrainingObjective {
     pub fn judge(&self, examples: &[&Example], logps: &BatchLogProbs<'_>) -> Result<Judgement, RecipeError> {
         if let Some(bad) = logps.policy.iter().chain(logps.mismatched).find(|p| !p.is_finite()) {
             return Err(RecipeError::failed(format!(
-                "the policy gave a sequence the log-prob {bad}: the weights are no longer finite; lower learning_rate, \
-                 set max_grad_norm, or resume from an earlier checkpoint"
+                "the policy gave a sequence the log-prob {bad}: the weights are not finite or overflow in f32; lower \
+                 learning_rate, set max_grad_norm, or start from another checkpoint"
             )));
         }
         match self {

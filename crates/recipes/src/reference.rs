@@ -72,7 +72,8 @@ impl ReferenceLogProbs {
     /// Reads the file at `path` if it was made from the same ingredients; computes and writes it if there is none.
     ///
     /// # Errors
-    /// A file made from other ingredients (they are named) or damaged; what the model refuses; a full disk.
+    /// A file made from other ingredients (they are named) or damaged; what the model refuses or does not answer in
+    /// finite numbers; a full disk.
     pub fn obtain(
         path: &Path,
         depends_on: &Dependencies,
@@ -90,8 +91,20 @@ impl ReferenceLogProbs {
             train: score(&decoder, examples.0, "reference log-probs", interrupt, observer)?,
             eval: score(&decoder, examples.1, "reference log-probs, held out", interrupt, observer)?,
         };
+        computed.refuse_non_finite()?;
         computed.write(path, depends_on)?;
         Ok(computed)
+    }
+
+    fn refuse_non_finite(&self) -> Result<(), RecipeError> {
+        let rows = self.train.iter().chain(&self.eval);
+        match rows.flatten().find(|log_prob| !log_prob.is_finite()) {
+            None => Ok(()),
+            Some(bad) => Err(RecipeError::failed(format!(
+                "the reference gives a sequence the log-prob {bad}: its weights are not finite or overflow in f32; fetch \
+                 or save the model again, or choose another ref_model"
+            ))),
+        }
     }
 
     fn write(&self, path: &Path, depends_on: &Dependencies) -> Result<(), RecipeError> {

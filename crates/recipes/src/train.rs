@@ -5,12 +5,13 @@ use crate::artefacts::{self, Facts};
 use crate::checkpoint::Ingredients;
 use crate::config::{DeviceChoice, Resume, TrainConfig};
 use crate::dataset::{Dataset, template_choice};
+use crate::fitting::{check_context, check_vocabulary};
 use crate::objective::TrainingObjective;
 use crate::reference::{Dependencies, ReferenceLogProbs, fingerprint_examples, fingerprint_model};
 use crate::session::{Inputs, Session};
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Interrupt, Observer};
-use bso_model::{Decoder, Engine};
+use bso_model::{Decoder, Engine, ModelConfig};
 use bso_runs::{Existing, Opening, RunDirectory};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,10 +43,15 @@ pub fn train(config: &TrainConfig, interrupt: &Interrupt, observer: &dyn Observe
     let objective = config.objective.build()?;
     let model_dir = &config.model.model_name_or_path;
     let tokenizer = ChatTokenizer::load(model_dir, &template_choice(&config.data.chat_template))?;
+    for dir in std::iter::once(model_dir).chain(&config.model.ref_model) {
+        check_vocabulary(&tokenizer, &ModelConfig::from_dir(dir)?, dir)?;
+    }
     let dataset = Dataset::load(config, &tokenizer, objective.pair_loss(), observer)?;
     let examples = fingerprint_examples(&dataset.train, &dataset.eval);
-    let run = RunDirectory::open(&config.run.output_dir, &opening(config))?;
     let mut decoder = Decoder::load(model_dir, engine.clone())?;
+    check_context(dataset.train.iter().chain(&dataset.eval), decoder.config(), model_dir)?;
+    // Last of the checks: opening may replace an earlier run.
+    let run = RunDirectory::open(&config.run.output_dir, &opening(config))?;
     announce(config, &objective, &dataset, &decoder, observer);
 
     let ingredients = Ingredients { config, examples: &examples };

@@ -6,7 +6,7 @@ use bso_data::check::{CheckOptions, CheckReport, Lengths, Piece, PreviewRow, che
 use bso_data::{ChatTokenizer, Preference, Schema, TemplateChoice};
 use bso_durable::Observer;
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use owo_colors::OwoColorize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -127,23 +127,31 @@ fn text(report: &CheckReport, max_length: Option<usize>) -> Result<String, std::
 
 fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::NOTHING).set_style(TableComponent::HeaderLines, '─');
     table.set_header(head);
     // Numbers are read by their last digit; the first column is words.
     for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        column.set_cell_alignment(CellAlignment::Right);
     }
     table
 }
 
+/// Long notes are wrapped, also where no terminal says how wide it is.
+fn wrap(table: &mut Table) {
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    if table.width().is_none() {
+        table.set_width(120);
+    }
+}
+
 fn ledger(report: &CheckReport) -> Table {
     let mut table = table(["rows", "number", "first rows"]);
-    table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+    wrap(&mut table);
     for (label, number, note) in report.ledger.lines() {
         table.add_row([clean(&label), number.to_string(), clean(&note)]);
     }
     if let Some(column) = table.column_mut(2) {
-        column.set_cell_alignment(comfy_table::CellAlignment::Left);
+        column.set_cell_alignment(CellAlignment::Left);
     }
     table
 }
@@ -180,7 +188,7 @@ fn transforms(report: &CheckReport) -> Table {
 fn judgements(report: &CheckReport) -> Table {
     let found = &report.contradictions;
     let mut table = table(["", "rows", "first rows"]);
-    table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+    wrap(&mut table);
     let twice = report.disagreement.judged_twice;
     table.add_row(["judged both better and safer", &twice.to_string(), ""]);
     for (label, count) in [
@@ -197,7 +205,7 @@ fn judgements(report: &CheckReport) -> Table {
     }
     table.add_row(["distinct prompts", &found.distinct_prompts.to_string(), ""]);
     if let Some(column) = table.column_mut(2) {
-        column.set_cell_alignment(comfy_table::CellAlignment::Left);
+        column.set_cell_alignment(CellAlignment::Left);
     }
     table
 }

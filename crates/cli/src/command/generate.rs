@@ -99,8 +99,6 @@ pub fn run(args: &GenerateArgs, terminal: &Terminal) -> anyhow::Result<Outcome> 
         settings: args.sampling.settings(),
         num_threads: args.sampling.num_threads,
     };
-    match generate(&task, &interrupt, terminal) {
-        Err(bso_recipes::RecipeError::Interrupted) => Ok(Outcome::Interrupted),
-        done => Ok(done.map(|()| Outcome::Done)?),
-    }
+    generate(&task, &interrupt, terminal)?;
+    Ok(Outcome::Done)
 }

@@ -5,7 +5,7 @@ use crate::signal;
 use crate::terminal::Terminal;
 use bso_recipes::lines::ReadRows;
 use bso_recipes::logprobs::{LogprobsTask, logprobs};
-use bso_recipes::{Preference, RecipeError, TemplateChoice, Truncation};
+use bso_recipes::{Preference, TemplateChoice, Truncation};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -57,8 +57,6 @@ pub fn run(args: &LogprobsArgs, terminal: &Terminal) -> anyhow::Result<Outcome> 
         rows: ReadRows { skip_bad_rows: args.skip_bad_rows },
         num_threads: args.num_threads,
     };
-    match logprobs(&task, &interrupt, terminal) {
-        Err(RecipeError::Interrupted) => Ok(Outcome::Interrupted),
-        done => Ok(done.map(|()| Outcome::Done)?),
-    }
+    logprobs(&task, &interrupt, terminal)?;
+    Ok(Outcome::Done)
 }

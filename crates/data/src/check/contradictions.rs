@@ -13,11 +13,11 @@ pub struct Contradictions {
     pub opposite_better: Count,
     /// The same prompt and responses as an earlier row, the other response safer.
     pub opposite_safer: Count,
-    /// The same prompt and response as in an earlier row, with the other safety label.
+    /// Rows with a response that an earlier row labels the other way for the same prompt.
     pub different_label: Count,
     /// The response called safer is the one labelled unsafe, the other is labelled safe.
     pub safer_is_unsafe: Count,
-    /// The same prompt and responses (in either order) as an earlier row, with the same judgements.
+    /// The same prompt and responses (in either order) as an earlier row, with nothing contradicted.
     pub duplicates: Count,
     /// Distinct prompts.
     pub distinct_prompts: usize,
@@ -43,11 +43,13 @@ impl Seen {
         self.prompts.insert(prompt);
         let response = |i: usize| hash([&prompt[..], record.responses[i].as_bytes()]);
         let keys = [response(0), response(1)];
+        let mut relabelled = false;
         for (key, label) in keys.iter().zip(record.is_unsafe) {
             let Some(label) = label else { continue };
-            if *self.labels.entry(*key).or_insert(label) != label {
-                self.found.different_label.add(origin);
-            }
+            relabelled |= *self.labels.entry(*key).or_insert(label) != label;
+        }
+        if relabelled {
+            self.found.different_label.add(origin);
         }
         if let (Some(safer), [Some(first), Some(second)]) = (record.safer, record.is_unsafe) {
             let (of_safer, of_other) = if safer == 0 { (first, second) } else { (second, first) };
@@ -71,7 +73,7 @@ impl Seen {
                 if safer {
                     self.found.opposite_safer.add(origin);
                 }
-                if !better && !safer {
+                if !better && !safer && !relabelled {
                     self.found.duplicates.add(origin);
                 }
             }

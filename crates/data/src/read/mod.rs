@@ -78,8 +78,9 @@ struct FileRows {
 
 impl FileRows {
     fn open(path: &Path) -> Result<Self, DataError> {
+        let name = if path == Path::new("-") { Path::new("standard input") } else { path };
         let mut rows = Self {
-            file: Arc::from(path),
+            file: Arc::from(name),
             reader: sources::open(path)?,
             layout: Layout::Lines,
             row: 0,
@@ -247,7 +248,10 @@ fn parse(text: &[u8]) -> Result<Value, Problem> {
         if let Some(at) = said.rfind(" at line ") {
             said.truncate(at);
         }
-        (format!("invalid JSON at {place}: {said}"), "correct the line, or leave it out with --skip_bad_rows")
+        (
+            format!("invalid JSON at {place}: {said}"),
+            "correct the line or remove it (commands that have --skip_bad_rows count it instead)",
+        )
     })
 }
 

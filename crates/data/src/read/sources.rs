@@ -75,9 +75,12 @@ fn unpacked(mut reader: Box<dyn BufRead>) -> std::io::Result<Box<dyn BufRead>> {
     Ok(reader)
 }
 
-/// Whether the name promises JSON lines.
+/// Whether the name promises JSON lines, as standard input does.
 pub(super) fn says_lines(path: &Path) -> bool {
     let name = name_of(path);
+    if name == "-" {
+        return true;
+    }
     let name = without_gz(&name);
     name.ends_with(".jsonl") || name.ends_with(".ndjson")
 }

@@ -57,7 +57,7 @@ impl TokenizerFiles {
         if !dir.is_dir() {
             return Err(DataError::Tokenizer {
                 path: dir.to_owned(),
-                problem: "it is no folder; name the folder that holds tokenizer.json".to_owned(),
+                problem: "it is no folder; name the folder that holds tokenizer.json (models on a hub are not fetched: download it first)".to_owned(),
             });
         }
         let Some(tokenizer_json) = bytes(&dir.join(TOKENIZER))? else {

@@ -80,6 +80,11 @@ fn respond(
     let Some(template) = &tokenizer.template else {
         let mut ids = tokenizer.library.encode(response, false).map_err(refuse)?.ids;
         ids.push(tokenizer.eos.1);
+        // Nothing predicts a first token: without a prompt and without BOS it is given rather than scored.
+        if prompt.ids.is_empty() && ids.len() > 1 {
+            let response = ids.split_off(1);
+            return Ok(TokenisedSequence { prompt: ids, response });
+        }
         return Ok(TokenisedSequence { prompt: prompt.ids.clone(), response: ids });
     };
     let text = template.render(&with_answer(messages, response), false)?;

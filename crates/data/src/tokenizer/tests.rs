@@ -124,6 +124,22 @@ fn without_a_template_bos_comes_once_and_eos_ends() {
 }
 
 #[test]
+fn a_first_token_that_nothing_predicts_is_not_scored() {
+    let sequence = chat(None).encode_response(&[], "day").unwrap();
+    assert_eq!((sequence.prompt.len(), sequence.response.len()), (1, 3));
+}
+
+#[test]
+fn keep_end_cuts_only_what_a_shortened_prompt_has() {
+    let opened = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' + messages[0].content }}{% endif %}";
+    let truncation = Truncation { max_length: Some(28), mode: TruncationMode::KeepEnd };
+    let pairs = [pair(1, "hello world", "yes", "no")];
+    let kept =
+        tokenise_pairs(&pairs, &chat(Some(opened)), truncation, &mut Ledger::default(), &Silent).unwrap();
+    assert_eq!(kept[0].chosen.len(), 28);
+}
+
+#[test]
 fn words_come_back_as_they_were() {
     let tokenizer = ChatTokenizer::word_level(&["open", "the", "vault,", "2", "doors."]).unwrap();
     let text = "open the 2 doors. open vault, the";

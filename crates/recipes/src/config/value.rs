@@ -74,6 +74,8 @@ pub(super) fn read(key: &Key, value: &Value, base: &Path) -> Result<Read, Misfit
         Kind::Words => Setting::Words(words(value).ok_or_else(wrong)?),
         Kind::Mapping => Setting::Mapping(mapping(value).ok_or_else(wrong)?),
         Kind::FlagOrPath => match boolean(value) {
+            // LLaMA-Factory and transformers' scripts write `auto` for the last checkpoint.
+            None if value.as_str() == Some("auto") => Setting::Bool(true),
             Some(flag) => Setting::Bool(flag),
             None => Setting::Path(path(value, base).ok_or_else(wrong)?),
         },

@@ -28,7 +28,7 @@ pub(super) const KEYS: &[Key] = &[
         .says(HF, "Replace what a finished run left in output_dir; otherwise a folder in use is refused.")
         .bookkeeping(),
     Key::new("resume_from_checkpoint", Run, Kind::FlagOrPath, "false")
-        .says(HF, "Go on from the last checkpoint in output_dir (true) or from a named one.")
+        .says(HF, "Go on from the last checkpoint in output_dir (true or auto; anew where there is none) or from a named one.")
         .bookkeeping(),
     Key::new("eval_strategy", Run, Kind::Choice(STRATEGIES), "no")
         .says(HF, "When the held-out rows are evaluated during training.")

@@ -1,0 +1,294 @@
+//! Training through the program: what a run leaves, what holds at its first step, and that no interruption shows in
+//! its result.
+
+mod support;
+
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use support::{Ended, Playground, metrics};
+
+const BSO: &str = "loss_type: bso\ngenerator: sba\ngenerator_params: [0.2, 4]\nsafety_penalty: 5\nsafety_transform: swap_drop\n";
+
+fn number(row: &Value, name: &str) -> f64 {
+    row[name].as_f64().unwrap_or_else(|| panic!("no {name} in {row}"))
+}
+
+#[test]
+fn a_run_leaves_the_files_that_the_ecosystem_knows() {
+    let here = Playground::new();
+    let config = here.config("run", &format!("{BSO}max_steps: 6\nlogging_steps: 2\neval_split: 0.1\nreport_to: tensorboard\n"));
+    let ended = here.run(&["train", &config]).ok();
+    for part in ["objective", "reference", "model as it is before training", "swapped", "trainable"] {
+        assert!(ended.err.contains(part), "no {part:?} in:\n{}", ended.err);
+    }
+    let run = here.path("run");
+    for file in [
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "trainer_state.json",
+        "all_results.json",
+        "README.md",
+        "report.html",
+        "tensorboard",
+        "reference_log_probs.jsonl",
+    ] {
+        assert!(run.join(file).exists(), "{file} is missing");
+    }
+    let rows = metrics(&run);
+    let training: Vec<&Value> = rows.iter().filter(|r| r.get("loss").is_some()).collect();
+    assert_eq!(training.iter().map(|r| number(r, "step")).collect::<Vec<_>>(), [2.0, 4.0, 6.0]);
+    for name in [
+        "epoch", "loss", "grad_norm", "learning_rate", "num_tokens", "rewards/chosen", "rewards/rejected",
+        "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "bso/log_r", "bso/frac_log_r_gt_0",
+        "bso/frac_clamped", "bso/safety_delta", "quadrant/safe_unsafe/rewards/margins",
+    ] {
+        assert!(number(training[2], name).is_finite(), "{name}");
+    }
+    assert!(rows.iter().any(|r| r.get("eval_rewards/accuracies").is_some()));
+    // What config.yaml says is the run: reading it again gives the same settings.
+    let shown = here.run(&["config", "show", "run/config.yaml"]).ok().out;
+    assert_eq!(shown, here.run(&["config", "show", &config]).ok().out);
+}
+
+#[test]
+fn a_policy_that_is_its_reference_starts_with_margin_zero_and_ln_2() {
+    let here = Playground::new();
+    let config = here.config("run", "loss_type: dpo\nmax_steps: 1\nlogging_steps: 1\n");
+    here.run(&["train", &config]).ok();
+    let first = &metrics(&here.path("run"))[0];
+    assert!(number(first, "rewards/margins").abs() < 1e-5, "{first}");
+    assert!((number(first, "loss") - std::f64::consts::LN_2).abs() < 1e-5, "{first}");
+}
+
+#[test]
+fn every_loss_trains_and_changes_the_weights() {
+    let here = Playground::new();
+    let margins: Vec<Value> = fs::read_to_string(here.path("pairs.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let row: Value = serde_json::from_str(line).unwrap();
+            let text = |i: usize| row[format!("response_{i}")].clone();
+            serde_json::json!({"prompt": row["prompt"], "chosen": text(0), "rejected": text(1), "chosen_margin": 0.3,
+                               "rejected_margin": -0.2})
+        })
+        .collect();
+    here.write_rows("margins.jsonl", &margins);
+    let before = fs::read(here.path("model/model.safetensors")).unwrap();
+    for (name, settings) in [
+        ("bso", BSO.to_owned()),
+        ("kernel", "loss_type: bso\ngenerator: kernel\nkernel: \"1/cosh(u/2)\"\n".to_owned()),
+        ("tail", "loss_type: bso\nlog_ratio_clamp: [-1, 1]\nlog_ratio_tail: linear\nlabel_smoothing: 0.1\n".to_owned()),
+        ("dpo", "loss_type: dpo\noptim: rmsprop\n".to_owned()),
+        ("cdpo", "loss_type: cdpo\nlabel_smoothing: 0.1\noptim: sgd\n".to_owned()),
+        ("ipo", "loss_type: ipo\n".to_owned()),
+        ("ipo_mean", "loss_type: ipo_mean\n".to_owned()),
+        ("hinge", "loss_type: hinge\npreference: safer\n".to_owned()),
+        ("safedpo", "loss_type: safedpo\n".to_owned()),
+        ("bfpo", "loss_type: bfpo\n".to_owned()),
+        ("modpo", "loss_type: modpo\ndataset_name: margins.jsonl\n".to_owned()),
+        ("kto", "loss_type: kto\n".to_owned()),
+        ("sft", "stage: sft\nloss_type: nll\ndataset_name: sft.jsonl\n".to_owned()),
+    ] {
+        let settings = if settings.contains("dataset_name") {
+            let file = here.config(name, "max_steps: 3\nlogging_steps: 1\n");
+            let text = fs::read_to_string(here.path(&file)).unwrap().replace("dataset_name: pairs.jsonl\n", "");
+            here.write(&file, &(text + &settings));
+            file
+        } else {
+            here.config(name, &format!("{settings}max_steps: 3\nlogging_steps: 1\n"))
+        };
+        let ended = here.run(&["train", &settings]);
+        assert_eq!(ended.code, Some(0), "{name}: {}", ended.err);
+        let rows = metrics(&here.path(name));
+        let losses: Vec<f64> = rows.iter().filter(|r| r.get("loss").is_some()).map(|r| number(r, "loss")).collect();
+        assert!(losses.len() == 3 && losses.iter().all(|l| l.is_finite()), "{name}: {losses:?}");
+        assert!(number(&rows[0], "grad_norm") > 0.0, "{name}");
+        assert_ne!(fs::read(here.path(name).join("model.safetensors")).unwrap(), before, "{name}");
+    }
+}
+
+#[test]
+fn a_huge_penalty_trains_with_clipping_and_is_refused_without() {
+    let here = Playground::new();
+    let huge = "loss_type: bso\ngenerator: sba\ngenerator_params: [1.0, 4]\nsafety_penalty: 100\nlog_ratio_clamp: none\n\
+                max_steps: 8\nlogging_steps: 1\n";
+    here.run(&["train", &here.config("clipped", huge), "--max_grad_norm", "1.0"]).ok();
+    for row in metrics(&here.path("clipped")) {
+        let numbers = row.as_object().unwrap().iter().filter(|(name, _)| !name.starts_with("eval_"));
+        assert!(numbers.clone().all(|(_, v)| v.as_f64().is_some_and(f64::is_finite)), "{row}");
+    }
+    here.run(&["train", &here.config("open", huge), "--max_grad_norm", "none"]).fails(1, &["max_grad_norm"]);
+}
+
+#[test]
+fn accumulating_gradients_equals_one_large_batch() {
+    let here = Playground::new();
+    let settings = format!("{BSO}max_steps: 4\nlogging_steps: 1\n");
+    let whole = here.config("whole", &settings);
+    let parts = here.config("parts", &settings);
+    here.run(&["train", &whole, "--per_device_train_batch_size", "8"]).ok();
+    here.run(&["train", &parts, "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4"]).ok();
+    for (a, b) in metrics(&here.path("whole")).iter().zip(metrics(&here.path("parts"))) {
+        for name in ["loss", "grad_norm"] {
+            if a.get(name).is_some() {
+                let (a, b) = (number(a, name), number(&b, name));
+                assert!((a - b).abs() <= 1e-4 * a.abs(), "{name}: {a} and {b}");
+            }
+        }
+    }
+}
+
+/// Long enough to be killed in the middle, with a checkpoint every few steps and accumulation across micro-batches.
+fn long_run(here: &Playground, name: &str) -> String {
+    let settings = "max_steps: 120\nsave_steps: 7\nlogging_steps: 5\neval_strategy: steps\neval_steps: 30\n\
+                    eval_split: 0.1\ngradient_accumulation_steps: 2\nsave_total_limit: 2\nlr_scheduler_type: cosine\nwarmup_steps: 5\n";
+    here.config(name, &format!("{BSO}{settings}"))
+}
+
+fn assert_same_result(a: &Path, b: &Path) {
+    let bytes = |run: &Path| fs::read(run.join("model.safetensors")).unwrap();
+    assert!(bytes(a) == bytes(b), "the weights differ");
+    assert_eq!(metrics(a), metrics(b));
+}
+
+#[test]
+fn a_run_killed_at_any_moment_resumes_to_the_same_bytes() {
+    let here = Playground::new();
+    let (whole, killed) = (long_run(&here, "whole"), long_run(&here, "killed"));
+    here.run(&["train", &whole]).ok();
+    let mut kills = 0;
+    // Moments spread over start, steps and checkpoint writes; later attempts live longer, so that the run ends.
+    for attempt in 0u64.. {
+        assert!(attempt < 200, "the run never finished");
+        let mut child = here
+            .bso()
+            .args(["train", &killed, "--resume_from_checkpoint", "auto"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(60 + 37 * attempt));
+        match child.try_wait().unwrap() {
+            Some(status) => {
+                assert!(status.success(), "attempt {attempt}: {status}");
+                break;
+            }
+            None => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                kills += 1;
+            }
+        }
+    }
+    println!("killed {kills} times");
+    assert!(kills > 0, "the run was too short to be killed");
+    assert_same_result(&here.path("whole"), &here.path("killed"));
+    let leftovers = fs::read_dir(here.path("killed")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert_eq!(leftovers.filter(|name| name.ends_with(".tmp")).count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_writes_a_checkpoint_and_the_rest_follows() {
+    let here = Playground::new();
+    let (whole, stopped) = (long_run(&here, "whole"), long_run(&here, "stopped"));
+    here.run(&["train", &whole]).ok();
+    let child = here.bso().args(["train", &stopped]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let metrics_file = here.path("stopped/metrics.jsonl");
+    while !fs::read_to_string(&metrics_file).is_ok_and(|text| text.lines().count() >= 3) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    assert_eq!(ended.code, Some(130), "{}", ended.err);
+    assert!(ended.err.contains("resume_from_checkpoint"), "{}", ended.err);
+    here.run(&["train", &stopped, "--resume_from_checkpoint", "auto"]).ok();
+    assert_same_result(&here.path("whole"), &here.path("stopped"));
+}
+
+#[test]
+fn a_checkpoint_of_other_settings_is_refused_by_name() {
+    let here = Playground::new();
+    let config = here.config("run", &format!("{BSO}max_steps: 6\nsave_steps: 2\n"));
+    here.run(&["train", &config]).ok();
+    here.run(&["train", &config, "--resume_from_checkpoint", "auto", "--beta", "0.7"]).fails(2, &["beta", "0.7"]);
+    here.run(&["train", &config]).fails(2, &["already holds a run", "overwrite_output_dir"]);
+    here.run(&["train", &config, "--overwrite_output_dir", "true"]).ok();
+}
+
+#[test]
+fn stale_reference_log_probs_are_refused() {
+    let here = Playground::new();
+    let config = here.config("run", "loss_type: dpo\nmax_steps: 4\nsave_steps: 2\n");
+    here.run(&["train", &config]).ok();
+    let file = here.path("run/reference_log_probs.jsonl");
+    let text = fs::read_to_string(&file).unwrap();
+    let weights = text.split("\"weights\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    fs::write(&file, text.replace(&weights, "0")).unwrap();
+    here.run(&["train", &config, "--resume_from_checkpoint", "auto"]).fails(2, &["reference_log_probs.jsonl", "weights"]);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
+    let here = Playground::new();
+    let settings = format!("{BSO}max_steps: 5\n");
+    for name in ["a", "b", "c"] {
+        let config = here.config(name, &settings);
+        here.run(&["train", &config, "--seed", if name == "c" { "8" } else { "7" }]).ok();
+    }
+    let bytes = |name: &str| fs::read(here.path(name).join("model.safetensors")).unwrap();
+    assert!(bytes("a") == bytes("b"));
+    assert!(bytes("a") != bytes("c"));
+}
+
+/// The output directory opens in transformers with the log-probs that `bso logprobs` gives.
+#[test]
+fn the_trained_model_opens_in_transformers() {
+    let Ok(python) = std::env::var("BSO_PYTHON") else {
+        println!("skipped: set BSO_PYTHON to a Python with torch and transformers");
+        return;
+    };
+    let here = Playground::new();
+    let config = here.config("run", "loss_type: dpo\nmax_steps: 3\n");
+    here.run(&["train", &config]).ok();
+    here.run(&["logprobs", "--model", "run", "--data", "sft.jsonl", "--output", "scored.jsonl"]).ok();
+    let script = r#"
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tok, model = AutoTokenizer.from_pretrained("run"), AutoModelForCausalLM.from_pretrained("run", dtype=torch.float32)
+worst = 0.0
+for line in list(open("scored.jsonl"))[:20]:
+    row = json.loads(line)
+    messages = [{"role": "user", "content": row["prompt"]}]
+    prompt = tok.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    full = tok.apply_chat_template(messages + [{"role": "assistant", "content": row["response"]}], tokenize=False)
+    n = len(tok(prompt, add_special_tokens=False).input_ids)
+    ids = torch.tensor([tok(full, add_special_tokens=False).input_ids])
+    with torch.no_grad(): lp = model(ids).logits.double().log_softmax(-1)
+    total = sum(lp[0, i - 1, ids[0, i]].item() for i in range(n, n + row["tokens"]))
+    worst = max(worst, abs(total - row["logp"]) / abs(total))
+print(worst)
+"#;
+    here.write("compare.py", script);
+    let output = std::process::Command::new(python)
+        .arg("compare.py")
+        .current_dir(here.path("."))
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap();
+    let ended = Ended::of(output).ok();
+    let worst: f64 = ended.out.trim().parse().unwrap();
+    println!("largest relative difference to transformers: {worst:e}");
+    assert!(worst < 1e-4, "{worst}");
+}

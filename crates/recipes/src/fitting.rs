@@ -1,0 +1,70 @@
+//! Whether what a run is given belongs together: a tokenizer's ids lie in the embedding, sequences in the context,
+//! weights among the finite numbers. Checked before anything depends on it.
+
+use crate::RecipeError;
+use crate::example::Example;
+use bso_data::ChatTokenizer;
+use bso_model::{Decoder, ModelConfig};
+use std::path::Path;
+
+/// Refuses a tokenizer that can give ids without a row in the embedding of the model in `dir`. Fewer ids than rows
+/// are usual: embeddings are padded to round sizes.
+///
+/// # Errors
+/// Both numbers and the first id too many.
+pub fn check_vocabulary(tokenizer: &ChatTokenizer, model: &ModelConfig, dir: &Path) -> Result<(), RecipeError> {
+    let (ids, rows) = (tokenizer.vocab_size(), model.vocab_size);
+    if ids <= rows {
+        return Ok(());
+    }
+    let beyond = u32::try_from(ids - 1).map(|id| tokenizer.decode_with_special(&[id])).unwrap_or_default();
+    Err(RecipeError::input(format!(
+        "the tokenizer has ids up to {} ({beyond:?}), but the embedding of the model in {} has only {rows} rows; use the \
+         tokenizer that belongs to the model, or give the embedding a row for every id",
+        ids - 1,
+        dir.display()
+    )))
+}
+
+/// Positions that a sequence of `tokens` tokens takes: its last token is predicted and never fed in.
+pub fn positions(tokens: usize) -> usize {
+    tokens.saturating_sub(1)
+}
+
+/// Refuses examples that are longer than the model's context.
+///
+/// # Errors
+/// How many are too long, the longest, and the `max_length` that would fit.
+pub fn check_context<'a>(
+    examples: impl IntoIterator<Item = &'a Example>,
+    model: &ModelConfig,
+    dir: &Path,
+) -> Result<(), RecipeError> {
+    let length = |e: &Example| e.scored().map(|s| s.len()).max().unwrap_or(0);
+    let too_long: Vec<usize> =
+        examples.into_iter().map(length).filter(|n| positions(*n) > model.max_positions).collect();
+    let Some(longest) = too_long.iter().max() else { return Ok(()) };
+    Err(RecipeError::input(format!(
+        "{} examples are longer than the context of the model in {} ({} positions; the longest has {longest} tokens); set \
+         max_length to {} or less: truncation_mode says what is cut",
+        too_long.len(),
+        dir.display(),
+        model.max_positions,
+        model.max_positions
+    )))
+}
+
+/// Refuses weights that are not finite: nobody should save or answer with them. `when` and `remedy` complete the error.
+///
+/// # Errors
+/// The first tensor with such a number.
+pub fn check_finite(decoder: &Decoder, when: &str, remedy: &str) -> Result<(), RecipeError> {
+    let engine = decoder.engine();
+    match decoder.parameters().find(|(_, values)| !engine.all_finite(values)) {
+        None => Ok(()),
+        Some((name, _)) => Err(RecipeError::failed(format!("{name} holds weights that are not finite {when}; {remedy}"))),
+    }
+}
+
+/// What helps when training has driven weights out of range.
+pub const DIVERGED: &str = "lower learning_rate, set max_grad_norm, or resume from an earlier checkpoint";
