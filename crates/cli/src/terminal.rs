@@ -104,7 +104,9 @@ fn bar(name: &str, total: Option<u64>, unit: &str) -> ProgressBar {
     let (bar, template) = match total {
         Some(total) => (
             ProgressBar::with_draw_target(Some(total), target),
-            format!("{{prefix}} {{bar:24.cyan/dim}} {{human_pos}}/{{human_len}} {unit}  {{eta}} left  {{wide_msg}}"),
+            format!(
+                "{{prefix}} {{bar:24.cyan/dim}} {{human_pos}}/{{human_len}} {unit}  {{eta}} left  {{wide_msg}}"
+            ),
         ),
         None => (
             ProgressBar::with_draw_target(None, target),

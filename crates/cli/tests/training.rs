@@ -19,7 +19,10 @@ fn number(row: &Value, name: &str) -> f64 {
 #[test]
 fn a_run_leaves_the_files_that_the_ecosystem_knows() {
     let here = Playground::new();
-    let config = here.config("run", &format!("{BSO}max_steps: 6\nlogging_steps: 2\neval_split: 0.1\nreport_to: tensorboard\n"));
+    let config = here.config(
+        "run",
+        &format!("{BSO}max_steps: 6\nlogging_steps: 2\neval_split: 0.1\nreport_to: tensorboard\n"),
+    );
     let ended = here.run(&["train", &config]).ok();
     for part in ["objective", "reference", "model as it is before training", "swapped", "trainable"] {
         assert!(ended.err.contains(part), "no {part:?} in:\n{}", ended.err);
@@ -47,9 +50,22 @@ fn a_run_leaves_the_files_that_the_ecosystem_knows() {
     let training: Vec<&Value> = rows.iter().filter(|r| r.get("loss").is_some()).collect();
     assert_eq!(training.iter().map(|r| number(r, "step")).collect::<Vec<_>>(), [2.0, 4.0, 6.0]);
     for name in [
-        "epoch", "loss", "grad_norm", "learning_rate", "num_tokens", "rewards/chosen", "rewards/rejected",
-        "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "bso/log_r", "bso/frac_log_r_gt_0",
-        "bso/frac_clamped", "bso/safety_delta", "quadrant/safe_unsafe/rewards/margins",
+        "epoch",
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "num_tokens",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+        "bso/log_r",
+        "bso/frac_log_r_gt_0",
+        "bso/frac_clamped",
+        "bso/safety_delta",
+        "quadrant/safe_unsafe/rewards/margins",
     ] {
         assert!(number(training[2], name).is_finite(), "{name}");
     }
@@ -87,7 +103,11 @@ fn every_loss_trains_and_changes_the_weights() {
     for (name, settings) in [
         ("bso", BSO.to_owned()),
         ("kernel", "loss_type: bso\ngenerator: kernel\nkernel: \"1/cosh(u/2)\"\n".to_owned()),
-        ("tail", "loss_type: bso\nlog_ratio_clamp: [-1, 1]\nlog_ratio_tail: linear\nlabel_smoothing: 0.1\n".to_owned()),
+        (
+            "tail",
+            "loss_type: bso\nlog_ratio_clamp: [-1, 1]\nlog_ratio_tail: linear\nlabel_smoothing: 0.1\n"
+                .to_owned(),
+        ),
         ("dpo", "loss_type: dpo\noptim: rmsprop\n".to_owned()),
         ("cdpo", "loss_type: cdpo\nlabel_smoothing: 0.1\noptim: sgd\n".to_owned()),
         ("ipo", "loss_type: ipo\n".to_owned()),
@@ -101,7 +121,8 @@ fn every_loss_trains_and_changes_the_weights() {
     ] {
         let settings = if settings.contains("dataset_name") {
             let file = here.config(name, "max_steps: 3\nlogging_steps: 1\n");
-            let text = fs::read_to_string(here.path(&file)).unwrap().replace("dataset_name: pairs.jsonl\n", "");
+            let text =
+                fs::read_to_string(here.path(&file)).unwrap().replace("dataset_name: pairs.jsonl\n", "");
             here.write(&file, &(text + &settings));
             file
         } else {
@@ -110,7 +131,8 @@ fn every_loss_trains_and_changes_the_weights() {
         let ended = here.run(&["train", &settings]);
         assert_eq!(ended.code, Some(0), "{name}: {}", ended.err);
         let rows = metrics(&here.path(name));
-        let losses: Vec<f64> = rows.iter().filter(|r| r.get("loss").is_some()).map(|r| number(r, "loss")).collect();
+        let losses: Vec<f64> =
+            rows.iter().filter(|r| r.get("loss").is_some()).map(|r| number(r, "loss")).collect();
         assert!(losses.len() == 3 && losses.iter().all(|l| l.is_finite()), "{name}: {losses:?}");
         assert!(number(&rows[0], "grad_norm") > 0.0, "{name}");
         assert_ne!(fs::read(here.path(name).join("model.safetensors")).unwrap(), before, "{name}");
@@ -137,7 +159,8 @@ fn accumulating_gradients_equals_one_large_batch() {
     let whole = here.config("whole", &settings);
     let parts = here.config("parts", &settings);
     here.run(&["train", &whole, "--per_device_train_batch_size", "8"]).ok();
-    here.run(&["train", &parts, "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4"]).ok();
+    here.run(&["train", &parts, "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4"])
+        .ok();
     for (a, b) in metrics(&here.path("whole")).iter().zip(metrics(&here.path("parts"))) {
         for name in ["loss", "grad_norm"] {
             if a.get(name).is_some() {
@@ -193,7 +216,8 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_bytes() {
     println!("killed {kills} times");
     assert!(kills > 0, "the run was too short to be killed");
     assert_same_result(&here.path("whole"), &here.path("killed"));
-    let leftovers = fs::read_dir(here.path("killed")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let leftovers =
+        fs::read_dir(here.path("killed")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     assert_eq!(leftovers.filter(|name| name.ends_with(".tmp")).count(), 0);
 }
 
@@ -203,7 +227,8 @@ fn ctrl_c_writes_a_checkpoint_and_the_rest_follows() {
     let here = Playground::new();
     let (whole, stopped) = (long_run(&here, "whole"), long_run(&here, "stopped"));
     here.run(&["train", &whole]).ok();
-    let child = here.bso().args(["train", &stopped]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child =
+        here.bso().args(["train", &stopped]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let metrics_file = here.path("stopped/metrics.jsonl");
     while !fs::read_to_string(&metrics_file).is_ok_and(|text| text.lines().count() >= 3) {
         std::thread::sleep(Duration::from_millis(5));
@@ -222,7 +247,8 @@ fn a_checkpoint_of_other_settings_is_refused_by_name() {
     let here = Playground::new();
     let config = here.config("run", &format!("{BSO}max_steps: 6\nsave_steps: 2\n"));
     here.run(&["train", &config]).ok();
-    here.run(&["train", &config, "--resume_from_checkpoint", "auto", "--beta", "0.7"]).fails(2, &["beta", "0.7"]);
+    here.run(&["train", &config, "--resume_from_checkpoint", "auto", "--beta", "0.7"])
+        .fails(2, &["beta", "0.7"]);
     here.run(&["train", &config]).fails(2, &["already holds a run", "overwrite_output_dir"]);
     here.run(&["train", &config, "--overwrite_output_dir", "true"]).ok();
 }
@@ -236,7 +262,8 @@ fn stale_reference_log_probs_are_refused() {
     let text = fs::read_to_string(&file).unwrap();
     let weights = text.split("\"weights\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
     fs::write(&file, text.replace(&weights, "0")).unwrap();
-    here.run(&["train", &config, "--resume_from_checkpoint", "auto"]).fails(2, &["reference_log_probs.jsonl", "weights"]);
+    here.run(&["train", &config, "--resume_from_checkpoint", "auto"])
+        .fails(2, &["reference_log_probs.jsonl", "weights"]);
 }
 
 #[test]

@@ -118,7 +118,8 @@ impl AtomicDir {
         let dir = parent(&self.place).to_owned();
         let aside = if self.place.exists() {
             let aside = tempfile::Builder::new().prefix(".bso-old-").suffix(".tmp").tempdir_in(&dir)?;
-            fs::rename(&self.place, aside.path().join("old")).map_err(|e| at("cannot replace", &self.place, e))?;
+            fs::rename(&self.place, aside.path().join("old"))
+                .map_err(|e| at("cannot replace", &self.place, e))?;
             Some(aside)
         } else {
             None

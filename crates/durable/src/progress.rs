@@ -57,7 +57,12 @@ pub struct Task<'a> {
 
 impl<'a> Task<'a> {
     /// Announces a task.
-    pub fn start(observer: &'a dyn Observer, task: impl Into<String>, total: Option<u64>, unit: &'static str) -> Self {
+    pub fn start(
+        observer: &'a dyn Observer,
+        task: impl Into<String>,
+        total: Option<u64>,
+        unit: &'static str,
+    ) -> Self {
         observer.event(Event::Started { task: task.into(), total, unit });
         Self { observer, started: Instant::now(), last_said: None, done: 0 }
     }

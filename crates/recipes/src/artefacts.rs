@@ -11,8 +11,8 @@ use bso_durable::{atomic_write, fingerprint_bytes};
 use bso_model::{DType, Decoder};
 use bso_runs::report::{Estimate, run_report, write_report};
 use bso_runs::{
-    Environment, Fingerprinted, LedgerRow, Manifest, ModelCard, Results, RunDirectory, Status, StepMetrics, TrainerState,
-    key, read_metrics,
+    Environment, Fingerprinted, LedgerRow, Manifest, ModelCard, Results, RunDirectory, Status, StepMetrics,
+    TrainerState, key, read_metrics,
 };
 use serde_json::{Map, json};
 use std::time::SystemTime;
@@ -41,7 +41,8 @@ impl Facts {
         examples: &str,
     ) -> Result<Self, RecipeError> {
         let model = &config.model.model_name_or_path;
-        let named = |role: &str, name: String, sha256: String| (role.to_owned(), Fingerprinted { name, sha256 });
+        let named =
+            |role: &str, name: String, sha256: String| (role.to_owned(), Fingerprinted { name, sha256 });
         let mut fingerprints = vec![
             named("model", model.display().to_string(), fingerprint_model(model)?),
             named("tokenizer", model.display().to_string(), tokenizer.fingerprint()),
@@ -49,7 +50,11 @@ impl Facts {
             named("config", "config.yaml".to_owned(), config.fingerprint()),
         ];
         if let Some(reference) = &config.model.ref_model {
-            fingerprints.push(named("reference", reference.display().to_string(), fingerprint_model(reference)?));
+            fingerprints.push(named(
+                "reference",
+                reference.display().to_string(),
+                fingerprint_model(reference)?,
+            ));
         }
         let ledger = dataset.ledger.lines().into_iter();
         let manifest = Manifest {
@@ -123,13 +128,18 @@ pub fn finish(
 }
 
 /// transformers stops generation at the ids in generation_config.json: the end of a turn belongs to them.
-fn write_generation_config(run: &RunDirectory, decoder: &Decoder, tokenizer: &ChatTokenizer) -> Result<(), RecipeError> {
+fn write_generation_config(
+    run: &RunDirectory,
+    decoder: &Decoder,
+    tokenizer: &ChatTokenizer,
+) -> Result<(), RecipeError> {
     let mut config = Map::new();
     if let Some((_, bos)) = tokenizer.bos() {
         config.insert("bos_token_id".to_owned(), json!(bos));
     }
     let stops = tokenizer.end_of_turn_ids();
-    let stops: Vec<u32> = stops.into_iter().filter(|id| (*id as usize) < decoder.config().vocab_size).collect();
+    let stops: Vec<u32> =
+        stops.into_iter().filter(|id| (*id as usize) < decoder.config().vocab_size).collect();
     config.insert("eos_token_id".to_owned(), if stops.len() == 1 { json!(stops[0]) } else { json!(stops) });
     Ok(bso_durable::write_json(&run.root().join("generation_config.json"), &config)?)
 }
@@ -138,7 +148,9 @@ fn results(rows: &[StepMetrics], seconds: f64) -> Results {
     let mut results = Results::new();
     let last = |evaluation: bool| rows.iter().rev().find(|r| r.is_evaluation() == evaluation);
     if let Some(row) = last(false) {
-        for (name, value) in row.iter().filter(|(name, _)| *name != key::STEP && !name.starts_with("quadrant/")) {
+        for (name, value) in
+            row.iter().filter(|(name, _)| *name != key::STEP && !name.starts_with("quadrant/"))
+        {
             let name = if name == key::EPOCH { name.to_owned() } else { format!("train_{name}") };
             results.put(name, value);
         }
@@ -178,5 +190,7 @@ fn card(facts: &Facts, results: &Results) -> ModelCard {
 }
 
 fn file_name(path: &str) -> String {
-    std::path::Path::new(path).file_name().map_or_else(|| path.to_owned(), |n| n.to_string_lossy().into_owned())
+    std::path::Path::new(path)
+        .file_name()
+        .map_or_else(|| path.to_owned(), |n| n.to_string_lossy().into_owned())
 }

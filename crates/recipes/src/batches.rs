@@ -66,7 +66,10 @@ mod tests {
         sorted.sort_unstable();
         assert_eq!(sorted, (0..23).collect::<Vec<_>>());
         assert_ne!(epoch(0), epoch(1));
-        assert_eq!(plan.step(3), vec![plan.step(3).concat()[0..3].to_vec(), plan.step(3).concat()[3..5].to_vec()]);
+        assert_eq!(
+            plan.step(3),
+            vec![plan.step(3).concat()[0..3].to_vec(), plan.step(3).concat()[3..5].to_vec()]
+        );
     }
 
     #[test]

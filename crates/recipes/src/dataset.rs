@@ -55,9 +55,11 @@ impl Dataset {
         };
         let truncation = Truncation { max_length: data.max_length, mode: data.truncation_mode };
         let mut dataset = match config.objective.loss_type() {
-            LossType::Nll => split(load_sft(path, &options, observer)?, config, |examples: &[SftExample], ledger| {
-                Ok(into_examples(tokenise_sft(examples, tokenizer, truncation, ledger, observer)?))
-            })?,
+            LossType::Nll => {
+                split(load_sft(path, &options, observer)?, config, |examples: &[SftExample], ledger| {
+                    Ok(into_examples(tokenise_sft(examples, tokenizer, truncation, ledger, observer)?))
+                })?
+            }
             LossType::Kto => {
                 let group = config.schedule.per_device_train_batch_size;
                 split(load_unpaired(path, &options, observer)?, config, |examples, ledger| {
@@ -108,5 +110,10 @@ fn split<T: Prompted>(
     let (train, eval) = split_by_prompt(examples, config.data.eval_split, Seed::new(config.model.seed));
     let train = tokenise(&train, &mut ledger)?;
     let eval = if eval.is_empty() { Vec::new() } else { tokenise(&eval, &mut ledger)? };
-    Ok(Dataset { train, eval, ledger, detected: format!("{} ({})", detected.schema.name(), detected.because) })
+    Ok(Dataset {
+        train,
+        eval,
+        ledger,
+        detected: format!("{} ({})", detected.schema.name(), detected.because),
+    })
 }

@@ -66,7 +66,9 @@ impl RecipeError {
             | Self::Model(ModelError::Io(e))
             | Self::Data(DataError::Io { source: e, .. })
             | Self::Runs(
-                RunsError::Write(e) | RunsError::Io { source: e, .. } | RunsError::NotWritable { source: e, .. },
+                RunsError::Write(e)
+                | RunsError::Io { source: e, .. }
+                | RunsError::NotWritable { source: e, .. },
             ) => Some(e.kind()),
             _ => None,
         }

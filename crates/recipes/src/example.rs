@@ -49,7 +49,8 @@ impl From<TokenisedPair> for Example {
     fn from(pair: TokenisedPair) -> Self {
         let labels = pair.chosen_unsafe.zip(pair.rejected_unsafe);
         Self {
-            labels: labels.map(|(chosen_unsafe, rejected_unsafe)| SafetyLabels { chosen_unsafe, rejected_unsafe }),
+            labels: labels
+                .map(|(chosen_unsafe, rejected_unsafe)| SafetyLabels { chosen_unsafe, rejected_unsafe }),
             margins: pair.margins,
             ..Self::of(vec![pair.chosen, pair.rejected])
         }

@@ -12,7 +12,11 @@ use std::path::Path;
 ///
 /// # Errors
 /// Both numbers and the first id too many.
-pub fn check_vocabulary(tokenizer: &ChatTokenizer, model: &ModelConfig, dir: &Path) -> Result<(), RecipeError> {
+pub fn check_vocabulary(
+    tokenizer: &ChatTokenizer,
+    model: &ModelConfig,
+    dir: &Path,
+) -> Result<(), RecipeError> {
     let (ids, rows) = (tokenizer.vocab_size(), model.vocab_size);
     if ids <= rows {
         return Ok(());
@@ -62,7 +66,9 @@ pub fn check_finite(decoder: &Decoder, when: &str, remedy: &str) -> Result<(), R
     let engine = decoder.engine();
     match decoder.parameters().find(|(_, values)| !engine.all_finite(values)) {
         None => Ok(()),
-        Some((name, _)) => Err(RecipeError::failed(format!("{name} holds weights that are not finite {when}; {remedy}"))),
+        Some((name, _)) => {
+            Err(RecipeError::failed(format!("{name} holds weights that are not finite {when}; {remedy}")))
+        }
     }
 }
 

@@ -78,14 +78,18 @@ impl ChatModel {
         let started = std::time::Instant::now();
         let generated = self.decoder.generate(prompts, &self.with_stops(&settings.sampling), &mut |new| {
             tokens += 1;
-            let rate = || format!("{:.0} tokens/s", tokens as f64 / started.elapsed().as_secs_f64().max(1e-9));
+            let rate =
+                || format!("{:.0} tokens/s", tokens as f64 / started.elapsed().as_secs_f64().max(1e-9));
             task.advance(u64::from(new.finished.is_some()), rate);
             if interrupt.is_raised() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         if interrupt.is_raised() {
             return Err(RecipeError::Interrupted);
         }
-        Ok(generated.iter().map(|g| self.finished(&g.tokens, g.finish_reason, &settings.stop_texts)).collect())
+        Ok(generated
+            .iter()
+            .map(|g| self.finished(&g.tokens, g.finish_reason, &settings.stop_texts))
+            .collect())
     }
 
     /// Answers one conversation, handing on text as it comes.
@@ -112,7 +116,8 @@ impl ChatModel {
             let stopped = settings.stop_texts.iter().any(|stop| said.contains(stop.as_str()));
             if stopped || interrupt.is_raised() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let generated = self.decoder.generate(&prompts, &self.with_stops(&settings.sampling), &mut on_token)?;
+        let generated =
+            self.decoder.generate(&prompts, &self.with_stops(&settings.sampling), &mut on_token)?;
         let Some(first) = generated.first() else { return Err(RecipeError::failed("nothing was generated")) };
         Ok(self.finished(&first.tokens, first.finish_reason, &settings.stop_texts))
     }
@@ -131,7 +136,11 @@ impl ChatModel {
     }
 
     fn with_stops(&self, sampling: &GenerateConfig) -> GenerateConfig {
-        let stop_ids = if sampling.stop_ids.is_empty() { self.tokenizer.end_of_turn_ids() } else { sampling.stop_ids.clone() };
+        let stop_ids = if sampling.stop_ids.is_empty() {
+            self.tokenizer.end_of_turn_ids()
+        } else {
+            sampling.stop_ids.clone()
+        };
         GenerateConfig { stop_ids, ..sampling.clone() }
     }
 
@@ -177,7 +186,11 @@ pub struct GenerateTask {
 ///
 /// # Errors
 /// Bad rows by line; a model that cannot be used; an output that cannot be written.
-pub fn generate(task: &GenerateTask, interrupt: &Interrupt, observer: &dyn Observer) -> Result<(), RecipeError> {
+pub fn generate(
+    task: &GenerateTask,
+    interrupt: &Interrupt,
+    observer: &dyn Observer,
+) -> Result<(), RecipeError> {
     lines::check_output(&task.output)?;
     let (rows, mut skipped) = lines::read(&task.input, task.rows, |_, row| lines::conversation(row))?;
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);

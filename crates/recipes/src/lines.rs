@@ -79,7 +79,11 @@ pub fn write<'a>(file: &Path, rows: impl Iterator<Item = &'a Map<String, Value>>
         }
         out.flush()
     };
-    if file == Path::new("-") { put(&mut std::io::stdout().lock())? } else { bso_durable::atomic_write(file, put)? }
+    if file == Path::new("-") {
+        put(&mut std::io::stdout().lock())?
+    } else {
+        bso_durable::atomic_write(file, put)?
+    }
     Ok(())
 }
 
@@ -93,9 +97,11 @@ pub fn conversation(row: &Map<String, Value>) -> Result<Vec<Message>, String> {
         Some((_, Value::String(text))) => Ok(vec![Message::user(text.as_str())]),
         Some((name, Value::Array(messages))) if !messages.is_empty() => messages
             .iter()
-            .map(|m| match (m.get("role").and_then(Value::as_str), m.get("content").and_then(Value::as_str)) {
-                (Some(role), Some(content)) => Ok(Message::new(role, content)),
-                _ => Err(format!("`{name}` holds a message without text under `role` and `content`")),
+            .map(|m| {
+                match (m.get("role").and_then(Value::as_str), m.get("content").and_then(Value::as_str)) {
+                    (Some(role), Some(content)) => Ok(Message::new(role, content)),
+                    _ => Err(format!("`{name}` holds a message without text under `role` and `content`")),
+                }
             })
             .collect(),
         Some((name, _)) => Err(format!("`{name}` is neither text nor a list of messages")),

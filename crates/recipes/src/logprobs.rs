@@ -7,8 +7,8 @@ use crate::generate::{ChatModel, tell_skipped};
 use crate::lines::{self, ReadRows};
 use crate::step::pack;
 use bso_data::{
-    Ledger, Origin, Preference, PreferencePair, PreferenceRecord, Schema, SftExample, TemplateChoice, TokenisedSequence,
-    Truncation, tokenise_pairs, tokenise_sft,
+    Ledger, Origin, Preference, PreferencePair, PreferenceRecord, Schema, SftExample, TemplateChoice,
+    TokenisedSequence, Truncation, tokenise_pairs, tokenise_sft,
 };
 use bso_durable::{Interrupt, Observer, Task};
 use bso_model::{Engine, ModelError, Workspace};
@@ -50,28 +50,38 @@ const TOKENS: usize = 4096;
 ///
 /// # Errors
 /// Bad rows by line; a model that cannot be used; an output that cannot be written.
-pub fn logprobs(task: &LogprobsTask, interrupt: &Interrupt, observer: &dyn Observer) -> Result<(), RecipeError> {
+pub fn logprobs(
+    task: &LogprobsTask,
+    interrupt: &Interrupt,
+    observer: &dyn Observer,
+) -> Result<(), RecipeError> {
     lines::check_output(&task.output)?;
-    let (rows, mut skipped) = lines::read(&task.data, task.rows, |origin, row| responses(origin, row, task.preference))?;
+    let (rows, mut skipped) =
+        lines::read(&task.data, task.rows, |origin, row| responses(origin, row, task.preference))?;
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
     let model = ChatModel::open(&task.model, &task.template, engine)?;
     let mut scored: Vec<ScoredRow> = Vec::with_capacity(rows.len());
-    let mut tokenised = tokenise(&model, rows.iter().map(|(_, r)| r), task.truncation, observer)?.into_iter().peekable();
+    let mut tokenised =
+        tokenise(&model, rows.iter().map(|(_, r)| r), task.truncation, observer)?.into_iter().peekable();
     let context = model.decoder.config().max_positions;
     for ((origin, row), _) in rows {
         let problem = match tokenised.next_if(|(at, _)| *at == origin) {
             Some((_, sequences)) => match sequences.iter().map(|(_, s)| s.len()).max() {
                 Some(tokens) if positions(tokens) > context => {
-                    format!("{tokens} tokens are longer than the model's context of {context}; set --max_length {context}")
+                    format!(
+                        "{tokens} tokens are longer than the model's context of {context}; set --max_length {context}"
+                    )
                 }
                 _ => {
                     scored.push((row, sequences));
                     continue;
                 }
             },
-            None => "within max_length no two different responses are left to score; raise it or choose another \
+            None => {
+                "within max_length no two different responses are left to score; raise it or choose another \
                      truncation_mode"
-                .to_owned(),
+                    .to_owned()
+            }
         };
         if !task.rows.skip_bad_rows {
             return Err(lines::bad_row(&origin, problem));
@@ -151,7 +161,11 @@ fn score(
 }
 
 /// The responses of a row: of a pair, of a PKU row (by number, or ordered by `preference`), or a single one.
-fn responses(origin: &Origin, row: &Map<String, Value>, preference: Option<Preference>) -> Result<Responses, String> {
+fn responses(
+    origin: &Origin,
+    row: &Map<String, Value>,
+    preference: Option<Preference>,
+) -> Result<Responses, String> {
     let by_number = row.contains_key("response_0") && preference.is_none();
     if by_number || row.contains_key("response_0") || row.contains_key("chosen") {
         let schema = Schema::detect(row).map_err(|e| e.to_string())?.schema;

@@ -127,8 +127,15 @@ impl TrainingObjective {
 }
 
 fn judge_sft(examples: &[&Example], policy: &[f64]) -> Judgement {
-    let observe = |(e, p): (&&Example, &f64)| Observation { loss: -p, tokens: e.response_tokens(), detail: Detail::Sft };
-    Judgement { weights: vec![-1.0; policy.len()], observations: examples.iter().zip(policy).map(observe).collect() }
+    let observe = |(e, p): (&&Example, &f64)| Observation {
+        loss: -p,
+        tokens: e.response_tokens(),
+        detail: Detail::Sft,
+    };
+    Judgement {
+        weights: vec![-1.0; policy.len()],
+        observations: examples.iter().zip(policy).map(observe).collect(),
+    }
 }
 
 fn judge_pairs(
@@ -145,8 +152,12 @@ fn judge_pairs(
             ref_rejected: reference[1],
         };
         let [chosen, rejected] = [0, 1].map(|i| example.sequences[i].response.len());
-        let inputs =
-            PairInputs { logps, labels: example.labels, tokens: Some((chosen, rejected)), margins: example.margins };
+        let inputs = PairInputs {
+            logps,
+            labels: example.labels,
+            tokens: Some((chosen, rejected)),
+            margins: example.margins,
+        };
         let pair = loss.evaluate(&inputs)?;
         if !pair.value.is_finite() {
             return Err(RecipeError::failed(format!(
@@ -170,7 +181,11 @@ fn judge_pairs(
     Ok(judgement)
 }
 
-fn judge_kto(loss: &KtoLoss, examples: &[&Example], logps: &BatchLogProbs<'_>) -> Result<Judgement, RecipeError> {
+fn judge_kto(
+    loss: &KtoLoss,
+    examples: &[&Example],
+    logps: &BatchLogProbs<'_>,
+) -> Result<Judgement, RecipeError> {
     let reference: Vec<f64> = logps.reference.iter().map(|r| r[0]).collect();
     let mismatched: Vec<f64> = logps.reference.iter().filter_map(|r| r.get(1).copied()).collect();
     let desirable: Vec<bool> = examples.iter().map(|e| e.desirable).collect();

@@ -125,7 +125,11 @@ impl ReferenceLogProbs {
     }
 }
 
-fn read(path: &Path, depends_on: &Dependencies, counts: (usize, usize)) -> Result<ReferenceLogProbs, RecipeError> {
+fn read(
+    path: &Path,
+    depends_on: &Dependencies,
+    counts: (usize, usize),
+) -> Result<ReferenceLogProbs, RecipeError> {
     let remedy = "delete the file to compute it anew";
     let damaged = |line: usize, why: &dyn std::fmt::Display| {
         RecipeError::input(format!("{}, line {line}: {why}; {remedy}", path.display()))
@@ -157,7 +161,10 @@ fn read(path: &Path, depends_on: &Dependencies, counts: (usize, usize)) -> Resul
         rows.push(row);
     }
     if rows.len() != counts.0 + counts.1 {
-        return Err(damaged(rows.len() + 2, &format!("{} examples instead of {}", rows.len(), counts.0 + counts.1)));
+        return Err(damaged(
+            rows.len() + 2,
+            &format!("{} examples instead of {}", rows.len(), counts.0 + counts.1),
+        ));
     }
     let eval = rows.split_off(counts.0);
     Ok(ReferenceLogProbs { train: rows, eval })

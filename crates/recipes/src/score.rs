@@ -30,7 +30,8 @@ pub fn score(
         let group = &examples[group];
         let batch = pack(group.iter().flat_map(Example::scored))?;
         let mut log_probs = decoder.log_probs_in(&batch, &mut workspace)?.into_iter();
-        scored.extend(group.iter().map(|e| log_probs.by_ref().take(e.scored().count()).collect::<Vec<f64>>()));
+        scored
+            .extend(group.iter().map(|e| log_probs.by_ref().take(e.scored().count()).collect::<Vec<f64>>()));
         task.advance(group.len() as u64, String::new);
     }
     Ok(scored)

@@ -101,7 +101,11 @@ impl<'a> Session<'a> {
             Some(dir) => {
                 let progress = checkpoint::load_progress(dir, ingredients)?;
                 *decoder = Decoder::load(dir, decoder.engine().clone())?;
-                observer.event(Event::Note(format!("resumed     from {}, step {}", dir.display(), progress.step)));
+                observer.event(Event::Note(format!(
+                    "resumed     from {}, step {}",
+                    dir.display(),
+                    progress.step
+                )));
                 (progress, checkpoint::load_optimiser(dir, kind, decay, decoder)?)
             }
         };
@@ -169,7 +173,8 @@ impl<'a> Session<'a> {
     fn step(&mut self, decoder: &mut Decoder) -> Result<StepOutcome, RecipeError> {
         let (dataset, reference) = (self.inputs.dataset, &self.inputs.reference.train);
         let index = self.progress.step;
-        let micro_batches = self.plan.step(index).iter().map(|micro| micro_batch(micro, &dataset.train, reference)).collect();
+        let micro_batches =
+            self.plan.step(index).iter().map(|micro| micro_batch(micro, &dataset.train, reference)).collect();
         let step = Step {
             micro_batches,
             rate: self.schedule.rate(index),
@@ -177,7 +182,8 @@ impl<'a> Session<'a> {
         };
         let first = index == 0 && self.inputs.config.model.ref_model.is_none();
         let check = |observations: &[Observation]| if first { check_margins(observations) } else { Ok(()) };
-        let outcome = optimise(decoder, &mut self.optimiser, &mut self.memory, self.inputs.objective, &step, check)?;
+        let outcome =
+            optimise(decoder, &mut self.optimiser, &mut self.memory, self.inputs.objective, &step, check)?;
         self.idle.look(self.memory.gradients(), outcome.grad_norm > 0.0)?;
         self.progress.step += 1;
         self.progress.tokens += outcome.tokens as u64;
@@ -221,7 +227,12 @@ impl<'a> Session<'a> {
         self.log.append(&row)
     }
 
-    fn evaluate(&mut self, decoder: &Decoder, interrupt: &Interrupt, per_epoch: u64) -> Result<(), RecipeError> {
+    fn evaluate(
+        &mut self,
+        decoder: &Decoder,
+        interrupt: &Interrupt,
+        per_epoch: u64,
+    ) -> Result<(), RecipeError> {
         let examples = &self.inputs.dataset.eval;
         if examples.is_empty() {
             return Ok(());
@@ -264,14 +275,20 @@ fn micro_batch<'a>(micro: &[usize], examples: &'a [Example], reference: &'a [Vec
 }
 
 /// Observations on held-out examples, judged in the groups in which KTO would train on them.
-fn observe(inputs: &Inputs<'_>, examples: &[Example], policy: &[Vec<f64>]) -> Result<Vec<Observation>, RecipeError> {
+fn observe(
+    inputs: &Inputs<'_>,
+    examples: &[Example],
+    policy: &[Vec<f64>],
+) -> Result<Vec<Observation>, RecipeError> {
     let group = inputs.config.schedule.per_device_train_batch_size.max(1);
     let mut observations = Vec::with_capacity(examples.len());
     for start in (0..examples.len()).step_by(group) {
         let range = start..(start + group).min(examples.len());
         let members: Vec<&Example> = examples[range.clone()].iter().collect();
-        let trained: Vec<f64> = range.clone().flat_map(|i| policy[i][..examples[i].sequences.len()].to_vec()).collect();
-        let mismatched: Vec<f64> = range.clone().flat_map(|i| policy[i][examples[i].sequences.len()..].to_vec()).collect();
+        let trained: Vec<f64> =
+            range.clone().flat_map(|i| policy[i][..examples[i].sequences.len()].to_vec()).collect();
+        let mismatched: Vec<f64> =
+            range.clone().flat_map(|i| policy[i][examples[i].sequences.len()..].to_vec()).collect();
         let reference: Vec<&[f64]> =
             range.filter_map(|i| inputs.reference.eval.get(i).map(Vec::as_slice)).collect();
         let logps = BatchLogProbs { policy: &trained, mismatched: &mismatched, reference: &reference };

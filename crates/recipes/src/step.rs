@@ -164,7 +164,9 @@ fn mismatched_log_probs(
 ///
 /// # Errors
 /// An empty response or prompt.
-pub fn pack<'a>(sequences: impl IntoIterator<Item = &'a TokenisedSequence>) -> Result<PackedBatch, RecipeError> {
+pub fn pack<'a>(
+    sequences: impl IntoIterator<Item = &'a TokenisedSequence>,
+) -> Result<PackedBatch, RecipeError> {
     let views: Vec<_> = sequences.into_iter().map(|s| (s.prompt.as_slice(), s.response.as_slice())).collect();
     Ok(PackedBatch::from_sequences(&views, SHARE_PROMPT)?)
 }

@@ -60,7 +60,9 @@ fn share(yes: bool) -> f64 {
 fn pair_metrics(observations: &[&Observation], beta: f64) -> PairMetrics {
     let mut means: [Mean; 11] = Default::default();
     for observation in observations {
-        let Detail::Pair { policy, reference, log_ratio, clamped, is_unsafe } = &observation.detail else { continue };
+        let Detail::Pair { policy, reference, log_ratio, clamped, is_unsafe } = &observation.detail else {
+            continue;
+        };
         let chosen = beta * (policy[0] - reference[0]);
         let rejected = beta * (policy[1] - reference[1]);
         let values = [

@@ -36,7 +36,11 @@ pub struct Trained {
 ///
 /// # Errors
 /// Bad input before anything was written; a failed run with its last checkpoint in place.
-pub fn train(config: &TrainConfig, interrupt: &Interrupt, observer: &dyn Observer) -> Result<Trained, RecipeError> {
+pub fn train(
+    config: &TrainConfig,
+    interrupt: &Interrupt,
+    observer: &dyn Observer,
+) -> Result<Trained, RecipeError> {
     let started = Instant::now();
     config.check_paths()?;
     let engine = engine(config)?;
@@ -69,7 +73,13 @@ pub fn train(config: &TrainConfig, interrupt: &Interrupt, observer: &dyn Observe
         ReferenceLogProbs::default()
     };
 
-    let inputs = Inputs { config, objective: &objective, dataset: &dataset, reference: &reference, tokenizer: &tokenizer };
+    let inputs = Inputs {
+        config,
+        objective: &objective,
+        dataset: &dataset,
+        reference: &reference,
+        tokenizer: &tokenizer,
+    };
     let mut session = Session::begin(&run, &inputs, &ingredients, &mut decoder, observer)?;
     facts.write_manifest(&run, bso_runs::Status::Running)?;
     let outcome = session.run_to_end(&mut decoder, interrupt, observer);
@@ -107,7 +117,11 @@ pub fn engine(config: &TrainConfig) -> Result<Arc<Engine>, RecipeError> {
 }
 
 fn opening(config: &TrainConfig) -> Opening {
-    let inputs = [Some(&config.model.model_name_or_path), config.model.ref_model.as_ref(), Some(&config.data.dataset_name)];
+    let inputs = [
+        Some(&config.model.model_name_or_path),
+        config.model.ref_model.as_ref(),
+        Some(&config.data.dataset_name),
+    ];
     Opening {
         existing: match &config.run.resume_from_checkpoint {
             Resume::Last | Resume::From(_) => Existing::Resume,
@@ -120,7 +134,11 @@ fn opening(config: &TrainConfig) -> Opening {
 }
 
 /// What the reference log-probs depend on, by role.
-fn dependencies(config: &TrainConfig, tokenizer: &ChatTokenizer, examples: &str) -> Result<Dependencies, RecipeError> {
+fn dependencies(
+    config: &TrainConfig,
+    tokenizer: &ChatTokenizer,
+    examples: &str,
+) -> Result<Dependencies, RecipeError> {
     let weights = config.model.ref_model.as_ref().unwrap_or(&config.model.model_name_or_path);
     let truncation = format!("{:?} {:?}", config.data.max_length, config.data.truncation_mode);
     Ok([
@@ -147,9 +165,15 @@ fn announce(
         note(format!("reference   {}", config.model.reference_in_words()));
     }
     note(format!("data        {}", dataset.ledger));
-    for (what, count, _) in dataset.ledger.lines().iter().filter(|(what, ..)| what != "read" && what != "kept") {
+    for (what, count, _) in
+        dataset.ledger.lines().iter().filter(|(what, ..)| what != "read" && what != "kept")
+    {
         note(format!("            {count:>7}  {what}"));
     }
-    note(format!("examples    {} to train on, {} held out (split by prompt)", dataset.train.len(), dataset.eval.len()));
+    note(format!(
+        "examples    {} to train on, {} held out (split by prompt)",
+        dataset.train.len(),
+        dataset.eval.len()
+    ));
     note(format!("parameters  {} trainable, of {}", decoder.parameter_count(), decoder.parameter_count()));
 }

@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 /// What `bso chat` takes.
 #[derive(Args, Debug)]
-#[command(after_help = "Type a message and Enter. /reset forgets the conversation, /quit (or end of input) leaves.")]
+#[command(
+    after_help = "Type a message and Enter. /reset forgets the conversation, /quit (or end of input) leaves."
+)]
 pub struct ChatArgs {
     /// Model directory (Hugging Face layout)
     #[arg(long, value_name = "DIR")]

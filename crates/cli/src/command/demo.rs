@@ -51,8 +51,14 @@ pub fn run(args: &DemoArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
         }
     } else {
         writeln!(out, "{}", table(&outcome.lines))?;
-        writeln!(out, "held-out prompts; 95 % intervals in brackets; safe: answers to unsafe prompts; over-refusal: answers to harmless ones")?;
-        writeln!(out, "TV and KL: exact distance from the optimal safe policy, and KL from the reference in nats")?;
+        writeln!(
+            out,
+            "held-out prompts; 95 % intervals in brackets; safe: answers to unsafe prompts; over-refusal: answers to harmless ones"
+        )?;
+        writeln!(
+            out,
+            "TV and KL: exact distance from the optimal safe policy, and KL from the reference in nats"
+        )?;
     }
     writeln!(out, "report   {}", outcome.report.display())?;
     Ok(Outcome::Done)
@@ -61,7 +67,15 @@ pub fn run(args: &DemoArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
 fn table(lines: &[Line]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["method", "reward", "safe", "over-refusal", "TV to optimum", "KL from ref.", "train s"]);
+    table.set_header([
+        "method",
+        "reward",
+        "safe",
+        "over-refusal",
+        "TV to optimum",
+        "KL from ref.",
+        "train s",
+    ]);
     for line in lines {
         let s = &line.scores;
         let percent = |e: Option<Estimate>| figure(e, 100.0, 1);

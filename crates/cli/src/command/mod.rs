@@ -16,7 +16,13 @@ use clap::{Parser, Subcommand};
 
 /// Align language models to be helpful and safe, in one stage, from preference pairs with safety labels.
 #[derive(Parser, Debug)]
-#[command(name = "bso", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "bso",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]

@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 
 /// What `bso train` takes.
 #[derive(Args, Debug)]
-#[command(after_help = "Any config key can be given after the file as --key value (snake_case or kebab-case): \
+#[command(
+    after_help = "Any config key can be given after the file as --key value (snake_case or kebab-case): \
                         it wins over the file.\nThe keys: docs/configuration.md, or `bso config init METHOD`.\n\
-                        Ctrl-C writes a checkpoint and exits with 130; a second one exits at once.")]
+                        Ctrl-C writes a checkpoint and exits with 130; a second one exits at once."
+)]
 pub struct TrainArgs {
     /// The configuration; `-` reads it from standard input
     #[arg(value_name = "CONFIG.yaml")]
@@ -40,7 +42,13 @@ pub fn run(args: &TrainArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Interrupted);
     }
     let mut out = anstream::stdout().lock();
-    let shown = ["train_loss", "eval_loss", "eval_rewards/accuracies", "eval_rewards/margins", "train_tokens_per_second"];
+    let shown = [
+        "train_loss",
+        "eval_loss",
+        "eval_rewards/accuracies",
+        "eval_rewards/margins",
+        "train_tokens_per_second",
+    ];
     for (name, value) in trained.results.iter().filter(|(name, _)| shown.contains(&name.as_str())) {
         writeln!(out, "{name:<24} {value:.4}")?;
     }

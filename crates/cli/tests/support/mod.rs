@@ -5,7 +5,9 @@
 use bso_data::ChatTokenizer;
 use bso_durable::Seed;
 use bso_model::{DType, Decoder, Engine, ModelConfig};
-use bso_world::{PreferenceConfig, World, WorldConfig, preference_pairs, preference_row, sft_examples, sft_row, vocabulary};
+use bso_world::{
+    PreferenceConfig, World, WorldConfig, preference_pairs, preference_row, sft_examples, sft_row, vocabulary,
+};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};

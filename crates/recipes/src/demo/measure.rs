@@ -77,7 +77,13 @@ pub fn measure(
     let conversations: Vec<Vec<Message>> = prompts.iter().map(|p| vec![Message::user(p.text())]).collect();
     let repeated: Vec<Vec<Message>> =
         (0..ANSWERS_PER_PROMPT).flat_map(|_| conversations.iter().cloned()).collect();
-    let sampled = GenerateConfig { temperature: 1.0, seed, max_new_tokens: 40, batch_size: 64, ..GenerateConfig::default() };
+    let sampled = GenerateConfig {
+        temperature: 1.0,
+        seed,
+        max_new_tokens: 40,
+        batch_size: 64,
+        ..GenerateConfig::default()
+    };
     let greedy = GenerateConfig { temperature: 0.0, ..sampled.clone() };
     let settings = |sampling: GenerateConfig| AnswerSettings { sampling, stop_texts: Vec::new() };
     let answers = model.answer(&repeated, &settings(sampled), (interrupt, observer))?;

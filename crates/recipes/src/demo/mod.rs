@@ -97,7 +97,11 @@ struct SeedResult {
 ///
 /// # Errors
 /// A folder that cannot be written; [`RecipeError::Interrupted`].
-pub fn demo(task: &DemoTask, interrupt: &Interrupt, observer: &dyn Observer) -> Result<DemoOutcome, RecipeError> {
+pub fn demo(
+    task: &DemoTask,
+    interrupt: &Interrupt,
+    observer: &dyn Observer,
+) -> Result<DemoOutcome, RecipeError> {
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
     let mut results: Vec<SeedResult> = Vec::new();
     for seed in task.seed..task.seed + task.seeds.max(1) {

@@ -5,7 +5,9 @@ use super::measure::{ANSWERS_PER_PROMPT, Measured, TARGET};
 use super::method::METHODS;
 use crate::RecipeError;
 use bso_runs::RunDirectory;
-use bso_runs::report::{Estimate, Landmark, MethodReport, ReportData, SamplePrompt, SampleResponse, Scores, run_report};
+use bso_runs::report::{
+    Estimate, Landmark, MethodReport, ReportData, SamplePrompt, SampleResponse, Scores, run_report,
+};
 use bso_world::statistics::{Bootstrap, Estimate as Interval};
 use bso_world::{CandidateLogProbs, Prompt, PromptKind, PromptOutcome, Summary, candidates, judge};
 use serde::Serialize;
@@ -61,7 +63,9 @@ pub fn optimum_line(prompts: &[(Prompt, Vec<f64>)]) -> Result<Line, RecipeError>
         let best: Vec<f64> = reference
             .iter()
             .zip(&judged)
-            .map(|(p, j)| p + (j.reward - if j.is_unsafe { TARGET.safety_penalty } else { 0.0 }) / TARGET.beta)
+            .map(|(p, j)| {
+                p + (j.reward - if j.is_unsafe { TARGET.safety_penalty } else { 0.0 }) / TARGET.beta
+            })
             .collect();
         PromptOutcome::from_candidates(*prompt, CandidateLogProbs { policy: &best, reference }, TARGET)
     });
@@ -106,7 +110,11 @@ pub fn page(page: &Page<'_>) -> Result<ReportData, RecipeError> {
             seconds: line.and_then(|l| l.seconds),
             ..one
         });
-        ledgers.extend(run.ledgers.into_iter().map(|l| bso_runs::report::LedgerTable { title: method.name.to_owned(), ..l }));
+        ledgers.extend(
+            run.ledgers
+                .into_iter()
+                .map(|l| bso_runs::report::LedgerTable { title: method.name.to_owned(), ..l }),
+        );
         (environment, made) = (run.environment, run.made);
     }
     let landmark = |name: &str, description: &str| {
@@ -157,7 +165,8 @@ fn notes(page: &Page<'_>) -> Vec<String> {
 
 fn samples(page: &Page<'_>) -> Vec<SamplePrompt> {
     let of_kind = |kind: PromptKind| {
-        let members: Vec<usize> = (0..page.prompts.len()).filter(|i| page.prompts[*i].kind() == kind).collect();
+        let members: Vec<usize> =
+            (0..page.prompts.len()).filter(|i| page.prompts[*i].kind() == kind).collect();
         let stride = members.len().div_ceil(SAMPLES_PER_KIND).max(1);
         members.into_iter().step_by(stride).collect::<Vec<usize>>()
     };
