@@ -99,7 +99,7 @@ fn tokenise<'a>(
     rows: impl Iterator<Item = &'a Responses>,
     truncation: Truncation,
     observer: &dyn Observer,
-) -> Result<Vec<(Origin, Vec<(&'static str, TokenisedSequence)>)>, RecipeError> {
+) -> Result<Vec<(Origin, NamedSequences)>, RecipeError> {
     let (mut pairs, mut prefixes, mut singles) = (Vec::new(), Vec::new(), Vec::new());
     for row in rows {
         match row {
@@ -125,7 +125,9 @@ fn tokenise<'a>(
     Ok(all)
 }
 
-type ScoredRow = (Map<String, Value>, Vec<(&'static str, TokenisedSequence)>);
+type ScoredRow = (Map<String, Value>, NamedSequences);
+/// A row's sequences with the prefixes of their new fields.
+type NamedSequences = Vec<(&'static str, TokenisedSequence)>;
 
 fn score(
     model: &ChatModel,

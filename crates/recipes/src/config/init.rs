@@ -94,7 +94,7 @@ fn block(key: &'static Key, method: &Method<'_>) -> Result<String, ConfigError> 
     Ok(text)
 }
 
-/// "(number > 0; reward units per nat; default 0.1 [TRL])".
+/// "(number > 0; reward units per nat; default 0.1 \[TRL\])".
 fn facts(key: &'static Key, default: Option<&str>, own: Option<&str>) -> Result<String, ConfigError> {
     let mut facts = vec![key.expected()];
     if !key.unit.is_empty() {

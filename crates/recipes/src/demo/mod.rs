@@ -14,7 +14,6 @@ use crate::config;
 use crate::train::train;
 use bso_durable::{Event, Interrupt, Observer};
 use bso_model::{Engine, ModelError};
-use bso_runs::RunDirectory;
 use bso_runs::report::write_report;
 use bso_world::{PreferenceConfig, Prompt};
 use measure::Measured;
@@ -147,7 +146,7 @@ fn one_seed(
     };
     let seconds = run("sft")?;
     observer.event(Event::Note(format!("seed {seed}: supervised model trained in {seconds:.0} s")));
-    let reference = measure::open(&RunDirectory::at(dir.join("sft")).model(), engine)?;
+    let reference = measure::open(&dir.join("sft"), engine)?;
     let reference_candidates = measure::candidate_log_probs(&reference, &prompts)?;
     let measured = measure::measure(&reference, &prompts, &reference_candidates, seed, interrupt)?;
     let mut all = vec![("reference".to_owned(), measured, None)];
