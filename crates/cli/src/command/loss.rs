@@ -113,10 +113,10 @@ pub fn run(args: LossArgs) -> Result<()> {
     } else {
         let mut failure = None;
         bso_durable::atomic_write(Path::new(&args.output), |out| {
-            rows.write_all(out).or_else(|e| {
+            rows.write_all(out).map_err(|e| {
                 let kind = e.downcast_ref::<io::Error>().map_or(io::ErrorKind::InvalidData, io::Error::kind);
                 failure = Some(e);
-                Err(io::Error::from(kind))
+                io::Error::from(kind)
             })
         })
         .map_err(|e| failure.unwrap_or_else(|| e.into()))?;

@@ -30,6 +30,7 @@ pub struct Arguments {
 }
 
 /// Every command.
+#[expect(clippy::large_enum_variant, reason = "one value a process, parsed once")]
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Watch a small language model become helpful and safe: the whole pipeline on a synthetic world with known truth
