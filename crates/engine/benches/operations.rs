@@ -54,11 +54,15 @@ fn main() {
         }));
         all.push(Measured::new(format!("linear {i} -> {o}, dx"), flops, move || {
             let dx = Some((&mut dx, Accumulate::Overwrite));
-            engine.linear_backward(LinearGrads { dy: &dy, x: &x2, w: &w2, dx, dw: None, db: None }).unwrap();
+            engine
+                .linear_backward(LinearGrads { dy: &dy, x: &x2, w: (&w2).into(), dx, dw: None, db: None })
+                .unwrap();
         }));
         all.push(Measured::new(format!("linear {i} -> {o}, dw"), flops, move || {
             let dw = Some(&mut dw);
-            engine.linear_backward(LinearGrads { dy: &dy2, x: &x3, w: &w3, dx: None, dw, db: None }).unwrap();
+            engine
+                .linear_backward(LinearGrads { dy: &dy2, x: &x3, w: (&w3).into(), dx: None, dw, db: None })
+                .unwrap();
         }));
     }
     push_attention(&engine, rows, &mut all);
@@ -146,17 +150,17 @@ fn push_head<'a>(engine: &'a Engine, rows: usize, all: &mut Vec<Measured<'a>>) {
     let (hidden, head) = (array(rows, d), array(vocab, d));
     let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocab) as u32).collect();
     let (mut log_probs, mut lse) = (vec![0.0; rows], vec![0.0; rows]);
-    let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &targets };
+    let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets };
     engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
     let flops = 2.0 * (rows * vocab * d) as f64;
     let (hidden2, head2, targets2, mut lse2) = (hidden.clone(), head.clone(), targets.clone(), lse.clone());
     all.push(Measured::new("head".to_owned(), flops, move || {
-        let inputs = HeadInputs { hidden: &hidden2, head: &head2, targets: &targets2 };
+        let inputs = HeadInputs { hidden: &hidden2, head: (&head2).into(), targets: &targets2 };
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse2).unwrap();
     }));
     let (weights, mut dhidden, mut dhead) = (vec![0.5; rows], hidden.clone(), head.clone());
     all.push(Measured::new("head backward".to_owned(), flops * 3.0, move || {
-        let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &targets };
+        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets };
         let grads = SelectedLogProbGrads {
             lse: &lse,
             weights: &weights,

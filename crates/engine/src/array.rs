@@ -1,21 +1,68 @@
-//! A dense matrix of numbers, row by row. It owns memory and a shape, and computes nothing.
+//! A dense matrix of numbers, row by row. It owns memory, a shape and a precision, and computes nothing.
 
+use crate::element::Element;
 use crate::{DType, Device, EngineError};
+use half::bf16;
 
-/// A contiguous row-major matrix `[rows, cols]`; a vector is `[1, cols]`.
+/// A contiguous row-major matrix `[rows, cols]`; a vector is `[1, cols]`. Its precision is chosen where it is
+/// allocated, and kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array {
     rows: usize,
     cols: usize,
-    data: Vec<f32>,
+    data: Data,
 }
 
+#[derive(Debug, Clone, PartialEq)]
+enum Data {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+}
+
+/// The numbers of an array, by precision.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Values<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+/// The numbers of an array, by precision, to be written.
+#[derive(Debug)]
+pub(crate) enum ValuesMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [bf16]),
+}
+
+/// Runs the same code on the numbers of an array, whatever their precision.
+macro_rules! with_values {
+    ($kind:ident, $values:expr, |$name:ident| $body:expr) => {
+        match $values {
+            crate::array::$kind::F32($name) => $body,
+            crate::array::$kind::Bf16($name) => $body,
+        }
+    };
+}
+pub(crate) use with_values;
+
 impl Array {
-    /// A matrix of zeros.
+    /// A matrix of zeros in f32.
     ///
     /// Sizes that come from a file are checked by who reads the file: this allocates what it is asked for.
     pub fn zeros(rows: usize, cols: usize) -> Self {
-        Self { rows, cols, data: vec![0.0; rows * cols] }
+        Self { rows, cols, data: Data::F32(vec![0.0; rows * cols]) }
+    }
+
+    /// A matrix of zeros in f32 or bf16.
+    ///
+    /// # Errors
+    /// f16, which no operation computes in.
+    pub fn zeros_of(dtype: DType, rows: usize, cols: usize) -> Result<Self, EngineError> {
+        let data = match dtype {
+            DType::F32 => Data::F32(vec![0.0; rows * cols]),
+            DType::Bf16 => Data::Bf16(vec![bf16::ZERO; rows * cols]),
+            DType::F16 => return Err(EngineError::NoArithmetic(dtype)),
+        };
+        Ok(Self { rows, cols, data })
     }
 
     /// Takes numbers that are already in row-major order.
@@ -25,7 +72,7 @@ impl Array {
     pub fn from_vec(rows: usize, cols: usize, data: Vec<f32>) -> Result<Self, EngineError> {
         let expected = rows.saturating_mul(cols);
         crate::error::expect_size("array", "number of values", expected, data.len())?;
-        Ok(Self { rows, cols, data })
+        Ok(Self { rows, cols, data: Data::F32(data) })
     }
 
     /// Number of rows.
@@ -40,17 +87,20 @@ impl Array {
 
     /// Number of values.
     pub fn len(&self) -> usize {
-        self.data.len()
+        self.rows * self.cols
     }
 
     /// Whether there is no value.
     pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
+        self.len() == 0
     }
 
     /// Precision of the stored values.
     pub fn dtype(&self) -> DType {
-        DType::F32
+        match self.data {
+            Data::F32(_) => DType::F32,
+            Data::Bf16(_) => DType::Bf16,
+        }
     }
 
     /// Where the values live.
@@ -58,54 +108,105 @@ impl Array {
         Device::Cpu
     }
 
-    /// The values, row by row.
+    /// The values of an f32 array, row by row.
+    ///
+    /// # Panics
+    /// The array holds another precision: where it was allocated decides, as with a shape.
     pub fn as_slice(&self) -> &[f32] {
-        &self.data
+        match &self.data {
+            Data::F32(data) => data,
+            Data::Bf16(_) => wrong_precision(),
+        }
     }
 
-    /// The values, row by row.
+    /// The values of an f32 array, row by row.
+    ///
+    /// # Panics
+    /// As [`Array::as_slice`].
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
-        &mut self.data
+        match &mut self.data {
+            Data::F32(data) => data,
+            Data::Bf16(_) => wrong_precision(),
+        }
     }
 
-    /// One row.
+    /// A copy of the values in f32, whatever is stored.
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        with_values!(Values, self.values(), |values| values.iter().map(|value| value.to_f32()).collect())
+    }
+
+    pub(crate) fn values(&self) -> Values<'_> {
+        match &self.data {
+            Data::F32(data) => Values::F32(data),
+            Data::Bf16(data) => Values::Bf16(data),
+        }
+    }
+
+    pub(crate) fn values_mut(&mut self) -> ValuesMut<'_> {
+        match &mut self.data {
+            Data::F32(data) => ValuesMut::F32(data),
+            Data::Bf16(data) => ValuesMut::Bf16(data),
+        }
+    }
+
+    /// One row of an f32 array.
     ///
     /// # Panics
-    /// `row` is outside the matrix, as with any slice.
+    /// `row` is outside the matrix, as with any slice; as [`Array::as_slice`].
     pub fn row(&self, row: usize) -> &[f32] {
-        &self.data[row * self.cols..(row + 1) * self.cols]
+        &self.as_slice()[row * self.cols..(row + 1) * self.cols]
     }
 
-    /// One row.
+    /// One row of an f32 array.
     ///
     /// # Panics
-    /// `row` is outside the matrix, as with any slice.
+    /// As [`Array::row`].
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
-        &mut self.data[row * self.cols..(row + 1) * self.cols]
+        let cols = self.cols;
+        &mut self.as_mut_slice()[row * cols..(row + 1) * cols]
     }
 
     /// Changes the number of rows and keeps the allocation where it suffices. Kept rows keep their values, new
     /// ones are zero.
     pub fn resize_rows(&mut self, rows: usize) {
-        self.data.resize(rows * self.cols, 0.0);
-        self.rows = rows;
+        self.resize(rows, self.cols);
     }
 
     /// Changes the shape and keeps the allocation where it suffices. The values are unspecified afterwards.
     pub fn resize(&mut self, rows: usize, cols: usize) {
-        self.data.resize(rows * cols, 0.0);
+        match &mut self.data {
+            Data::F32(data) => data.resize(rows * cols, 0.0),
+            Data::Bf16(data) => data.resize(rows * cols, bf16::ZERO),
+        }
         (self.rows, self.cols) = (rows, cols);
     }
 
-    /// Sets every value.
+    /// Sets every value (rounded to what the array holds).
     pub fn fill(&mut self, value: f32) {
-        self.data.fill(value);
+        match &mut self.data {
+            Data::F32(data) => data.fill(value),
+            Data::Bf16(data) => data.fill(<bf16 as Element>::from_f32(value)),
+        }
     }
 
-    /// The values; the shape is given up.
+    /// The values of an f32 array; the shape is given up.
+    ///
+    /// # Panics
+    /// As [`Array::as_slice`].
     pub fn into_vec(self) -> Vec<f32> {
-        self.data
+        match self.data {
+            Data::F32(data) => data,
+            Data::Bf16(_) => wrong_precision(),
+        }
     }
+}
+
+/// An operation or a caller that reads f32 was handed an array allocated in bf16: an error in the program, not in its
+/// input, like an index out of bounds.
+#[expect(clippy::panic, reason = "see above")]
+#[cold]
+fn wrong_precision() -> ! {
+    panic!("an array in bf16 is read as f32")
 }
 
 #[cfg(test)]

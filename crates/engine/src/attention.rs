@@ -2,8 +2,10 @@
 //! one tile at a time (Dao et al. 2022, arXiv 2205.14135), and the backward recomputes them from the stored
 //! log-sum-exp.
 
-use crate::attention_backward::{SharedGrads, backward_segment};
+use crate::array::{Values, ValuesMut};
+use crate::attention_backward::{SharedGrads, Stored, backward_segment};
 use crate::attention_forward::{KeyRows, Queries, forward_rows};
+use crate::element::Element;
 use crate::error::{expect_same_shape, expect_size};
 use crate::shared::SharedMut;
 use crate::{Array, Engine, EngineError, Segments};
@@ -21,7 +23,7 @@ pub struct AttentionShape {
     pub scale: f32,
 }
 
-/// Queries, keys and values of one layer, rotary already applied.
+/// Queries, keys and values of one layer in one precision, rotary already applied.
 #[derive(Debug, Clone, Copy)]
 pub struct Qkv<'a> {
     /// `[tokens, heads * head_dim]`.
@@ -35,7 +37,7 @@ pub struct Qkv<'a> {
 /// What the forward left for the backward, and the gradient that comes in.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionForward<'a> {
-    /// The forward output, `[tokens, heads * head_dim]`.
+    /// The forward output, `[tokens, heads * head_dim]`, in the precision of the queries. All else here is in f32.
     pub out: &'a Array,
     /// Log-sum-exp of the scaled scores, `[tokens, heads]`.
     pub lse: &'a Array,
@@ -43,7 +45,7 @@ pub struct AttentionForward<'a> {
     pub dout: &'a Array,
 }
 
-/// Gradients that [`Engine::attention_backward`] writes (what they hold before is not read).
+/// Gradients in f32 that [`Engine::attention_backward`] writes (what they hold before is not read).
 #[derive(Debug)]
 pub struct AttentionGrads<'a> {
     /// `[tokens, heads * head_dim]`.
@@ -109,19 +111,36 @@ impl Engine {
         expect_same_shape(OP, ("rows of out", "columns of out"), qkv.q, out)?;
         expect_size(OP, "rows of lse", segments.tokens(), lse.rows())?;
         expect_size(OP, "columns of lse", shape.heads, lse.cols())?;
-        let (out, lse) = (SharedMut::new(out.as_mut_slice()), SharedMut::new(lse.as_mut_slice()));
+        let lse = SharedMut::new(lse.as_mut_slice());
+        match (qkv.q.values(), qkv.k.values(), qkv.v.values(), out.values_mut()) {
+            (Values::F32(q), Values::F32(k), Values::F32(v), ValuesMut::F32(out)) => {
+                self.attend([q, k, v], segments, shape, (out, &lse));
+            }
+            (Values::Bf16(q), Values::Bf16(k), Values::Bf16(v), ValuesMut::Bf16(out)) => {
+                self.attend([q, k, v], segments, shape, (out, &lse));
+            }
+            _ => return Err(EngineError::mixed(OP)),
+        }
+        Ok(())
+    }
+
+    fn attend<E: Element>(
+        &self,
+        [q, k, v]: [&[E]; 3],
+        segments: &Segments,
+        shape: AttentionShape,
+        (out, lse): (&mut [E], &SharedMut<'_>),
+    ) {
+        let out = SharedMut::new(out);
         let tasks = segments.list().len() * shape.kv_heads;
         self.for_each(tasks, attention_steps(segments, shape), |task| {
             let segment = segments.list()[task / shape.kv_heads];
             let kv_head = task % shape.kv_heads;
-            let queries =
-                Queries { values: qkv.q.as_slice(), start: segment.start, len: segment.len, kv_head };
-            let keys = KeyRows::of_segment(qkv.k.as_slice(), &segment, shape, kv_head);
-            let values = KeyRows::of_segment(qkv.v.as_slice(), &segment, shape, kv_head);
+            let queries = Queries { values: q, start: segment.start, len: segment.len, kv_head };
+            let [keys, values] = [k, v].map(|x| KeyRows::of_segment(x, &segment, shape, kv_head));
             // SAFETY: a task writes the rows of its segment in the columns of its heads, and no two tasks share both.
-            unsafe { forward_rows(self, shape, queries, [keys, values], &out, Some(&lse)) };
+            unsafe { forward_rows(self, shape, queries, [keys, values], &out, Some(lse)) };
         });
-        Ok(())
     }
 
     /// Gradients of the queries, keys and values.
@@ -153,18 +172,35 @@ impl Engine {
             dk: SharedMut::new(dk.as_mut_slice()),
             dv: SharedMut::new(dv.as_mut_slice()),
         };
+        let (lse, dout) = (forward.lse.as_slice(), forward.dout.as_slice());
+        match (qkv.q.values(), qkv.k.values(), qkv.v.values(), forward.out.values()) {
+            (Values::F32(q), Values::F32(k), Values::F32(v), Values::F32(out)) => {
+                self.attend_backward(Stored { q, k, v, out, lse, dout }, segments, shape, &shared);
+            }
+            (Values::Bf16(q), Values::Bf16(k), Values::Bf16(v), Values::Bf16(out)) => {
+                self.attend_backward(Stored { q, k, v, out, lse, dout }, segments, shape, &shared);
+            }
+            _ => return Err(EngineError::mixed(OP)),
+        }
+        Ok(())
+    }
+
+    fn attend_backward<E: Element>(
+        &self,
+        stored: Stored<'_, E>,
+        segments: &Segments,
+        shape: AttentionShape,
+        shared: &SharedGrads<'_>,
+    ) {
         let tasks = segments.groups().len() * shape.kv_heads;
         self.for_each(tasks, attention_steps(segments, shape), |task| {
             // The segments of a group one after another: a shared context adds up in their order.
             for &index in &segments.groups()[task / shape.kv_heads] {
                 let segment = &segments.list()[index];
                 // SAFETY: a task writes rows of its group in the columns of its heads, and no two tasks share both.
-                unsafe {
-                    backward_segment(self, shape, (qkv, forward), (segment, task % shape.kv_heads), &shared)
-                };
+                unsafe { backward_segment(self, shape, stored, (segment, task % shape.kv_heads), shared) };
             }
         });
-        Ok(())
     }
 }
 

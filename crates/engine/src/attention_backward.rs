@@ -2,12 +2,24 @@
 //! log-sum-exp (Dao 2023, arXiv 2307.08691, algorithm 2).
 
 use crate::attention_forward::{CausalEdge, KeyRows, TILE_KEYS, tile_queries};
-use crate::cpu::vectorised;
+use crate::cpu::{mul_add, vectorised};
+use crate::element::Element;
 use crate::segments::Segment;
 use crate::shared::{SharedMut, carve};
 use crate::tile::{self, Left, PANEL, Panels, Size, Target, pack_transposed};
-use crate::vector::{dot, exp};
-use crate::{AttentionForward, AttentionShape, Engine, Qkv};
+use crate::vector::{LANES, exp, sum_lanes};
+use crate::{AttentionShape, Engine};
+
+/// What the forward left, by value, and the gradient that comes in.
+#[derive(Clone, Copy)]
+pub(crate) struct Stored<'a, E> {
+    pub(crate) q: &'a [E],
+    pub(crate) k: &'a [E],
+    pub(crate) v: &'a [E],
+    pub(crate) out: &'a [E],
+    pub(crate) lse: &'a [f32],
+    pub(crate) dout: &'a [f32],
+}
 
 /// Gradients that all tasks write, each its own rows and columns.
 pub(crate) struct SharedGrads<'a> {
@@ -20,17 +32,17 @@ pub(crate) struct SharedGrads<'a> {
 ///
 /// # Safety
 /// Nobody else uses these rows in the columns of `kv_head` (and of the query heads that use it) meanwhile.
-pub(crate) unsafe fn backward_segment(
+pub(crate) unsafe fn backward_segment<E: Element>(
     engine: &Engine,
     shape: AttentionShape,
-    (qkv, forward): (Qkv<'_>, AttentionForward<'_>),
+    stored: Stored<'_, E>,
     (segment, kv_head): (&Segment, usize),
     grads: &SharedGrads<'_>,
 ) {
     let head_dim = shape.head_dim;
     let group = shape.group();
-    let keys = KeyRows::of_segment(qkv.k.as_slice(), segment, shape, kv_head);
-    let values = KeyRows::of_segment(qkv.v.as_slice(), segment, shape, kv_head);
+    let keys = KeyRows::of_segment(stored.k, segment, shape, kv_head);
+    let values = KeyRows::of_segment(stored.v, segment, shape, kv_head);
     let (seen, padded) = (keys.len(), head_dim.next_multiple_of(PANEL));
     let whole = seen.next_multiple_of(PANEL);
     let rows = tile_queries(group).min(segment.len) * group;
@@ -49,7 +61,7 @@ pub(crate) unsafe fn backward_segment(
     let mut tile = Tile { shape, padded, q, dout, dq, scores, dscores, lse, delta };
     for first in (0..segment.len).step_by(tile_queries(group)) {
         let count = tile_queries(group).min(segment.len - first);
-        tile.gather(engine, (qkv, forward), (segment.start + first, count), kv_head);
+        tile.gather(engine, stored, (segment.start + first, count), kv_head);
         let hidden = seen - segment.len;
         let limit = hidden + first + count;
         for key in (0..limit).step_by(TILE_KEYS) {
@@ -105,10 +117,10 @@ struct Sides<'a> {
 
 impl Tile<'_> {
     /// Loads queries `first..first + count` (rows of the batch) in the heads that use `kv_head`.
-    fn gather(
+    fn gather<E: Element>(
         &mut self,
         engine: &Engine,
-        (qkv, forward): (Qkv<'_>, AttentionForward<'_>),
+        stored: Stored<'_, E>,
         (first, count): (usize, usize),
         kv_head: usize,
     ) {
@@ -118,14 +130,14 @@ impl Tile<'_> {
             let head = (first + row / group) * heads + kv_head * group + row % group;
             let at = head * head_dim;
             let (q, pad) = self.q[row * padded..][..padded].split_at_mut(head_dim);
-            q.iter_mut().zip(&qkv.q.as_slice()[at..]).for_each(|(q, value)| *q = value * scale);
+            q.iter_mut().zip(&stored.q[at..]).for_each(|(q, value)| *q = value.to_f32() * scale);
             pad.fill(0.0);
-            let gradient = &forward.dout.as_slice()[at..][..head_dim];
+            let gradient = &stored.dout[at..][..head_dim];
             let (dout, pad) = self.dout[row * padded..][..padded].split_at_mut(head_dim);
             dout.copy_from_slice(gradient);
             pad.fill(0.0);
-            self.delta[row] = product(engine.path(), &forward.out.as_slice()[at..][..head_dim], gradient);
-            self.lse[row] = forward.lse.as_slice()[head];
+            self.delta[row] = product(engine.path(), &stored.out[at..][..head_dim], gradient);
+            self.lse[row] = stored.lse[head];
         }
     }
 
@@ -169,12 +181,20 @@ impl Tile<'_> {
 }
 
 vectorised! {
-    fn product(a: &[f32], b: &[f32]) -> f32 = product_body
+    fn product[E: Element][E](a: &[E], b: &[f32]) -> f32 = product_body
 }
 
 #[inline(always)]
-fn product_body<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
-    dot::<FMA>(a, b)
+fn product_body<const FMA: bool, E: Element>(a: &[E], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        for lane in 0..LANES {
+            lanes[lane] = mul_add::<FMA>(a[lane].to_f32(), b[lane], lanes[lane]);
+        }
+    }
+    a_rest.iter().zip(b_rest).fold(sum_lanes(lanes), |sum, (a, b)| mul_add::<FMA>(a.to_f32(), *b, sum))
 }
 
 vectorised! {

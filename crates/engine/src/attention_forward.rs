@@ -2,6 +2,7 @@
 //! keys a query sees only as "all but the last few"; segments and caches are laid out by the callers.
 
 use crate::cpu::vectorised;
+use crate::element::Element;
 use crate::segments::Segment;
 use crate::shared::{SharedMut, carve};
 use crate::tile::{self, Left, PANEL, Panels, Size, Target, pack_transposed};
@@ -21,9 +22,9 @@ pub(crate) fn tile_queries(group: usize) -> usize {
 
 /// Rows `start..start + len` of the queries, in the heads that use `kv_head`.
 #[derive(Clone, Copy)]
-pub(crate) struct Queries<'a> {
+pub(crate) struct Queries<'a, E> {
     /// `[rows, heads * head_dim]`.
-    pub(crate) values: &'a [f32],
+    pub(crate) values: &'a [E],
     pub(crate) start: usize,
     pub(crate) len: usize,
     pub(crate) kv_head: usize,
@@ -31,9 +32,9 @@ pub(crate) struct Queries<'a> {
 
 /// The keys (or values) of one head that queries see: a range of rows, then another.
 #[derive(Clone, Copy)]
-pub(crate) struct KeyRows<'a> {
+pub(crate) struct KeyRows<'a, E> {
     /// `[rows, kv_heads * head_dim]`.
-    pub(crate) values: &'a [f32],
+    pub(crate) values: &'a [E],
     pub(crate) stride: usize,
     pub(crate) column: usize,
     pub(crate) width: usize,
@@ -41,10 +42,10 @@ pub(crate) struct KeyRows<'a> {
     pub(crate) ranges: [(usize, usize); 2],
 }
 
-impl<'a> KeyRows<'a> {
+impl<'a, E: Element> KeyRows<'a, E> {
     /// The context of a segment, then the segment itself.
     pub(crate) fn of_segment(
-        values: &'a [f32],
+        values: &'a [E],
         segment: &Segment,
         shape: AttentionShape,
         kv_head: usize,
@@ -64,7 +65,7 @@ impl<'a> KeyRows<'a> {
         if index < count { first + index } else { second + index - count }
     }
 
-    pub(crate) fn row(&self, index: usize) -> &'a [f32] {
+    pub(crate) fn row(&self, index: usize) -> &'a [E] {
         &self.values[self.matrix_row(index) * self.stride + self.column..][..self.width]
     }
 
@@ -72,7 +73,7 @@ impl<'a> KeyRows<'a> {
     pub(crate) fn copy_padded(&self, padded: usize, out: &mut [f32]) {
         for (index, out) in out.chunks_exact_mut(padded).take(self.len()).enumerate() {
             let (head, pad) = out.split_at_mut(self.width);
-            head.copy_from_slice(self.row(index));
+            head.iter_mut().zip(self.row(index)).for_each(|(to, from)| *to = from.to_f32());
             pad.fill(0.0);
         }
     }
@@ -83,12 +84,12 @@ impl<'a> KeyRows<'a> {
 ///
 /// # Safety
 /// Nobody else uses these rows and columns of `out` and `lse` meanwhile.
-pub(crate) unsafe fn forward_rows(
+pub(crate) unsafe fn forward_rows<E: Element>(
     engine: &Engine,
     shape: AttentionShape,
-    queries: Queries<'_>,
-    [keys, values]: [KeyRows<'_>; 2],
-    out: &SharedMut<'_>,
+    queries: Queries<'_, E>,
+    [keys, values]: [KeyRows<'_, E>; 2],
+    out: &SharedMut<'_, E>,
     lse: Option<&SharedMut<'_>>,
 ) {
     let AttentionShape { heads, head_dim, scale, .. } = shape;
@@ -114,7 +115,7 @@ pub(crate) unsafe fn forward_rows(
         for (index, q) in q.chunks_exact_mut(group * head_dim).take(count).enumerate() {
             let at = ((queries.start + first + index) * heads + queries.kv_head * group) * head_dim;
             let row = &queries.values[at..][..group * head_dim];
-            q.iter_mut().zip(row).for_each(|(q, value)| *q = value * scale);
+            q.iter_mut().zip(row).for_each(|(q, value)| *q = value.to_f32() * scale);
         }
         maxima[..m].fill(f32::NEG_INFINITY);
         totals[..m].fill(0.0);
@@ -145,7 +146,9 @@ pub(crate) unsafe fn forward_rows(
             let inverse = 1.0 / totals[row];
             // SAFETY: this query's row in its head's columns, which are the caller's alone.
             let out = unsafe { out.part((token * heads + head) * head_dim, head_dim) };
-            out.iter_mut().zip(&sums[row * padded..]).for_each(|(out, sum)| *out = sum * inverse);
+            out.iter_mut()
+                .zip(&sums[row * padded..])
+                .for_each(|(out, sum)| *out = E::from_f32(sum * inverse));
             if let Some(lse) = lse {
                 // SAFETY: as above.
                 unsafe { lse.part(token * heads + head, 1)[0] = maxima[row] + totals[row].ln() };

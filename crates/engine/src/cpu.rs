@@ -45,6 +45,14 @@ impl CpuPath {
         return self == Self::Portable;
     }
 
+    /// Whether products of bfloat16 have instructions of their own on this path.
+    pub fn has_bf16_instructions(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
+    }
+
     /// The fastest path of this processor.
     pub fn best() -> Self {
         Self::EVERY.into_iter().find(|path| path.is_available()).unwrap_or(Self::Portable)
@@ -65,32 +73,33 @@ impl CpuPath {
     }
 }
 
-/// Compiles `$body::<FMA>` (an `#[inline(always)]` function) once per [`CpuPath`] and picks one at run time.
+/// Compiles `$body::<FMA>` (an `#[inline(always)]` function) once per [`CpuPath`] and picks one at run time. Generic
+/// kernels name their parameters twice: `fn name[E: Element][E](..)`.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $([$($bounds:tt)*][$($names:tt)*])? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments, reason = "kernels mirror their operation")]
-        $vis fn $name(path: crate::CpuPath, $($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$($bounds)*>)? (path: crate::CpuPath, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             #[allow(clippy::too_many_arguments, reason = "kernels mirror their operation")]
-            fn avx512($($arg: $ty),*) $(-> $ret)? {
-                $body::<true>($($arg),*)
+            fn avx512 $(<$($bounds)*>)? ($($arg: $ty),*) $(-> $ret)? {
+                $body::<true $(, $($names)*)?>($($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments, reason = "kernels mirror their operation")]
-            fn avx2($($arg: $ty),*) $(-> $ret)? {
-                $body::<true>($($arg),*)
+            fn avx2 $(<$($bounds)*>)? ($($arg: $ty),*) $(-> $ret)? {
+                $body::<true $(, $($names)*)?>($($arg),*)
             }
             match path {
                 // SAFETY: an engine holds a path only after `CpuPath::is_available` said yes on this processor.
                 #[cfg(target_arch = "x86_64")]
-                crate::CpuPath::Avx512 => unsafe { avx512($($arg),*) },
+                crate::CpuPath::Avx512 => unsafe { avx512 $(::<$($names)*>)? ($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                crate::CpuPath::Avx2 => unsafe { avx2($($arg),*) },
-                _ => $body::<false>($($arg),*),
+                crate::CpuPath::Avx2 => unsafe { avx2 $(::<$($names)*>)? ($($arg),*) },
+                _ => $body::<false $(, $($names)*)?>($($arg),*),
             }
         }
     };

@@ -8,6 +8,8 @@ use crate::{CpuPath, Device, EngineError};
 pub struct Engine {
     pool: rayon::ThreadPool,
     path: CpuPath,
+    /// Whether the path has AVX512-BF16.
+    pub(crate) bf16_instructions: bool,
     pub(crate) scratch: ScratchPool,
 }
 
@@ -42,7 +44,8 @@ impl Engine {
             .thread_name(|index| format!("engine-{index}"))
             .build()
             .map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
-        Ok(Self { pool, path, scratch: ScratchPool::default() })
+        let bf16_instructions = path.has_bf16_instructions();
+        Ok(Self { pool, path, bf16_instructions, scratch: ScratchPool::default() })
     }
 
     /// The device that operations run on.
@@ -112,7 +115,7 @@ mod tests {
     fn working_memory_is_reused_from_the_second_call_on() {
         let engine = Engine::cpu(Some(1)).unwrap();
         let (hidden, head) = (random(1, 30, 8), random(2, 50, 8));
-        let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &[7; 30] };
+        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[7; 30] };
         let (mut log_probs, mut lse) = (vec![0.0; 30], vec![0.0; 30]);
         let mut run = || {
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();

@@ -55,6 +55,9 @@ pub enum EngineError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// A precision that numbers may be stored in, but not computed in.
+    #[error("{name} is a storage format only: compute in f32 or bf16", name = .0.name())]
+    NoArithmetic(crate::DType),
     /// A device name that is not understood.
     #[error("device `{0}` is not known: use auto, cpu, cuda or cuda:N")]
     UnknownDevice(String),
@@ -77,6 +80,13 @@ pub enum EngineError {
         /// What the system said.
         reason: String,
     },
+}
+
+impl EngineError {
+    /// Operands of two precisions where one is needed.
+    pub(crate) fn mixed(operation: &'static str) -> Self {
+        Self::Invalid { operation, reason: "operands of different precision; allocate them alike".to_owned() }
+    }
 }
 
 /// Refuses a size that is not the expected one.

@@ -1,10 +1,15 @@
-//! Matrix products: `y = x w^T + bias` with PyTorch's weight layout, and its backward.
+//! Matrix products: `y = x w^T + bias` with PyTorch's weight layout, and its backward. The input's precision decides
+//! how they are computed: f32 throughout, or bf16 factors with sums in f32.
 
 use rayon::prelude::*;
 
+use crate::array::with_values;
+use crate::bf16_panels::{Lines, RIGHT};
+use crate::bf16_product::RightPanels;
+use crate::element::Element;
 use crate::error::{expect_same_shape, expect_size};
 use crate::matmul::Operand;
-use crate::{Array, Engine, EngineError};
+use crate::{Array, DType, Engine, EngineError, Weight};
 
 /// Whether a result replaces what the output holds or is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,12 +23,12 @@ pub enum Accumulate {
 /// Arguments of [`Engine::linear_backward`]. A gradient that is `None` is not computed.
 #[derive(Debug)]
 pub struct LinearGrads<'a> {
-    /// Gradient of the output, `[n, o]`.
+    /// Gradient of the output, `[n, o]`, in f32 or the precision of `x`.
     pub dy: &'a Array,
     /// The forward input, `[n, i]`.
     pub x: &'a Array,
     /// The forward weight, `[o, i]`.
-    pub w: &'a Array,
+    pub w: Weight<'a>,
     /// Gradient of the input, `[n, i]`.
     pub dx: Option<(&'a mut Array, Accumulate)>,
     /// Gradient of the weight, `[o, i]`; added to.
@@ -33,90 +38,138 @@ pub struct LinearGrads<'a> {
 }
 
 impl Engine {
-    /// `y[n, o] = x[n, i] w[o, i]^T (+ bias[1, o])`.
+    /// `y[n, o] = x[n, i] w[o, i]^T (+ bias[1, o])`. Where `x` is in bf16, `w` must be packed and `y` may be in either
+    /// precision.
     ///
     /// # Errors
-    /// Shapes that do not fit.
-    pub fn linear(
+    /// Shapes that do not fit; a weight that is not packed.
+    pub fn linear<'a>(
         &self,
         x: &Array,
-        w: &Array,
+        w: impl Into<Weight<'a>>,
         bias: Option<&Array>,
         y: &mut Array,
     ) -> Result<(), EngineError> {
         const OP: &str = "linear";
-        expect_size(OP, "columns of x (inputs of w)", w.cols(), x.cols())?;
+        let w: Weight<'_> = w.into();
+        expect_size(OP, "columns of x (inputs of w)", w.values.cols(), x.cols())?;
         expect_size(OP, "rows of y", x.rows(), y.rows())?;
-        expect_size(OP, "columns of y (rows of w)", w.rows(), y.cols())?;
+        expect_size(OP, "columns of y (rows of w)", w.values.rows(), y.cols())?;
         let mut accumulate = Accumulate::Overwrite;
         if let Some(bias) = bias {
-            expect_size(OP, "values of bias", w.rows(), bias.len())?;
-            for row in y.as_mut_slice().chunks_exact_mut(bias.len().max(1)) {
-                row.copy_from_slice(bias.as_slice());
-            }
+            expect_size(OP, "values of bias", w.values.rows(), bias.len())?;
+            with_values!(ValuesMut, y.values_mut(), |y| repeat_row(bias.as_slice(), y));
             accumulate = Accumulate::Add;
         }
-        self.matmul(x.into(), Operand::from(w).transposed(), y.as_mut_slice(), accumulate);
+        if x.dtype() == DType::F32 {
+            self.matmul(x.into(), Operand::from(w.values).transposed(), y.as_mut_slice(), accumulate);
+            return Ok(());
+        }
+        let right = w.packed(OP, false)?.forward(0, w.values.rows());
+        with_values!(Values, x.values(), |x_values| {
+            let left = Lines::rows(x_values, x.cols());
+            with_values!(ValuesMut, y.values_mut(), |y| self.product_bf16(left, right, y, accumulate));
+        });
         Ok(())
     }
 
     /// `dx = dy w`, `dw += dy^T x`, `db += sum of the rows of dy`.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Shapes that do not fit; bf16 inputs with a weight that is not packed for gradients.
     pub fn linear_backward(&self, grads: LinearGrads<'_>) -> Result<(), EngineError> {
         const OP: &str = "linear_backward";
         let LinearGrads { dy, x, w, dx, dw, db } = grads;
-        expect_size(OP, "columns of x (inputs of w)", w.cols(), x.cols())?;
+        expect_size(OP, "columns of x (inputs of w)", w.values.cols(), x.cols())?;
         expect_size(OP, "rows of dy", x.rows(), dy.rows())?;
-        expect_size(OP, "columns of dy (rows of w)", w.rows(), dy.cols())?;
+        expect_size(OP, "columns of dy (rows of w)", w.values.rows(), dy.cols())?;
         if let Some((dx, _)) = &dx {
             expect_same_shape(OP, ("rows of dx", "columns of dx"), x, dx)?;
         }
         if let Some(dw) = &dw {
-            expect_same_shape(OP, ("rows of dw", "columns of dw"), w, dw)?;
+            expect_same_shape(OP, ("rows of dw", "columns of dw"), w.values, dw)?;
         }
         if let Some(db) = &db {
-            expect_size(OP, "values of db", w.rows(), db.len())?;
+            expect_size(OP, "values of db", w.values.rows(), db.len())?;
         }
-        if let Some((dx, accumulate)) = dx {
-            self.matmul(dy.into(), w.into(), dx.as_mut_slice(), accumulate);
-        }
-        if let Some(dw) = dw {
-            self.matmul(Operand::from(dy).transposed(), x.into(), dw.as_mut_slice(), Accumulate::Add);
+        if x.dtype() == DType::F32 {
+            if let Some((dx, accumulate)) = dx {
+                self.matmul(dy.into(), w.values.into(), dx.as_mut_slice(), accumulate);
+            }
+            if let Some(dw) = dw {
+                let dy = Operand::from(dy).transposed();
+                self.matmul(dy, x.into(), dw.as_mut_slice(), Accumulate::Add);
+            }
+        } else {
+            let right = w.packed(OP, true)?.backward(0, w.values.rows());
+            with_values!(Values, dy.values(), |dy_values| {
+                if let Some((dx, accumulate)) = dx {
+                    let left = Lines::rows(dy_values, dy.cols());
+                    with_values!(ValuesMut, dx.values_mut(), |dx| self
+                        .product_bf16(left, right, dx, accumulate));
+                }
+                if let Some(dw) = dw {
+                    let left = Lines::columns(dy_values, dy.cols());
+                    with_values!(Values, x.values(), |x_values| {
+                        self.add_weight_gradient(left, Lines::columns(x_values, x.cols()), dw.as_mut_slice());
+                    });
+                }
+            });
         }
         if let Some(db) = db {
-            self.add_sum_of_rows(dy, db.as_mut_slice());
+            with_values!(Values, dy.values(), |dy_values| {
+                self.add_sum_of_rows(dy_values, dy.cols(), db.as_mut_slice());
+            });
         }
         Ok(())
     }
 
+    /// `dw += left right` where both factors are activations: the right one is packed for this product.
+    pub(crate) fn add_weight_gradient<L: Element, R: Element>(
+        &self,
+        left: Lines<'_, L>,
+        right: Lines<'_, R>,
+        dw: &mut [f32],
+    ) {
+        let mut scratch = self.scratch.take(Self::right_words(right.count, right.depth));
+        let words: &mut [u32] = bytemuck::cast_slice_mut(&mut scratch);
+        self.pack_right(right, words);
+        let pairs = right.pairs();
+        let panels = RightPanels { words, panel_stride: pairs * RIGHT, pairs, cols: right.count };
+        self.product_bf16(left, panels, dw, Accumulate::Add);
+    }
+
     /// Sums within fixed blocks of rows, then over the blocks in order: the same for any number of threads.
-    fn add_sum_of_rows(&self, x: &Array, sum: &mut [f32]) {
-        let (n, cols) = (x.rows(), x.cols());
-        if x.is_empty() {
+    fn add_sum_of_rows<E: Element>(&self, x: &[E], cols: usize, sum: &mut [f32]) {
+        let n = x.len().checked_div(cols).unwrap_or(0);
+        if n == 0 {
             return;
         }
         let rows = rows_per_block(n);
         let mut partial = self.scratch.take(n.div_ceil(rows) * cols);
-        let block = |(partial, x): (&mut [f32], &[f32])| {
+        let block = |(partial, x): (&mut [f32], &[E])| {
             partial.fill(0.0);
             for row in x.chunks_exact(cols) {
-                partial.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                partial.iter_mut().zip(row).for_each(|(sum, value)| *sum += value.to_f32());
             }
         };
         if self.parallel(x.len()) {
             self.install(|| {
-                (partial.par_chunks_mut(cols), x.as_slice().par_chunks(rows * cols))
-                    .into_par_iter()
-                    .for_each(block);
+                (partial.par_chunks_mut(cols), x.par_chunks(rows * cols)).into_par_iter().for_each(block);
             });
         } else {
-            partial.chunks_mut(cols).zip(x.as_slice().chunks(rows * cols)).for_each(block);
+            partial.chunks_mut(cols).zip(x.chunks(rows * cols)).for_each(block);
         }
         for partial in partial.chunks_exact(cols) {
             sum.iter_mut().zip(partial).for_each(|(sum, value)| *sum += value);
         }
+    }
+}
+
+/// Every row of `y` becomes `row`.
+fn repeat_row<E: Element>(row: &[f32], y: &mut [E]) {
+    for y in y.chunks_exact_mut(row.len().max(1)) {
+        y.iter_mut().zip(row).for_each(|(y, value)| *y = E::from_f32(*value));
     }
 }
 
@@ -128,7 +181,8 @@ pub(crate) fn rows_per_block(n: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, dot, engines, numeric_gradient, random, wide};
+    use crate::PackedWeight;
+    use crate::testing::{assert_close, dot, engines, numeric_gradient, random, rounded, wide};
 
     fn reference(x: &[f64], w: &[f64], bias: &[f64], [n, i, o]: [usize; 3]) -> Vec<f64> {
         (0..n * o).map(|at| bias[at % o] + dot(&x[at / o * i..][..i], &w[at % o * i..][..i])).collect()
@@ -151,7 +205,7 @@ mod tests {
                     .linear_backward(LinearGrads {
                         dy: &dy,
                         x: &x,
-                        w: &w,
+                        w: (&w).into(),
                         dx: Some((&mut dx, Accumulate::Add)),
                         dw: Some(&mut dw),
                         db: Some(&mut db),
@@ -179,6 +233,48 @@ mod tests {
             engine.linear(&x, &w, None, &mut second).unwrap();
             assert_close("y", first.as_slice(), &want, 1e-5);
             assert_eq!(first, second);
+        }
+    }
+
+    #[test]
+    fn bf16_products_agree_with_rounded_factors_on_every_path() {
+        let (n, i, o) = (150, 66, 97);
+        for engine in engines() {
+            let (x, w, b, dy) =
+                (rounded(&random(1, n, i)), random(2, o, i), random(3, 1, o), rounded(&random(4, n, o)));
+            let mut packed = PackedWeight::new(o, i, true);
+            engine.pack_weight(&w, &mut packed).unwrap();
+            let weight = Weight { values: &w, packed: Some(&packed) };
+            let (wx, ww, wdy) = (wide(&x), wide(&rounded(&w)), wide(&dy));
+            let want = reference(&wx, &ww, &wide(&b), [n, i, o]);
+            for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::Bf16, 1.0 / 128.0)] {
+                let mut y = Array::zeros_of(dtype, n, o).unwrap();
+                engine.linear(&x, weight, Some(&b), &mut y).unwrap();
+                assert_close("y", &y.to_f32_vec(), &want, tolerance);
+                let mut dx = Array::zeros_of(dtype, n, i).unwrap();
+                let (mut dw, mut db) = (Array::zeros(o, i), Array::zeros(1, o));
+                let grads = LinearGrads {
+                    dy: &dy,
+                    x: &x,
+                    w: weight,
+                    dx: Some((&mut dx, Accumulate::Overwrite)),
+                    dw: Some(&mut dw),
+                    db: Some(&mut db),
+                };
+                engine.linear_backward(grads).unwrap();
+                let column = |values: &[f64], cols: usize, c: usize| -> Vec<f64> {
+                    values.iter().skip(c).step_by(cols).copied().collect()
+                };
+                let want: Vec<f64> =
+                    (0..n * i).map(|at| dot(&wdy[at / i * o..][..o], &column(&ww, i, at % i))).collect();
+                assert_close("dx", &dx.to_f32_vec(), &want, tolerance);
+                let want: Vec<f64> =
+                    (0..o * i).map(|at| dot(&column(&wdy, o, at / i), &column(&wx, i, at % i))).collect();
+                assert_close("dw", dw.as_slice(), &want, 1e-6);
+                let want: Vec<f64> = (0..o).map(|c| column(&wdy, o, c).iter().sum()).collect();
+                assert_close("db", db.as_slice(), &want, 1e-6);
+            }
+            assert!(engine.linear(&x, &w, None, &mut Array::zeros(n, o)).is_err(), "not packed");
         }
     }
 

@@ -2,7 +2,9 @@
 
 use rayon::prelude::*;
 
+use crate::array::with_values;
 use crate::cpu::{mul_add, vectorised};
+use crate::element::Element;
 use crate::error::{expect_same_shape, expect_size};
 use crate::linear::rows_per_block;
 use crate::vector::{LANES, dot, sum_lanes};
@@ -46,21 +48,24 @@ impl Engine {
         if x.is_empty() {
             return Ok(());
         }
-        let (path, d, weight) = (self.path(), x.cols(), weight.as_slice());
-        let block = |((y, x), inv_rms): ((&mut [f32], &[f32]), &mut [f32])| {
+        with_values!(ValuesMut, y.values_mut(), |y| self.normalise(x, weight.as_slice(), eps, y, inv_rms));
+        Ok(())
+    }
+
+    fn normalise<E: Element>(&self, x: &Array, weight: &[f32], eps: f32, y: &mut [E], inv_rms: &mut [f32]) {
+        let (path, d) = (self.path(), x.cols());
+        let block = |((y, x), inv_rms): ((&mut [E], &[f32]), &mut [f32])| {
             normalise_rows(path, x, weight, eps, y, inv_rms);
         };
         if self.parallel(x.len()) {
             let rows = rows_per_block(x.rows());
             self.install(|| {
-                let y = y.as_mut_slice().par_chunks_mut(rows * d);
-                let x = x.as_slice().par_chunks(rows * d);
+                let (y, x) = (y.par_chunks_mut(rows * d), x.as_slice().par_chunks(rows * d));
                 y.zip(x).zip(inv_rms.par_chunks_mut(rows)).for_each(block);
             });
         } else {
-            block(((y.as_mut_slice(), x.as_slice()), inv_rms));
+            block(((y, x.as_slice()), inv_rms));
         }
-        Ok(())
     }
 
     /// `dx = inv_rms * (g - xhat * mean(g * xhat))` with `g = dy * weight`, `xhat = x * inv_rms`;
@@ -115,15 +120,15 @@ impl Engine {
 type Block<'a> = (((&'a mut [f32], &'a mut [f32]), (&'a [f32], &'a [f32])), &'a [f32]);
 
 vectorised! {
-    fn normalise_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32], inv_rms: &mut [f32]) = normalise_rows_body
+    fn normalise_rows[E: Element][E](x: &[f32], weight: &[f32], eps: f32, y: &mut [E], inv_rms: &mut [f32]) = normalise_rows_body
 }
 
 #[inline(always)]
-fn normalise_rows_body<const FMA: bool>(
+fn normalise_rows_body<const FMA: bool, E: Element>(
     x: &[f32],
     weight: &[f32],
     eps: f32,
-    y: &mut [f32],
+    y: &mut [E],
     inv_rms: &mut [f32],
 ) {
     let d = weight.len();
@@ -131,7 +136,7 @@ fn normalise_rows_body<const FMA: bool>(
         let inv = 1.0 / (dot::<FMA>(x, x) / d as f32 + eps).sqrt();
         *inv_rms = inv;
         for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-            *y = x * inv * weight;
+            *y = E::from_f32(x * inv * weight);
         }
     }
 }

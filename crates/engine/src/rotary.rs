@@ -3,7 +3,9 @@
 
 use rayon::prelude::*;
 
+use crate::array::with_values;
 use crate::cpu::vectorised;
+use crate::element::Element;
 use crate::error::{expect_indices, expect_size};
 use crate::{Array, Engine, EngineError};
 
@@ -71,35 +73,43 @@ impl Engine {
             let reason = format!("{cols} columns are not whole heads of {}", table.head_dim());
             return Err(EngineError::Invalid { operation: OP, reason });
         }
-        let path = self.path();
-        let turn = |(row, &position): (&mut [f32], &u32)| {
+        with_values!(ValuesMut, x.values_mut(), |x| self.turn_rows((x, cols), positions, table, inverse));
+        Ok(())
+    }
+
+    fn turn_rows<E: Element>(
+        &self,
+        (x, cols): (&mut [E], usize),
+        positions: &[u32],
+        table: &RotaryTable,
+        inverse: bool,
+    ) {
+        let (path, half) = (self.path(), table.half);
+        let turn = |(row, &position): (&mut [E], &u32)| {
             let at = position as usize * half;
             turn_heads(path, row, &table.cos[at..at + half], &table.sin[at..at + half], inverse);
         };
         if self.parallel(x.len()) {
-            self.install(|| {
-                x.as_mut_slice().par_chunks_mut(cols).zip(positions).with_min_len(32).for_each(turn);
-            });
+            self.install(|| x.par_chunks_mut(cols).zip(positions).with_min_len(32).for_each(turn));
         } else {
-            x.as_mut_slice().chunks_mut(cols).zip(positions).for_each(turn);
+            x.chunks_mut(cols).zip(positions).for_each(turn);
         }
-        Ok(())
     }
 }
 
 vectorised! {
-    fn turn_heads(row: &mut [f32], cos: &[f32], sin: &[f32], inverse: bool) = turn_heads_body
+    fn turn_heads[E: Element][E](row: &mut [E], cos: &[f32], sin: &[f32], inverse: bool) = turn_heads_body
 }
 
 #[inline(always)]
-fn turn_heads_body<const FMA: bool>(row: &mut [f32], cos: &[f32], sin: &[f32], inverse: bool) {
+fn turn_heads_body<const FMA: bool, E: Element>(row: &mut [E], cos: &[f32], sin: &[f32], inverse: bool) {
     let sign = if inverse { -1.0 } else { 1.0 };
     for head in row.chunks_exact_mut(2 * cos.len()) {
         let (first, second) = head.split_at_mut(cos.len());
         for ((first, second), (cos, sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
-            let (a, b, sin) = (*first, *second, sin * sign);
-            *first = a * cos - b * sin;
-            *second = b * cos + a * sin;
+            let (a, b, sin) = (first.to_f32(), second.to_f32(), sin * sign);
+            *first = E::from_f32(a * cos - b * sin);
+            *second = E::from_f32(b * cos + a * sin);
         }
     }
 }

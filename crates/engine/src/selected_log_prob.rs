@@ -3,19 +3,21 @@
 
 use rayon::prelude::*;
 
+use crate::array::Values;
+use crate::bf16_panels::Lines;
 use crate::cpu::vectorised;
 use crate::error::{expect_indices, expect_same_shape, expect_size};
 use crate::matmul::Operand;
 use crate::vector::{exp, exp_shifted_in_place, max};
-use crate::{Accumulate, Array, CpuPath, Engine, EngineError};
+use crate::{Accumulate, Array, CpuPath, Engine, EngineError, Weight};
 
 /// What the head sees.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadInputs<'a> {
-    /// Final hidden rows, `[m, d]`.
+    /// Final hidden rows, `[m, d]`; where they are in bf16, the head must be packed.
     pub hidden: &'a Array,
     /// Output weight, `[vocab, d]`.
-    pub head: &'a Array,
+    pub head: Weight<'a>,
     /// The token whose log-probability is asked for, one per row.
     pub targets: &'a [u32],
 }
@@ -56,14 +58,15 @@ impl Engine {
         expect_size(OP, "values of lse", inputs.targets.len(), lse.len())?;
         let path = self.path();
         let mut row_sums = [RowSum::EMPTY; ROWS];
-        let mut logits = self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.rows()));
+        let mut logits =
+            self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.values.rows()));
         for first in (0..inputs.targets.len()).step_by(ROWS) {
             let targets = &inputs.targets[first..inputs.targets.len().min(first + ROWS)];
             let row_sums = &mut row_sums[..targets.len()];
             row_sums.fill(RowSum::EMPTY);
-            for chunk in self.chunks(inputs, first, targets.len()) {
+            for chunk in inputs.chunks(first, targets.len()) {
                 let logits = &mut logits[..chunk.values()];
-                self.matmul(chunk.hidden, chunk.head.transposed(), logits, Accumulate::Overwrite);
+                self.logits(inputs, chunk, logits)?;
                 let add = |((row_sum, logits), &target): ((&mut RowSum, &mut [f32]), &u32)| {
                     let target = (target as usize).wrapping_sub(chunk.first);
                     row_sum.add(path, logits, target);
@@ -103,15 +106,17 @@ impl Engine {
         expect_size(OP, "values of weights", inputs.targets.len(), weights.len())?;
         expect_same_shape(OP, ("rows of dhidden", "columns of dhidden"), inputs.hidden, dhidden)?;
         if let Some(dhead) = &dhead {
-            expect_same_shape(OP, ("rows of dhead", "columns of dhead"), inputs.head, dhead)?;
+            expect_same_shape(OP, ("rows of dhead", "columns of dhead"), inputs.head.values, dhead)?;
         }
         let (path, d) = (self.path(), inputs.hidden.cols());
-        let mut logits = self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.rows()));
+        let mut logits =
+            self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.values.rows()));
         for first in (0..inputs.targets.len()).step_by(ROWS) {
             let count = ROWS.min(inputs.targets.len() - first);
-            for chunk in self.chunks(inputs, first, count) {
+            let rows = &mut dhidden.as_mut_slice()[first * d..][..count * d];
+            for chunk in inputs.chunks(first, count) {
                 let logits = &mut logits[..chunk.values()];
-                self.matmul(chunk.hidden, chunk.head.transposed(), logits, Accumulate::Overwrite);
+                self.logits(inputs, chunk, logits)?;
                 let differentiate = |(row, logits): (usize, &mut [f32])| {
                     let (lse, weight) = (lse[first + row], weights[first + row]);
                     logit_gradients(path, logits, lse, weight);
@@ -131,33 +136,65 @@ impl Engine {
                 } else {
                     logits.chunks_mut(chunk.width).enumerate().for_each(differentiate);
                 }
-                let dlogits = Operand::rows_of(logits, chunk.width);
-                let accumulate = if chunk.first == 0 { Accumulate::Overwrite } else { Accumulate::Add };
-                let rows = &mut dhidden.as_mut_slice()[first * d..][..count * d];
-                self.matmul(dlogits, chunk.head, rows, accumulate);
-                if let Some(dhead) = &mut dhead {
-                    let rows = &mut dhead.as_mut_slice()[chunk.first * d..][..chunk.width * d];
-                    self.matmul(dlogits.transposed(), chunk.hidden, rows, Accumulate::Add);
-                }
+                let dhead = dhead
+                    .as_mut()
+                    .map(|dhead| &mut dhead.as_mut_slice()[chunk.first * d..][..chunk.width * d]);
+                self.through_logits(inputs, chunk, logits, rows, dhead)?;
             }
         }
         Ok(())
     }
 
-    /// The vocabulary in chunks, beside `count` hidden rows from `first`.
-    fn chunks<'a>(
+    /// `logits = hidden head^T` of a chunk.
+    fn logits(&self, inputs: HeadInputs<'_>, chunk: Chunk, logits: &mut [f32]) -> Result<(), EngineError> {
+        let d = inputs.hidden.cols();
+        match inputs.hidden.values() {
+            Values::F32(hidden) => {
+                let hidden = Operand::rows_of(chunk.rows_of(hidden, d), d);
+                let head = Operand::rows_of(chunk.tokens_of(inputs.head.values.as_slice(), d), d);
+                self.matmul(hidden, head.transposed(), logits, Accumulate::Overwrite);
+            }
+            Values::Bf16(hidden) => {
+                let hidden = Lines::rows(chunk.rows_of(hidden, d), d);
+                let head = inputs.head.packed("selected_log_prob", false)?.forward(chunk.first, chunk.width);
+                self.product_bf16(hidden, head, logits, Accumulate::Overwrite);
+            }
+        }
+        Ok(())
+    }
+
+    /// `dhidden (+)= dlogits head`, `dhead += dlogits^T hidden` of a chunk; its first overwrites `dhidden`.
+    fn through_logits(
         &self,
-        inputs: HeadInputs<'a>,
-        first: usize,
-        count: usize,
-    ) -> impl Iterator<Item = Chunk<'a>> + use<'a> {
-        let (d, vocab) = (inputs.hidden.cols(), inputs.head.rows());
-        let hidden = Operand::rows_of(&inputs.hidden.as_slice()[first * d..][..count * d], d);
-        (0..vocab).step_by(CHUNK).map(move |first| {
-            let width = CHUNK.min(vocab - first);
-            let head = Operand::rows_of(&inputs.head.as_slice()[first * d..][..width * d], d);
-            Chunk { hidden, head, first, width, rows: count }
-        })
+        inputs: HeadInputs<'_>,
+        chunk: Chunk,
+        dlogits: &[f32],
+        dhidden: &mut [f32],
+        dhead: Option<&mut [f32]>,
+    ) -> Result<(), EngineError> {
+        let d = inputs.hidden.cols();
+        let accumulate = if chunk.first == 0 { Accumulate::Overwrite } else { Accumulate::Add };
+        match inputs.hidden.values() {
+            Values::F32(hidden) => {
+                let dlogits = Operand::rows_of(dlogits, chunk.width);
+                let head = Operand::rows_of(chunk.tokens_of(inputs.head.values.as_slice(), d), d);
+                self.matmul(dlogits, head, dhidden, accumulate);
+                if let Some(dhead) = dhead {
+                    let hidden = Operand::rows_of(chunk.rows_of(hidden, d), d);
+                    self.matmul(dlogits.transposed(), hidden, dhead, Accumulate::Add);
+                }
+            }
+            Values::Bf16(hidden) => {
+                let head = inputs.head.packed("selected_log_prob_backward", true)?;
+                let left = Lines::rows(dlogits, chunk.width);
+                self.product_bf16(left, head.backward(chunk.first, chunk.width), dhidden, accumulate);
+                if let Some(dhead) = dhead {
+                    let hidden = Lines::columns(chunk.rows_of(hidden, d), d);
+                    self.add_weight_gradient(Lines::columns(dlogits, chunk.width), hidden, dhead);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -167,26 +204,40 @@ impl HeadInputs<'_> {
             let reason = "hidden rows have no columns".to_owned();
             return Err(EngineError::Invalid { operation, reason });
         }
-        expect_size(operation, "columns of head", self.hidden.cols(), self.head.cols())?;
+        expect_size(operation, "columns of head", self.hidden.cols(), self.head.values.cols())?;
         expect_size(operation, "number of targets", self.hidden.rows(), self.targets.len())?;
         let targets = self.targets.iter().map(|&target| target as usize);
-        expect_indices(operation, "target", targets, self.head.rows())
+        expect_indices(operation, "target", targets, self.head.values.rows())
+    }
+
+    /// The vocabulary in chunks, beside `rows` hidden rows from `row`.
+    fn chunks(&self, row: usize, rows: usize) -> impl Iterator<Item = Chunk> + use<> {
+        let vocab = self.head.values.rows();
+        let chunk = move |first| Chunk { first, width: CHUNK.min(vocab - first), row, rows };
+        (0..vocab).step_by(CHUNK).map(chunk)
     }
 }
 
-/// Tokens `first..first + width` of the vocabulary, and the rows whose logits they give.
+/// Tokens `first..first + width` of the vocabulary, and the rows `row..row + rows` whose logits they give.
 #[derive(Clone, Copy)]
-struct Chunk<'a> {
-    hidden: Operand<'a>,
-    head: Operand<'a>,
+struct Chunk {
     first: usize,
     width: usize,
+    row: usize,
     rows: usize,
 }
 
-impl Chunk<'_> {
+impl Chunk {
     fn values(&self) -> usize {
         self.rows * self.width
+    }
+
+    fn rows_of<'a, E>(&self, hidden: &'a [E], d: usize) -> &'a [E] {
+        &hidden[self.row * d..][..self.rows * d]
+    }
+
+    fn tokens_of<'a>(&self, head: &'a [f32], d: usize) -> &'a [f32] {
+        &head[self.first * d..][..self.width * d]
     }
 }
 
@@ -239,7 +290,8 @@ fn logit_gradients_body<const FMA: bool>(logits: &mut [f32], lse: f32, weight: f
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, dot, engines, numeric_gradient, random, wide};
+    use crate::PackedWeight;
+    use crate::testing::{assert_close, dot, engines, numeric_gradient, random, rounded, wide};
 
     /// Whole logits, in f64.
     fn reference(hidden: &[f64], head: &[f64], targets: &[u32], d: usize) -> Vec<f64> {
@@ -291,7 +343,7 @@ mod tests {
     }
 
     fn run(engine: &Engine, case: &Case) -> (Vec<f64>, Array, Array) {
-        let inputs = HeadInputs { hidden: &case.hidden, head: &case.head, targets: &case.targets };
+        let inputs = HeadInputs { hidden: &case.hidden, head: (&case.head).into(), targets: &case.targets };
         let m = case.targets.len();
         let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
@@ -348,17 +400,49 @@ mod tests {
     }
 
     #[test]
+    fn bf16_stays_within_its_rounding_of_whole_logits() {
+        let (m, vocab, d) = (ROWS + 3, 2 * CHUNK + 7, 66);
+        let mut case = case(m, vocab, d);
+        case.hidden = rounded(&case.hidden);
+        let (hidden, head) = (wide(&case.hidden), wide(&rounded(&case.head)));
+        let weights: Vec<f64> = case.weights.iter().map(|&weight| f64::from(weight)).collect();
+        let want = reference(&hidden, &head, &case.targets, d);
+        let (want_hidden, want_head) = reference_gradients(&hidden, &head, &case.targets, &weights, d);
+        for engine in engines() {
+            let mut packed = PackedWeight::new(vocab, d, true);
+            engine.pack_weight(&case.head, &mut packed).unwrap();
+            let head = Weight { values: &case.head, packed: Some(&packed) };
+            let inputs = HeadInputs { hidden: &case.hidden, head, targets: &case.targets };
+            let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
+            engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
+            let got: Vec<f32> = log_probs.iter().map(|&value| value as f32).collect();
+            assert_close("log_probs", &got, &want, 1e-6);
+            let (mut dhidden, mut dhead) = (random(9, m, d), Array::zeros(vocab, d));
+            let grads = SelectedLogProbGrads {
+                lse: &lse,
+                weights: &case.weights,
+                dhidden: &mut dhidden,
+                dhead: Some(&mut dhead),
+            };
+            engine.selected_log_prob_backward(inputs, grads).unwrap();
+            // The gradient of the logits is rounded to eight bits before it meets either factor.
+            assert_close("dhidden", dhidden.as_slice(), &want_hidden, 1.0 / 256.0);
+            assert_close("dhead", dhead.as_slice(), &want_head, 1.0 / 256.0);
+        }
+    }
+
+    #[test]
     fn extreme_logits_stay_finite_and_nan_is_not_hidden() {
         let targets = [0, 1];
         let head = Array::from_vec(3, 1, vec![1e4, -1e4, 0.0]).unwrap();
         for engine in engines() {
             let mut hidden = Array::from_vec(2, 1, vec![1.0, 1.0]).unwrap();
             let (mut log_probs, mut lse) = ([0.0; 2], [0.0; 2]);
-            let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &targets };
+            let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets };
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
             assert_eq!(log_probs, [0.0, -2e4]);
             hidden.fill(f32::NAN);
-            let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &targets };
+            let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets };
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
             assert!(log_probs.iter().all(|value| value.is_nan()));
         }
@@ -368,10 +452,10 @@ mod tests {
     fn a_target_outside_the_vocabulary_is_refused_and_no_rows_are_fine() {
         let engine = Engine::cpu(Some(1)).unwrap();
         let (hidden, head) = (Array::zeros(1, 2), Array::zeros(3, 2));
-        let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &[3] };
+        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[3] };
         assert!(engine.selected_log_prob(inputs, &mut [0.0], &mut [0.0]).is_err());
         let hidden = Array::zeros(0, 2);
-        let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &[] };
+        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[] };
         engine.selected_log_prob(inputs, &mut [], &mut []).unwrap();
     }
 }

@@ -3,19 +3,19 @@
 use std::marker::PhantomData;
 
 /// A mutable slice whose parts are handed out by range.
-pub(crate) struct SharedMut<'a> {
-    start: *mut f32,
+pub(crate) struct SharedMut<'a, E = f32> {
+    start: *mut E,
     len: usize,
-    owner: PhantomData<&'a mut [f32]>,
+    owner: PhantomData<&'a mut [E]>,
 }
 
 // SAFETY: it stands for an exclusive borrow of plain numbers; `part` leaves it to the caller that parts are apart.
-unsafe impl Send for SharedMut<'_> {}
+unsafe impl<E: Send> Send for SharedMut<'_, E> {}
 // SAFETY: as above.
-unsafe impl Sync for SharedMut<'_> {}
+unsafe impl<E: Send> Sync for SharedMut<'_, E> {}
 
-impl<'a> SharedMut<'a> {
-    pub(crate) fn new(values: &'a mut [f32]) -> Self {
+impl<'a, E> SharedMut<'a, E> {
+    pub(crate) fn new(values: &'a mut [E]) -> Self {
         Self { start: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
     }
 
@@ -24,10 +24,16 @@ impl<'a> SharedMut<'a> {
     /// # Safety
     /// While the part lives, no other part that overlaps it does.
     #[expect(clippy::mut_from_ref, reason = "that parts are apart is the caller's promise")]
-    pub(crate) unsafe fn part(&self, first: usize, len: usize) -> &mut [f32] {
+    pub(crate) unsafe fn part(&self, first: usize, len: usize) -> &mut [E] {
         assert!(first.checked_add(len).is_some_and(|end| end <= self.len), "a part lies inside the whole");
         // SAFETY: inside the borrowed slice, and apart from other parts by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), len) }
+    }
+
+    /// Address of value `first`, from which `len` values are inside the whole: for parts that are not contiguous.
+    pub(crate) fn pointer(&self, first: usize, len: usize) -> *mut E {
+        assert!(first.checked_add(len).is_some_and(|end| end <= self.len), "a part lies inside the whole");
+        self.start.wrapping_add(first)
     }
 }
 

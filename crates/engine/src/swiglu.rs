@@ -2,7 +2,9 @@
 
 use rayon::prelude::*;
 
+use crate::array::{Values, ValuesMut};
 use crate::cpu::vectorised;
+use crate::element::Element;
 use crate::error::expect_same_shape;
 use crate::vector::sigmoid;
 use crate::{Array, Engine, EngineError};
@@ -31,9 +33,17 @@ impl Engine {
         const OP: &str = "swiglu";
         expect_same_shape(OP, ("rows of up", "columns of up"), gate, up)?;
         expect_same_shape(OP, ("rows of out", "columns of out"), gate, out)?;
+        match (gate.values(), up.values(), out.values_mut()) {
+            (Values::F32(gate), Values::F32(up), ValuesMut::F32(out)) => self.gate(gate, up, out),
+            (Values::Bf16(gate), Values::Bf16(up), ValuesMut::Bf16(out)) => self.gate(gate, up, out),
+            _ => return Err(EngineError::mixed(OP)),
+        }
+        Ok(())
+    }
+
+    fn gate<E: Element>(&self, gate: &[E], up: &[E], out: &mut [E]) {
         let path = self.path();
-        let block = |(out, (gate, up)): (&mut [f32], (&[f32], &[f32]))| forward(path, gate, up, out);
-        let (gate, up, out) = (gate.as_slice(), up.as_slice(), out.as_mut_slice());
+        let block = |(out, (gate, up)): (&mut [E], (&[E], &[E]))| forward(path, gate, up, out);
         if self.parallel(2 * out.len()) {
             self.install(|| {
                 let read = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK));
@@ -42,7 +52,6 @@ impl Engine {
         } else {
             block((out, (gate, up)));
         }
-        Ok(())
     }
 
     /// Gradients of gate and up.
@@ -56,23 +65,34 @@ impl Engine {
         expect_same_shape(OP, ("rows of dout", "columns of dout"), gate, dout)?;
         expect_same_shape(OP, ("rows of dgate", "columns of dgate"), gate, dgate)?;
         expect_same_shape(OP, ("rows of dup", "columns of dup"), gate, dup)?;
+        use Values::{Bf16, F32};
+        let written = (dgate.values_mut(), dup.values_mut());
+        match (gate.values(), up.values(), dout.values(), written) {
+            (F32(gate), F32(up), F32(dout), (ValuesMut::F32(dgate), ValuesMut::F32(dup))) => {
+                self.gate_backward([gate, up, dout], [dgate, dup]);
+            }
+            (Bf16(gate), Bf16(up), Bf16(dout), (ValuesMut::Bf16(dgate), ValuesMut::Bf16(dup))) => {
+                self.gate_backward([gate, up, dout], [dgate, dup]);
+            }
+            _ => return Err(EngineError::mixed(OP)),
+        }
+        Ok(())
+    }
+
+    fn gate_backward<E: Element>(&self, [gate, up, dout]: [&[E]; 3], [dgate, dup]: [&mut [E]; 2]) {
         let path = self.path();
-        let block = |((dgate, dup), ((gate, up), dout)): Block<'_>| {
+        let block = |((dgate, dup), ((gate, up), dout)): Block<'_, E>| {
             backward(path, dout, gate, up, dgate, dup);
         };
-        let read = (gate.as_slice(), up.as_slice(), dout.as_slice());
-        let written = (dgate.as_mut_slice(), dup.as_mut_slice());
         if self.parallel(2 * gate.len()) {
             self.install(|| {
-                let read =
-                    read.0.par_chunks(BLOCK).zip(read.1.par_chunks(BLOCK)).zip(read.2.par_chunks(BLOCK));
-                let written = written.0.par_chunks_mut(BLOCK).zip(written.1.par_chunks_mut(BLOCK));
+                let read = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(dout.par_chunks(BLOCK));
+                let written = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
                 written.zip(read).for_each(block);
             });
         } else {
-            block((written, ((read.0, read.1), read.2)));
+            block(((dgate, dup), ((gate, up), dout)));
         }
-        Ok(())
     }
 }
 
@@ -80,43 +100,44 @@ impl Engine {
 const BLOCK: usize = 4096;
 
 /// `(dgate, dup), ((gate, up), dout)` of a block of values.
-type Block<'a> = ((&'a mut [f32], &'a mut [f32]), ((&'a [f32], &'a [f32]), &'a [f32]));
+type Block<'a, E> = ((&'a mut [E], &'a mut [E]), ((&'a [E], &'a [E]), &'a [E]));
 
 vectorised! {
-    fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) = forward_body
+    fn forward[E: Element][E](gate: &[E], up: &[E], out: &mut [E]) = forward_body
 }
 
 #[inline(always)]
-fn forward_body<const FMA: bool>(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for ((&gate, up), out) in gate.iter().zip(up).zip(out) {
-        *out = gate * sigmoid::<FMA>(gate) * up;
+fn forward_body<const FMA: bool, E: Element>(gate: &[E], up: &[E], out: &mut [E]) {
+    for ((gate, up), out) in gate.iter().zip(up).zip(out) {
+        let gate = gate.to_f32();
+        *out = E::from_f32(gate * sigmoid::<FMA>(gate) * up.to_f32());
     }
 }
 
 vectorised! {
-    fn backward(dout: &[f32], gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]) = backward_body
+    fn backward[E: Element][E](dout: &[E], gate: &[E], up: &[E], dgate: &mut [E], dup: &mut [E]) = backward_body
 }
 
 #[inline(always)]
-fn backward_body<const FMA: bool>(
-    dout: &[f32],
-    gate: &[f32],
-    up: &[f32],
-    dgate: &mut [f32],
-    dup: &mut [f32],
+fn backward_body<const FMA: bool, E: Element>(
+    dout: &[E],
+    gate: &[E],
+    up: &[E],
+    dgate: &mut [E],
+    dup: &mut [E],
 ) {
-    for (((&dout, &gate), &up), (dgate, dup)) in dout.iter().zip(gate).zip(up).zip(dgate.iter_mut().zip(dup))
-    {
+    for (((dout, gate), up), (dgate, dup)) in dout.iter().zip(gate).zip(up).zip(dgate.iter_mut().zip(dup)) {
+        let (dout, gate, up) = (dout.to_f32(), gate.to_f32(), up.to_f32());
         let sigmoid = sigmoid::<FMA>(gate);
-        *dup = dout * gate * sigmoid;
-        *dgate = dout * up * sigmoid * (1.0 + gate * (1.0 - sigmoid));
+        *dup = E::from_f32(dout * gate * sigmoid);
+        *dgate = E::from_f32(dout * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, dot, engines, numeric_gradient, random, wide};
+    use crate::testing::{assert_close, dot, engines, numeric_gradient, random, rounded, wide};
 
     fn reference(gate: &[f64], up: &[f64]) -> Vec<f64> {
         gate.iter().zip(up).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect()
@@ -154,6 +175,27 @@ mod tests {
             engine.swiglu_backward(grads).unwrap();
             assert_eq!(dgate.as_slice(), [0.0, 1.0, 0.0, 1.0]);
             assert_eq!(dup.as_slice()[1], 1e4);
+        }
+    }
+
+    #[test]
+    fn bf16_is_f32_rounded_and_kinds_do_not_mix() {
+        let (gate, up, dout) = (random(1, 9, 31), random(2, 9, 31), random(3, 9, 31));
+        let narrow = [rounded(&gate), rounded(&up), rounded(&dout)];
+        let exact = narrow.each_ref().map(|x| Array::from_vec(9, 31, x.to_f32_vec()).unwrap());
+        for engine in engines() {
+            let run = |[gate, up, dout]: &[Array; 3]| {
+                let new = || Array::zeros_of(gate.dtype(), 9, 31).unwrap();
+                let (mut out, mut dgate, mut dup) = (new(), new(), new());
+                engine.swiglu(gate, up, &mut out).unwrap();
+                let grads = SwigluGrads { dout, gate, up, dgate: &mut dgate, dup: &mut dup };
+                engine.swiglu_backward(grads).unwrap();
+                [out, dgate, dup]
+            };
+            for (narrow, exact) in run(&narrow).iter().zip(run(&exact)) {
+                assert_eq!(*narrow, rounded(&exact));
+            }
+            assert!(engine.swiglu(&gate, &narrow[0], &mut Array::zeros(9, 31)).is_err());
         }
     }
 

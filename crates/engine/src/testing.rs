@@ -24,7 +24,15 @@ pub(crate) fn random(seed: u64, rows: usize, cols: usize) -> Array {
 
 /// The values as f64, which references compute in.
 pub(crate) fn wide(array: &Array) -> Vec<f64> {
-    array.as_slice().iter().map(|&value| f64::from(value)).collect()
+    array.to_f32_vec().into_iter().map(f64::from).collect()
+}
+
+/// The values in bf16.
+pub(crate) fn rounded(array: &Array) -> Array {
+    let mut rounded = Array::zeros_of(crate::DType::Bf16, array.rows(), array.cols()).unwrap();
+    let crate::array::ValuesMut::Bf16(values) = rounded.values_mut() else { unreachable!() };
+    values.iter_mut().zip(array.as_slice()).for_each(|(to, from)| *to = half::bf16::from_f32(*from));
+    rounded
 }
 
 /// Difference within `tolerance` of the largest wanted magnitude (at least 1).

@@ -2,6 +2,7 @@
 //! products on a forced instruction path. Whole matrices go through `matmul`.
 
 use crate::CpuPath;
+use crate::element::Element;
 use crate::tile_strips::{self, Strip};
 
 /// Columns that the kernel computes at once; right-hand sides come in panels of this width, padded with zeros.
@@ -115,10 +116,10 @@ unsafe fn strip_of<const ROWS: usize>(strip: &Strip, kernel: unsafe fn(&Strip)) 
 
 /// Writes rows `0..rows` as the columns of panels, `width` deep: panel `p` holds rows `p * PANEL ..`. Columns beyond
 /// `rows` are zero. As many panels as `panels` has room for are written.
-pub(crate) fn pack_transposed<'a>(
+pub(crate) fn pack_transposed<'a, E: Element>(
     rows: usize,
     width: usize,
-    row: impl Fn(usize) -> &'a [f32],
+    row: impl Fn(usize) -> &'a [E],
     panels: &mut [f32],
 ) {
     for (panel, out) in panels.chunks_exact_mut((width * PANEL).max(1)).enumerate() {
@@ -129,7 +130,7 @@ pub(crate) fn pack_transposed<'a>(
         }
         for column in 0..count {
             for (out, value) in out[column..].iter_mut().step_by(PANEL).zip(row(first + column)) {
-                *out = *value;
+                *out = value.to_f32();
             }
         }
     }

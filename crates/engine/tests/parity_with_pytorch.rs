@@ -64,7 +64,7 @@ fn linear() {
         let grads = LinearGrads {
             dy: &dy,
             x: &x,
-            w: &w,
+            w: (&w).into(),
             dx: Some((&mut dx, Accumulate::Overwrite)),
             dw: Some(&mut dw),
             db: Some(&mut db),
@@ -172,7 +172,7 @@ fn selected_log_prob() {
     let case = fixture("selected_log_prob");
     let (hidden, head, targets) =
         (array(&case["hidden"], 6), array(&case["head"], 6), indices(&case["targets"]));
-    let inputs = HeadInputs { hidden: &hidden, head: &head, targets: &targets };
+    let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets };
     for engine in engines() {
         let (mut log_probs, mut lse) = (vec![0.0; 5], vec![0.0; 5]);
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();

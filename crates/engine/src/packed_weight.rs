@@ -1,0 +1,99 @@
+//! Weights in bfloat16 as the products read them: packed once after each update, used by every row until the next.
+
+use crate::bf16_panels::{Lines, RIGHT};
+use crate::bf16_product::RightPanels;
+use crate::error::expect_size;
+use crate::{Array, Engine, EngineError};
+
+/// A weight `[o, i]` rounded to bf16, in the layout of the forward product and, for training, that of the input's
+/// gradient: 2 bytes a value each.
+#[derive(Debug, Clone)]
+pub struct PackedWeight {
+    rows: usize,
+    cols: usize,
+    /// Columns of the forward product: the weight's rows.
+    forward: Vec<u32>,
+    /// Columns of the gradient's product: the weight's columns. Empty where no gradient is asked for.
+    backward: Vec<u32>,
+}
+
+impl PackedWeight {
+    /// Room for a weight `[rows, cols]`; with `gradients` also for the product that gives its input's gradient.
+    pub fn new(rows: usize, cols: usize, gradients: bool) -> Self {
+        let backward = if gradients { Engine::right_words(cols, rows) } else { 0 };
+        Self { rows, cols, forward: vec![0; Engine::right_words(rows, cols)], backward: vec![0; backward] }
+    }
+
+    /// Bytes that the copies take.
+    pub fn size_in_bytes(&self) -> usize {
+        4 * (self.forward.len() + self.backward.len())
+    }
+
+    /// Rows `first..` of the weight (`first` a multiple of 32) as columns of the forward product.
+    pub(crate) fn forward(&self, first: usize, count: usize) -> RightPanels<'_> {
+        let pairs = self.cols.div_ceil(2);
+        let words = &self.forward[first / RIGHT * RIGHT * pairs..];
+        RightPanels { words, panel_stride: RIGHT * pairs, pairs, cols: count }
+    }
+
+    /// Rows `first..first + count` (`first` even) as the depth of the gradient's product.
+    pub(crate) fn backward(&self, first: usize, count: usize) -> RightPanels<'_> {
+        let words = self.backward.get(first / 2 * RIGHT..).unwrap_or_default();
+        let panel_stride = RIGHT * self.rows.div_ceil(2);
+        RightPanels { words, panel_stride, pairs: count.div_ceil(2), cols: self.cols }
+    }
+}
+
+impl Engine {
+    /// Rounds `w` into `packed`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn pack_weight(&self, w: &Array, packed: &mut PackedWeight) -> Result<(), EngineError> {
+        const OP: &str = "pack_weight";
+        expect_size(OP, "rows of w", packed.rows, w.rows())?;
+        expect_size(OP, "columns of w", packed.cols, w.cols())?;
+        self.pack_right(Lines::rows(w.as_slice(), w.cols()), &mut packed.forward);
+        if !packed.backward.is_empty() {
+            self.pack_right(Lines::columns(w.as_slice(), w.cols()), &mut packed.backward);
+        }
+        Ok(())
+    }
+}
+
+/// A weight as products take it: its values in f32, and packed where the other factor is in bf16.
+#[derive(Debug, Clone, Copy)]
+pub struct Weight<'a> {
+    /// `[o, i]`.
+    pub values: &'a Array,
+    /// The same, rounded and packed by [`Engine::pack_weight`].
+    pub packed: Option<&'a PackedWeight>,
+}
+
+impl<'a> From<&'a Array> for Weight<'a> {
+    fn from(values: &'a Array) -> Self {
+        Self { values, packed: None }
+    }
+}
+
+impl<'a> Weight<'a> {
+    /// The packed copy.
+    ///
+    /// # Errors
+    /// There is none, or it is of another shape; `gradients` asks for the backward layout.
+    pub(crate) fn packed(
+        self,
+        operation: &'static str,
+        gradients: bool,
+    ) -> Result<&'a PackedWeight, EngineError> {
+        let fits = |packed: &&PackedWeight| {
+            (packed.rows, packed.cols) == (self.values.rows(), self.values.cols())
+                && !(gradients && packed.backward.is_empty())
+        };
+        self.packed.filter(fits).ok_or_else(|| EngineError::Invalid {
+            operation,
+            reason: "rows in bf16 need the weight packed (pack_weight), for gradients with their layout"
+                .to_owned(),
+        })
+    }
+}
