@@ -1,11 +1,11 @@
 //! Speed of one preference step, one forward pass and generation on equal-length random tokens: the same job,
 //! tokens and loss as PyTorch's yardstick for workload W1, so that first losses can be compared.
 //!
-//! Usage: step_bench MODEL_DIR [sequences=16] [tokens=256] [steps=7] [threads=2]; prints one JSON line.
+//! Usage: step_bench MODEL_DIR [sequences=16] [tokens=256] [steps=7] [threads=2] [dtype=f32]; prints one JSON line.
 #![expect(clippy::print_stdout, reason = "a measuring program, not part of the library")]
 
 use bso_model::{
-    Activations, Decoder, Engine, GenerateConfig, Gradients, ModelError, Optimiser, OptimiserKind,
+    Activations, DType, Decoder, Engine, GenerateConfig, Gradients, ModelError, Optimiser, OptimiserKind,
     PackedBatch, PromptResponse, Workspace,
 };
 use std::ops::ControlFlow;
@@ -21,6 +21,8 @@ fn main() -> Result<(), ModelError> {
     let (count, length, steps, threads) = (number(1, 16), number(2, 256), number(3, 7), number(4, 2));
     let engine = Arc::new(Engine::cpu(Some(threads))?);
     let mut decoder = Decoder::load(Path::new(arguments.first().map_or(".", String::as_str)), engine)?;
+    let dtype = DType::parse(arguments.get(5).map_or("f32", String::as_str))?;
+    decoder.compute_in(dtype, true)?;
     let tokens = random_tokens(count * length, decoder.config().vocab_size as u32);
     let sequences: Vec<PromptResponse<'_>> = tokens.chunks(length).map(|s| s.split_at(length / 2)).collect();
     let batch = PackedBatch::from_sequences(&sequences, false)?;
@@ -58,9 +60,10 @@ fn main() -> Result<(), ModelError> {
     let generation = new_tokens as f64 / start.elapsed().as_secs_f64();
 
     println!(
-        "{{\"engine\": \"bso\", \"train_tok_s\": {:.0}, \"forward_tok_s\": {:.0}, \"generate_tok_s\": {generation:.0}, \
+        "{{\"engine\": \"bso\", \"dtype\": \"{}\", \"train_tok_s\": {:.0}, \"forward_tok_s\": {:.0}, \"generate_tok_s\": {generation:.0}, \
          \"train_ms\": {:.0}, \"forward_ms\": {:.0}, \"min_train_ms\": {:.0}, \"peak_forward_mib\": {forward_peak}, \
          \"peak_train_mib\": {train_peak}, \"losses\": {:?}}}",
+        dtype.name(),
         total / median(&step),
         total / median(&forward),
         median(&step) * 1e3,

@@ -2,7 +2,7 @@
 //! when a batch is larger. Computes nothing.
 
 use crate::config::ModelConfig;
-use bso_engine::Array;
+use bso_engine::{Array, DType, EngineError};
 
 /// What one layer computes on its way.
 #[derive(Debug, Default)]
@@ -46,8 +46,20 @@ impl std::ops::DerefMut for Matrix {
     }
 }
 
+impl Matrix {
+    /// This shape and precision; the values are unspecified.
+    fn fit(&mut self, dtype: DType, rows: usize, cols: usize) -> Result<(), EngineError> {
+        if self.0.dtype() != dtype {
+            self.0 = Array::zeros_of(dtype, 0, 0)?;
+        }
+        self.0.resize(rows, cols);
+        Ok(())
+    }
+}
+
 impl LayerActivations {
-    pub(crate) fn fit(&mut self, rows: usize, config: &ModelConfig) {
+    /// What products read is in `dtype`, all else in f32.
+    pub(crate) fn fit(&mut self, dtype: DType, rows: usize, config: &ModelConfig) -> Result<(), EngineError> {
         let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         for (matrix, cols) in [
             (&mut self.normed, config.hidden_size),
@@ -55,17 +67,18 @@ impl LayerActivations {
             (&mut self.key, narrow),
             (&mut self.value, narrow),
             (&mut self.attended, wide),
-            (&mut self.lse, config.heads),
-            (&mut self.middle, config.hidden_size),
             (&mut self.mlp_normed, config.hidden_size),
             (&mut self.gate, config.intermediate_size),
             (&mut self.up, config.intermediate_size),
             (&mut self.gated, config.intermediate_size),
         ] {
-            matrix.resize(rows, cols);
+            matrix.fit(dtype, rows, cols)?;
         }
+        self.lse.resize(rows, config.heads);
+        self.middle.resize(rows, config.hidden_size);
         self.inv_rms.resize(rows, 0.0);
         self.mlp_inv_rms.resize(rows, 0.0);
+        Ok(())
     }
 }
 
@@ -80,12 +93,13 @@ pub(crate) struct HeadActivations {
 }
 
 impl HeadActivations {
-    pub(crate) fn fit(&mut self, rows: usize, config: &ModelConfig) {
+    pub(crate) fn fit(&mut self, dtype: DType, rows: usize, config: &ModelConfig) -> Result<(), EngineError> {
         self.gathered.resize(rows, config.hidden_size);
-        self.normed.resize(rows, config.hidden_size);
+        self.normed.fit(dtype, rows, config.hidden_size)?;
         self.inv_rms.resize(rows, 0.0);
         self.log_probs.resize(rows, 0.0);
         self.lse.resize(rows, 0.0);
+        Ok(())
     }
 }
 
@@ -110,7 +124,13 @@ pub(crate) struct BackwardBuffers {
 }
 
 impl BackwardBuffers {
-    pub(crate) fn fit(&mut self, rows: usize, scored: usize, config: &ModelConfig) {
+    /// Between products inside the MLP gradients are in `dtype`; elsewhere, where they add up, in f32.
+    pub(crate) fn fit(
+        &mut self,
+        dtype: DType,
+        (rows, scored): (usize, usize),
+        config: &ModelConfig,
+    ) -> Result<(), EngineError> {
         let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         for (matrix, rows, cols) in [
             (&mut self.residual, rows, config.hidden_size),
@@ -119,14 +139,15 @@ impl BackwardBuffers {
             (&mut self.key, rows, narrow),
             (&mut self.value, rows, narrow),
             (&mut self.attended, rows, wide),
-            (&mut self.gate, rows, config.intermediate_size),
-            (&mut self.up, rows, config.intermediate_size),
-            (&mut self.gated, rows, config.intermediate_size),
             (&mut self.head_normed, scored, config.hidden_size),
             (&mut self.head_gathered, scored, config.hidden_size),
         ] {
             matrix.resize(rows, cols);
         }
+        for matrix in [&mut self.gate, &mut self.up, &mut self.gated] {
+            matrix.fit(dtype, rows, config.intermediate_size)?;
+        }
+        Ok(())
     }
 }
 
@@ -149,12 +170,17 @@ impl Activations {
         Self::default()
     }
 
-    pub(crate) fn fit(&mut self, rows: usize, scored: usize, config: &ModelConfig) {
+    pub(crate) fn fit(
+        &mut self,
+        dtype: DType,
+        (rows, scored): (usize, usize),
+        config: &ModelConfig,
+    ) -> Result<(), EngineError> {
         self.residual.resize_with(config.layers + 1, Matrix::default);
         self.residual.iter_mut().for_each(|r| r.resize(rows, config.hidden_size));
         self.layers.resize_with(config.layers, LayerActivations::default);
-        self.layers.iter_mut().for_each(|l| l.fit(rows, config));
-        self.head.fit(scored, config);
+        self.layers.iter_mut().try_for_each(|l| l.fit(dtype, rows, config))?;
+        self.head.fit(dtype, scored, config)
     }
 }
 
@@ -174,10 +200,15 @@ impl Workspace {
         Self::default()
     }
 
-    pub(crate) fn fit(&mut self, rows: usize, scored: usize, config: &ModelConfig) {
+    pub(crate) fn fit(
+        &mut self,
+        dtype: DType,
+        (rows, scored): (usize, usize),
+        config: &ModelConfig,
+    ) -> Result<(), EngineError> {
         self.residual.resize(rows, config.hidden_size);
         self.next.resize(rows, config.hidden_size);
-        self.layer.fit(rows, config);
-        self.head.fit(scored, config);
+        self.layer.fit(dtype, rows, config)?;
+        self.head.fit(dtype, scored, config)
     }
 }

@@ -8,7 +8,7 @@ use crate::layout::{Layout, TensorSpec};
 use crate::rope::inverse_frequencies;
 use crate::weights::{Checkpoint, TensorToWrite, save_tensors};
 use bso_durable::Seed;
-use bso_engine::{Array, DType, Engine, RotaryTable};
+use bso_engine::{Array, DType, Engine, EngineError, PackedWeight, RotaryTable, Weight};
 use rand::Rng;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,12 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Largest shard that [`Decoder::save`] writes, bytes; transformers' default.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Weights and shape of a decoder-only language model. Computes in f32.
+/// Weights and shape of a decoder-only language model. The weights are kept in f32; products are computed in f32, or in
+/// bf16 with sums in f32 ([`Decoder::compute_in`]).
 #[derive(Debug)]
 pub struct Decoder {
     config: ModelConfig,
     layout: Layout,
     parameters: Vec<Array>,
+    dtype: DType,
+    /// Rounded copies of the matrices that products read; none in f32.
+    packed: Vec<Option<PackedWeight>>,
     inverse_frequencies: Vec<f32>,
     attention_factor: f32,
     /// Covers the longest batch so far; grown when a longer one comes.
@@ -76,7 +80,55 @@ impl Decoder {
         let (inverse_frequencies, attention_factor) =
             inverse_frequencies(config.head_dim, config.rope_theta, &config.rope_scaling);
         let rotary = Mutex::new(Arc::new(RotaryTable::new(&inverse_frequencies, attention_factor, 0)));
-        Ok(Self { config, layout, parameters, inverse_frequencies, attention_factor, rotary, engine })
+        Ok(Self {
+            config,
+            layout,
+            parameters,
+            dtype: DType::F32,
+            packed: Vec::new(),
+            inverse_frequencies,
+            attention_factor,
+            rotary,
+            engine,
+        })
+    }
+
+    /// Chooses the precision of products and of what lies between them. In bf16 each matrix has a rounded copy (2 bytes
+    /// a value, twice that with `gradients`), renewed after every change of the parameters; without `gradients` there
+    /// is no backward pass.
+    ///
+    /// # Errors
+    /// f16, which is a storage format only.
+    pub fn compute_in(&mut self, dtype: DType, gradients: bool) -> Result<(), ModelError> {
+        self.packed = match dtype {
+            DType::F32 => Vec::new(),
+            DType::Bf16 => {
+                let matrices = self.layout.products();
+                let pack = |(i, array): (usize, &Array)| {
+                    matrices.contains(&i).then(|| PackedWeight::new(array.rows(), array.cols(), gradients))
+                };
+                self.parameters.iter().enumerate().map(pack).collect()
+            }
+            DType::F16 => return Err(EngineError::NoArithmetic(dtype).into()),
+        };
+        self.dtype = dtype;
+        Ok(self.renew_packed()?)
+    }
+
+    /// The precision of products.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Rounds the parameters into their packed copies: due after every change.
+    pub(crate) fn renew_packed(&mut self) -> Result<(), EngineError> {
+        let Self { engine, parameters, packed, .. } = self;
+        engine.install(|| {
+            parameters.iter().zip(packed).try_for_each(|(parameter, packed)| match packed {
+                Some(packed) => engine.pack_weight(parameter, packed),
+                None => Ok(()),
+            })
+        })
     }
 
     /// Writes `config.json` and the weights into `dir` (which must exist), rounded to `dtype`, as transformers
@@ -117,8 +169,8 @@ impl Decoder {
         self.layout.tensors.iter().map(|t| t.name.as_str()).zip(&self.parameters)
     }
 
-    /// As [`Decoder::parameters`], to be changed in place.
-    pub fn parameters_mut(&mut self) -> impl Iterator<Item = (&str, &mut Array)> {
+    /// As [`Decoder::parameters`], to be changed in place; [`Decoder::renew_packed`] must follow.
+    pub(crate) fn parameters_mut(&mut self) -> impl Iterator<Item = (&str, &mut Array)> {
         self.layout.tensors.iter().map(|t| t.name.as_str()).zip(&mut self.parameters)
     }
 
@@ -143,8 +195,11 @@ impl Decoder {
         &self.parameters[self.layout.norm]
     }
 
-    pub(crate) fn head(&self) -> &Array {
-        &self.parameters[self.layout.head]
+    pub(crate) fn head(&self) -> Weight<'_> {
+        Weight {
+            values: &self.parameters[self.layout.head],
+            packed: self.packed.get(self.layout.head).and_then(Option::as_ref),
+        }
     }
 
     pub(crate) fn layer<'a>(
@@ -157,6 +212,7 @@ impl Decoder {
             engine: &self.engine,
             config: &self.config,
             parameters: &self.parameters,
+            packed: &self.packed,
             place: &self.layout.layers[index],
             rotary,
             positions,
@@ -213,6 +269,8 @@ impl Clone for Decoder {
             config: self.config.clone(),
             layout: self.layout.clone(),
             parameters: self.parameters.clone(),
+            dtype: self.dtype,
+            packed: self.packed.clone(),
             inverse_frequencies: self.inverse_frequencies.clone(),
             attention_factor: self.attention_factor,
             rotary: Mutex::new(rotary),

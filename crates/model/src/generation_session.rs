@@ -8,7 +8,7 @@ use crate::generate::{FinishReason, GenerateConfig, Generated};
 use crate::layer::attention_shape;
 use crate::sample::Sampling;
 use bso_durable::Seed;
-use bso_engine::{CachedRows, EngineError, KvCache};
+use bso_engine::{CachedRows, DType, EngineError, KvCache};
 use rand_chacha::ChaCha8Rng;
 
 /// Prompt tokens computed in one pass; longer prompts take several, so that memory stays bounded.
@@ -159,7 +159,7 @@ impl<'a> Session<'a> {
         let rows = pass.tokens.len();
         m.residual.resize(rows, config.hidden_size);
         m.next.resize(rows, config.hidden_size);
-        m.layer.fit(rows, config);
+        m.layer.fit(DType::F32, rows, config)?;
         let last: Vec<usize> = pass.ready.iter().map(|(_, row)| *row).collect();
         m.last.resize(last.len(), config.hidden_size);
         m.normed.resize(last.len(), config.hidden_size);

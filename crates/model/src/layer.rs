@@ -6,7 +6,7 @@ use crate::config::ModelConfig;
 use crate::layout::{LayerPlace, LinearPlace};
 use bso_engine::{
     Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, Engine, EngineError, LinearGrads,
-    Qkv, RmsNormGrads, RotaryTable, Segments, SwigluGrads,
+    PackedWeight, Qkv, RmsNormGrads, RotaryTable, Segments, SwigluGrads, Weight,
 };
 
 /// A layer with what it computes on.
@@ -14,6 +14,7 @@ pub(crate) struct Layer<'a> {
     pub engine: &'a Engine,
     pub config: &'a ModelConfig,
     pub parameters: &'a [Array],
+    pub packed: &'a [Option<PackedWeight>],
     pub place: &'a LayerPlace,
     pub rotary: &'a RotaryTable,
     pub positions: &'a [u32],
@@ -123,8 +124,12 @@ impl Layer<'_> {
         &self.parameters[place]
     }
 
+    fn weight(&self, place: usize) -> Weight<'_> {
+        Weight { values: &self.parameters[place], packed: self.packed.get(place).and_then(Option::as_ref) }
+    }
+
     fn linear(&self, place: LinearPlace, x: &Array, y: &mut Array) -> Result<(), EngineError> {
-        self.engine.linear(x, self.parameter(place.weight), place.bias.map(|b| self.parameter(b)), y)
+        self.engine.linear(x, self.weight(place.weight), place.bias.map(|b| self.parameter(b)), y)
     }
 
     fn linear_backward(
@@ -135,7 +140,7 @@ impl Layer<'_> {
         dx: (&mut Array, Accumulate),
         gradients: &mut [Array],
     ) -> Result<(), EngineError> {
-        let w = self.parameter(place.weight);
+        let w = self.weight(place.weight);
         // A bias stands directly after its weight in the layout.
         let (dw, db) = match (place.bias, gradients[place.weight..].split_first_mut()) {
             (_, None) => (None, None),

@@ -1,6 +1,7 @@
 //! Which parameters a decoder has: names, shapes and order as in Hugging Face's state dict, and where each lies.
 
 use crate::config::ModelConfig;
+use std::collections::HashSet;
 
 /// Name and shape of one parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,14 @@ impl Layout {
             list.push("lm_head.weight".into(), &[config.vocab_size, hidden])
         };
         Self { tensors: list.0, embedding, layers, norm, head }
+    }
+
+    /// Places of the matrices that products read.
+    pub(crate) fn products(&self) -> HashSet<usize> {
+        let of_layer = |layer: &LayerPlace| {
+            [layer.query, layer.key, layer.value, layer.output, layer.gate, layer.up, layer.down]
+        };
+        self.layers.iter().flat_map(of_layer).map(|linear| linear.weight).chain([self.head]).collect()
     }
 }
 

@@ -159,7 +159,7 @@ impl Optimiser {
                     )?,
                 }
             }
-            Ok(())
+            decoder.renew_packed()
         })?;
         Ok(())
     }

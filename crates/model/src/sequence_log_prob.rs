@@ -25,7 +25,7 @@ impl Decoder {
     ) -> Result<Vec<f64>, ModelError> {
         let rotary = self.check(batch)?;
         activations.shape = None;
-        activations.fit(batch.rows(), batch.targets().len(), self.config());
+        activations.fit(self.dtype(), (batch.rows(), batch.targets().len()), self.config())?;
         self.engine().install(|| -> Result<(), EngineError> {
             let Activations { residual, layers, head, .. } = activations;
             self.engine().embedding(batch.tokens(), self.embedding(), &mut residual[0])?;
@@ -67,7 +67,7 @@ impl Decoder {
         gradients.fits(self)?;
         let rotary = self.check(batch)?;
         let Activations { residual, layers, head, backward, .. } = activations;
-        backward.fit(shape.0, shape.1, self.config());
+        backward.fit(self.dtype(), shape, self.config())?;
         backward.row_weights.clear();
         for (range, weight) in batch.scored().iter().zip(weights) {
             backward.row_weights.extend(std::iter::repeat_n(*weight, range.len()));
@@ -140,7 +140,7 @@ impl Decoder {
         workspace: &mut Workspace,
     ) -> Result<(), ModelError> {
         let rotary = self.check(batch)?;
-        workspace.fit(batch.rows(), batch.targets().len(), self.config());
+        workspace.fit(self.dtype(), (batch.rows(), batch.targets().len()), self.config())?;
         let Workspace { residual, next, layer, head } = workspace;
         self.engine().install(|| -> Result<(), EngineError> {
             self.engine().embedding(batch.tokens(), self.embedding(), residual)?;
