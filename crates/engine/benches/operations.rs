@@ -2,7 +2,7 @@
 //! heads, vocabulary 8192) with 4,096 rows; the median and the best of interleaved rounds. On one thread it counts
 //! processor time where the system tells it, so that a busy machine disturbs less; on more, wall time.
 //!
-//!     cargo bench -p bso-engine -- THREADS
+//!     cargo bench -p bso-engine -- [THREADS] [f32|bf16]
 
 #![allow(
     clippy::unwrap_used,
@@ -14,8 +14,8 @@
 use std::time::Instant;
 
 use bso_engine::{
-    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, Engine, HeadInputs, LinearGrads,
-    Qkv, Segments, SelectedLogProbGrads, SwigluGrads,
+    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, DType, Engine, HeadInputs,
+    LinearGrads, PackedWeight, Qkv, Segments, SelectedLogProbGrads, SwigluGrads, Weight,
 };
 
 const ROUNDS: usize = 7;
@@ -37,37 +37,40 @@ fn array(rows: usize, cols: usize) -> Array {
 fn main() {
     let threads = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
     let engine = Engine::cpu(threads).unwrap();
-    println!("{} threads, {}", engine.num_threads(), engine.path().name());
+    let bf16 = std::env::args().any(|argument| argument == "bf16");
+    let dtype = if bf16 { DType::Bf16 } else { DType::F32 };
+    println!("{} threads, {}, {}", engine.num_threads(), engine.path().name(), dtype.name());
     let rows = 4096;
     let mut all: Vec<Measured<'_>> = Vec::new();
     for (i, o) in [(384, 384), (384, 128), (384, 1024), (1024, 384), (384, 8192)] {
-        let (x, w, dy) = (array(rows, i), array(o, i), array(rows, o));
+        let [x, dy] = [array(rows, i), array(rows, o)].map(|x| x.to_dtype(dtype).unwrap());
+        let w = array(o, i);
+        let mut packed = PackedWeight::new(o, i, true);
+        engine.pack_weight(&w, &mut packed).unwrap();
         let flops = 2.0 * (rows * i * o) as f64;
         let engine = &engine;
-        let (x2, w2, dy2) = (x.clone(), w.clone(), dy.clone());
-        let (x3, w3) = (x.clone(), w.clone());
-        let mut y = Array::zeros(rows, o);
-        let mut dx = Array::zeros(rows, i);
+        let (x2, w2, packed2, dy2) = (x.clone(), w.clone(), packed.clone(), dy.clone());
+        let (x3, w3, packed3) = (x.clone(), w.clone(), packed.clone());
+        let mut y = Array::zeros_of(dtype, rows, o).unwrap();
+        let mut dx = Array::zeros_of(dtype, rows, i).unwrap();
         let mut dw = Array::zeros(o, i);
         all.push(Measured::new(format!("linear {i} -> {o}"), flops, move || {
-            engine.linear(&x, &w, None, &mut y).unwrap();
+            let w = Weight { values: &w, packed: Some(&packed) };
+            engine.linear(&x, w, None, &mut y).unwrap();
         }));
         all.push(Measured::new(format!("linear {i} -> {o}, dx"), flops, move || {
-            let dx = Some((&mut dx, Accumulate::Overwrite));
-            engine
-                .linear_backward(LinearGrads { dy: &dy, x: &x2, w: (&w2).into(), dx, dw: None, db: None })
-                .unwrap();
+            let (w, dx) =
+                (Weight { values: &w2, packed: Some(&packed2) }, Some((&mut dx, Accumulate::Overwrite)));
+            engine.linear_backward(LinearGrads { dy: &dy, x: &x2, w, dx, dw: None, db: None }).unwrap();
         }));
         all.push(Measured::new(format!("linear {i} -> {o}, dw"), flops, move || {
-            let dw = Some(&mut dw);
-            engine
-                .linear_backward(LinearGrads { dy: &dy2, x: &x3, w: (&w3).into(), dx: None, dw, db: None })
-                .unwrap();
+            let (w, dw) = (Weight { values: &w3, packed: Some(&packed3) }, Some(&mut dw));
+            engine.linear_backward(LinearGrads { dy: &dy2, x: &x3, w, dx: None, dw, db: None }).unwrap();
         }));
     }
-    push_attention(&engine, rows, &mut all);
-    push_swiglu(&engine, rows, &mut all);
-    push_head(&engine, rows / 2, &mut all);
+    push_attention((&engine, dtype), rows, &mut all);
+    push_swiglu((&engine, dtype), rows, &mut all);
+    push_head((&engine, dtype), rows / 2, &mut all);
     for round in 0..=ROUNDS {
         for measured in &mut all {
             // The first round is a warm-up that tells how often to repeat: the processor's clock ticks in
@@ -111,11 +114,12 @@ impl<'a> Measured<'a> {
     }
 }
 
-fn push_attention<'a>(engine: &'a Engine, rows: usize, all: &mut Vec<Measured<'a>>) {
+fn push_attention<'a>((engine, dtype): (&'a Engine, DType), rows: usize, all: &mut Vec<Measured<'a>>) {
     let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 64, scale: 0.125 };
     let segments = Segments::independent(&vec![256; rows / 256]);
-    let (q, k, v, dout) = (array(rows, 384), array(rows, 128), array(rows, 128), array(rows, 384));
-    let (mut out, mut lse) = (Array::zeros(rows, 384), Array::zeros(rows, 6));
+    let dout = array(rows, 384);
+    let [q, k, v] = [384, 128, 128].map(|cols| array(rows, cols).to_dtype(dtype).unwrap());
+    let (mut out, mut lse) = (q.clone(), Array::zeros(rows, 6));
     engine.attention(Qkv { q: &q, k: &k, v: &v }, &segments, shape, &mut out, &mut lse).unwrap();
     // Causal: half of the 256 x 256 scores, four flops each and value.
     let flops = (rows * 128 * 384 * 4) as f64;
@@ -124,7 +128,8 @@ fn push_attention<'a>(engine: &'a Engine, rows: usize, all: &mut Vec<Measured<'a
     all.push(Measured::new("attention".to_owned(), flops, move || {
         engine.attention(Qkv { q: &q2, k: &k2, v: &v2 }, &segments2, shape, &mut out2, &mut lse2).unwrap();
     }));
-    let (mut dq, mut dk, mut dv) = (q.clone(), k.clone(), v.clone());
+    let (mut dq, mut dk, mut dv) =
+        (Array::zeros(rows, 384), Array::zeros(rows, 128), Array::zeros(rows, 128));
     all.push(Measured::new("attention backward".to_owned(), flops * 2.5, move || {
         let forward = AttentionForward { out: &out, lse: &lse, dout: &dout };
         let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
@@ -132,8 +137,9 @@ fn push_attention<'a>(engine: &'a Engine, rows: usize, all: &mut Vec<Measured<'a
     }));
 }
 
-fn push_swiglu<'a>(engine: &'a Engine, rows: usize, all: &mut Vec<Measured<'a>>) {
-    let (gate, up, dout) = (array(rows, 1024), array(rows, 1024), array(rows, 1024));
+fn push_swiglu<'a>((engine, dtype): (&'a Engine, DType), rows: usize, all: &mut Vec<Measured<'a>>) {
+    let gate = array(rows, 1024).to_dtype(dtype).unwrap();
+    let (up, dout) = (gate.clone(), gate.clone());
     let (mut out, mut dgate, mut dup) = (gate.clone(), gate.clone(), gate.clone());
     let (gate2, up2) = (gate.clone(), up.clone());
     all.push(Measured::new("swiglu".to_owned(), (rows * 1024) as f64, move || {
@@ -145,22 +151,28 @@ fn push_swiglu<'a>(engine: &'a Engine, rows: usize, all: &mut Vec<Measured<'a>>)
     }));
 }
 
-fn push_head<'a>(engine: &'a Engine, rows: usize, all: &mut Vec<Measured<'a>>) {
+fn push_head<'a>((engine, dtype): (&'a Engine, DType), rows: usize, all: &mut Vec<Measured<'a>>) {
     let (vocab, d) = (8192, 384);
-    let (hidden, head) = (array(rows, d), array(vocab, d));
+    let (hidden, head) = (array(rows, d).to_dtype(dtype).unwrap(), array(vocab, d));
+    let mut packed = PackedWeight::new(vocab, d, true);
+    engine.pack_weight(&head, &mut packed).unwrap();
     let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocab) as u32).collect();
     let (mut log_probs, mut lse) = (vec![0.0; rows], vec![0.0; rows]);
-    let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets };
+    let weight = Weight { values: &head, packed: Some(&packed) };
+    let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets };
     engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
     let flops = 2.0 * (rows * vocab * d) as f64;
-    let (hidden2, head2, targets2, mut lse2) = (hidden.clone(), head.clone(), targets.clone(), lse.clone());
+    let (hidden2, head2, packed2) = (hidden.clone(), head.clone(), packed.clone());
+    let (targets2, mut lse2) = (targets.clone(), lse.clone());
     all.push(Measured::new("head".to_owned(), flops, move || {
-        let inputs = HeadInputs { hidden: &hidden2, head: (&head2).into(), targets: &targets2 };
+        let weight = Weight { values: &head2, packed: Some(&packed2) };
+        let inputs = HeadInputs { hidden: &hidden2, head: weight, targets: &targets2 };
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse2).unwrap();
     }));
-    let (weights, mut dhidden, mut dhead) = (vec![0.5; rows], hidden.clone(), head.clone());
+    let (weights, mut dhidden, mut dhead) = (vec![0.5; rows], Array::zeros(rows, d), head.clone());
     all.push(Measured::new("head backward".to_owned(), flops * 3.0, move || {
-        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets };
+        let weight = Weight { values: &head, packed: Some(&packed) };
+        let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets };
         let grads = SelectedLogProbGrads {
             lse: &lse,
             weights: &weights,

@@ -130,6 +130,20 @@ impl Array {
         }
     }
 
+    /// A copy in another precision, rounded to nearest.
+    ///
+    /// # Errors
+    /// As [`Array::zeros_of`].
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self, EngineError> {
+        let mut copy = Self::zeros_of(dtype, self.rows, self.cols)?;
+        with_values!(Values, self.values(), |from| {
+            with_values!(ValuesMut, copy.values_mut(), |to| {
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = Element::from_f32(from.to_f32()));
+            });
+        });
+        Ok(copy)
+    }
+
     /// A copy of the values in f32, whatever is stored.
     pub fn to_f32_vec(&self) -> Vec<f32> {
         with_values!(Values, self.values(), |values| values.iter().map(|value| value.to_f32()).collect())

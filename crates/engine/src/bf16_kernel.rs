@@ -22,11 +22,23 @@ pub(crate) struct TileTarget<E> {
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<E> {
     pub(crate) pairs: usize,
-    /// `[pairs][LEFT]` words.
-    pub(crate) left: *const u32,
+    pub(crate) left: LeftStrip,
     /// `[pairs][RIGHT]` words.
     pub(crate) right: *const u32,
     pub(crate) target: TileTarget<E>,
+}
+
+/// [`LEFT`] lines of pairs: word `(line, pair)` lies at `line * line_stride + pair * pair_stride`.
+#[derive(Clone, Copy)]
+pub(crate) struct LeftStrip {
+    pub(crate) words: *const u32,
+    pub(crate) line_stride: usize,
+    pub(crate) pair_stride: usize,
+}
+
+impl LeftStrip {
+    /// No lines at all.
+    pub(crate) const NONE: Self = Self { words: std::ptr::null(), line_stride: 0, pair_stride: 0 };
 }
 
 type Sums = [[f32; RIGHT]; LEFT];
@@ -77,7 +89,7 @@ impl Output for bf16 {
 
 impl<E: Output> Tile<E> {
     /// # Safety
-    /// `left` and `right` are readable for `pairs` rows, the target readable and writable for its rows and columns;
+    /// `left` is readable for [`LEFT`] lines of `pairs` pairs, `right` for `pairs` rows, the target readable and writable for its rows and columns;
     /// with `bf16_instructions` the processor has AVX-512 (F, BW, VL) and AVX512-BF16.
     #[inline]
     pub(crate) unsafe fn compute(&self, bf16_instructions: bool) {
@@ -98,7 +110,14 @@ impl<E: Output> Tile<E> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn avx512(&self) {
         let mut sums = [[_mm512_setzero_ps(); 2]; LEFT];
-        let (mut left, mut right) = (self.left, self.right);
+        const THREE: usize = LEFT / 3;
+        let LeftStrip { words, line_stride, pair_stride } = self.left;
+        // Four addresses and two strides reach all twelve lines within what one instruction can address.
+        let mut left = [words; THREE];
+        for (i, left) in left.iter_mut().enumerate() {
+            *left = words.wrapping_add(3 * i * line_stride);
+        }
+        let mut right = self.right;
         for _ in 0..self.pairs {
             // SAFETY: by the caller, within the panels' rows; the casts are between registers of the same size.
             unsafe {
@@ -107,12 +126,13 @@ impl<E: Output> Tile<E> {
                     std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(right.add(16).cast())),
                 ];
                 for (line, sums) in sums.iter_mut().enumerate() {
-                    let word = _mm512_set1_epi32(*left.add(line).cast::<i32>());
-                    let word = std::mem::transmute::<__m512i, __m512bh>(word);
+                    let word = left[line / 3].add(line % 3 * line_stride).cast::<i32>().read_unaligned();
+                    let word = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(word));
                     sums[0] = _mm512_dpbf16_ps(sums[0], word, right_words[0]);
                     sums[1] = _mm512_dpbf16_ps(sums[1], word, right_words[1]);
                 }
-                (left, right) = (left.add(LEFT), right.add(RIGHT));
+                left = left.map(|left| left.wrapping_add(pair_stride));
+                right = right.add(RIGHT);
             }
         }
         let target = &self.target;
@@ -159,14 +179,15 @@ impl<E: Output> Tile<E> {
 ///
 /// # Safety
 /// As [`Tile::compute`], of `left` and `right`.
-unsafe fn widened(pairs: usize, left: *const u32, right: *const u32) -> Sums {
+unsafe fn widened(pairs: usize, left: LeftStrip, right: *const u32) -> Sums {
     let mut sums = [[0.0; RIGHT]; LEFT];
     for p in 0..pairs {
         // SAFETY: by the caller, for p < pairs.
-        let (left, right) = unsafe {
-            (&*left.add(p * LEFT).cast::<[u32; LEFT]>(), &*right.add(p * RIGHT).cast::<[u32; RIGHT]>())
-        };
-        for (sums, &left) in sums.iter_mut().zip(left) {
+        let right = unsafe { &*right.add(p * RIGHT).cast::<[u32; RIGHT]>() };
+        for (line, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: by the caller, for line < LEFT and p < pairs.
+            let left =
+                unsafe { left.words.add(line * left.line_stride + p * left.pair_stride).read_unaligned() };
             let (low, high) = (f32::from_bits(left << 16), f32::from_bits(left & 0xffff_0000));
             for (sum, &right) in sums.iter_mut().zip(right) {
                 *sum += low * f32::from_bits(right << 16) + high * f32::from_bits(right & 0xffff_0000);

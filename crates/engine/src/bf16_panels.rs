@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use crate::CpuPath;
+use crate::bf16_kernel::LeftStrip;
 use crate::cpu::vectorised;
 use crate::element::Element;
 
@@ -49,6 +50,33 @@ impl<'a, E: Element> Lines<'a, E> {
         self.depth.div_ceil(2)
     }
 
+    /// [`LEFT`] lines from `first` as the kernel's left side: where they lie if they can be read as they are, else
+    /// rounded into `room`, `LEFT * pairs.len()` words.
+    pub(crate) fn left_strip(
+        &self,
+        path: CpuPath,
+        first: usize,
+        pairs: Range<usize>,
+        room: &mut [u32],
+    ) -> LeftStrip {
+        if !self.rows {
+            self.pack::<LEFT>(path, first, pairs, room);
+            return LeftStrip { words: room.as_ptr(), line_stride: 1, pair_stride: LEFT };
+        }
+        let count = LEFT.min(self.count - first);
+        let values = &self.values[first * self.stride + 2 * pairs.start..];
+        if E::IS_BF16 && count == LEFT && self.depth.is_multiple_of(2) && self.stride.is_multiple_of(2) {
+            let words = values.as_ptr().cast();
+            return LeftStrip { words, line_stride: self.stride / 2, pair_stride: 1 };
+        }
+        let room = &mut room[..LEFT * pairs.len()];
+        let depth = self.depth.min(2 * pairs.end) - 2 * pairs.start;
+        let (lines, none) = room.split_at_mut(count * pairs.len());
+        round_rows(path, Block { values, stride: self.stride, count }, depth, lines);
+        none.fill(0);
+        LeftStrip { words: room.as_ptr(), line_stride: pairs.len(), pair_stride: 1 }
+    }
+
     /// Fills `panel` (rows of `W` words, one per pair of `pairs`) with lines `first..first + W`.
     pub(crate) fn pack<const W: usize>(
         &self,
@@ -83,6 +111,21 @@ struct Block<'a, E> {
     stride: usize,
     /// Lines, at most the panel's width.
     count: usize,
+}
+
+vectorised! {
+    /// Rows one after another, an odd end filled up with zero.
+    fn round_rows[E: Element][E](block: Block<'_, E>, depth: usize, lines: &mut [u32]) = round_rows_body
+}
+
+#[inline(always)]
+fn round_rows_body<const FMA: bool, E: Element>(block: Block<'_, E>, depth: usize, lines: &mut [u32]) {
+    for (line, words) in lines.chunks_exact_mut(depth.div_ceil(2)).enumerate() {
+        let row = &block.values[line * block.stride..][..depth];
+        let halves: &mut [u16] = bytemuck::cast_slice_mut(words);
+        halves[depth..].fill(0);
+        halves.iter_mut().zip(row).for_each(|(half, value)| *half = value.to_bf16_bits());
+    }
 }
 
 vectorised! {

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use crate::bf16_kernel::{Output, Tile, TileTarget};
+use crate::bf16_kernel::{LeftStrip, Output, Tile, TileTarget};
 use crate::bf16_panels::{LEFT, Lines, RIGHT};
 use crate::element::Element;
 use crate::shared::SharedMut;
@@ -21,6 +21,8 @@ pub(crate) struct RightPanels<'a> {
 
 /// Words of the left block that a task packs at a time: a quarter of the second cache.
 const LEFT_BLOCK: usize = 64 * 1024;
+/// Strips of lines that a task works on at a time.
+const MOST_STRIPS: usize = 32;
 /// Pairs summed before a product in f32 goes to memory: a panel of the right factor stays in the first cache.
 const DEPTH: usize = 192;
 
@@ -76,25 +78,25 @@ impl Engine {
             let (rows, columns) = grid.part(task, m, panels);
             let mut scratch = self.scratch.take(rows.len().div_ceil(LEFT) * LEFT * depth);
             let packed: &mut [u32] = bytemuck::cast_slice_mut(&mut scratch);
+            let strips = rows.len().div_ceil(LEFT);
+            let mut left_strips = [LeftStrip::NONE; MOST_STRIPS];
             for start in (0..pairs).step_by(depth) {
                 let stretch = start..pairs.min(start + depth);
                 let size = stretch.len() * LEFT;
-                for (strip, packed) in
-                    packed.chunks_exact_mut(size).take(rows.len().div_ceil(LEFT)).enumerate()
-                {
-                    let first = rows.start + strip * LEFT;
-                    left.until(rows.end).pack::<LEFT>(self.path(), first, stretch.clone(), packed);
+                let lines = left.until(rows.end);
+                for (index, room) in packed.chunks_exact_mut(size).take(strips).enumerate() {
+                    let first = rows.start + index * LEFT;
+                    left_strips[index] = lines.left_strip(self.path(), first, stretch.clone(), room);
                 }
                 for panel in columns.clone() {
                     let right =
                         &right.words[panel * right.panel_stride + start * RIGHT..][..stretch.len() * RIGHT];
-                    for (strip, packed) in
-                        packed.chunks_exact(size).take(rows.len().div_ceil(LEFT)).enumerate()
-                    {
-                        let row = rows.start + strip * LEFT;
+                    for (index, left) in left_strips.iter().enumerate().take(strips) {
+                        let row = rows.start + index * LEFT;
                         let (count, cols) = (LEFT.min(rows.end - row), RIGHT.min(n - panel * RIGHT));
-                        // SAFETY: tasks have rows and columns of their own, and the tile lies inside them; the panels
-                        // hold `stretch.len()` rows by the slices above; the engine checked its instructions.
+                        // SAFETY: tasks have rows and columns of their own, and the tile lies inside them; both sides
+                        // hold `stretch.len()` pairs (the strips by their making, the panel by its slice); the engine
+                        // checked its instructions.
                         unsafe {
                             let target = TileTarget {
                                 values: out.pointer(row * n + panel * RIGHT, (count - 1) * n + cols),
@@ -103,12 +105,8 @@ impl Engine {
                                 cols,
                                 add: accumulate == Accumulate::Add || start > 0,
                             };
-                            let tile = Tile {
-                                pairs: stretch.len(),
-                                left: packed.as_ptr(),
-                                right: right.as_ptr(),
-                                target,
-                            };
+                            let tile =
+                                Tile { pairs: stretch.len(), left: *left, right: right.as_ptr(), target };
                             tile.compute(self.bf16_instructions);
                         }
                     }
@@ -129,7 +127,7 @@ struct Grid {
 impl Grid {
     fn of(m: usize, panels: usize, depth: usize, threads: usize) -> Self {
         let strips = m.div_ceil(LEFT);
-        let most = (LEFT_BLOCK / (LEFT * depth)).max(1);
+        let most = (LEFT_BLOCK / (LEFT * depth)).clamp(1, MOST_STRIPS);
         // Four tasks a thread even out what threads meet on their way.
         let strips_each = if threads == 1 { most } else { strips.div_ceil(4 * threads).clamp(1, most) };
         let strips_each = strips_each.max(most.min(4)).min(strips);
@@ -199,58 +197,6 @@ mod tests {
                     let out: Vec<f32> = out.into_iter().map(f32::from).collect();
                     assert_close("rounded product", &out, &want, 1.0 / 256.0);
                 }
-            }
-        }
-    }
-
-    #[test]
-    #[ignore = "a measurement"]
-    fn speed() {
-        for threads in [1, 2] {
-            let engine = Engine::cpu(Some(threads)).unwrap();
-            for [m, n, k] in
-                [[4096, 384, 384], [4096, 128, 384], [4096, 1024, 384], [4096, 384, 1024], [2048, 1024, 384]]
-            {
-                let (a, b) = (rounded(&random(1, m, k)), rounded(&random(2, n, k)));
-                let mut words = vec![0; Engine::right_words(n, k)];
-                engine.pack_right(Lines::rows(&b, k), &mut words);
-                let right = RightPanels { words: &words, panel_stride: k / 2 * RIGHT, pairs: k / 2, cols: n };
-                let mut out = vec![bf16::ONE; m * n];
-                let best = (0..9)
-                    .map(|_| {
-                        let start = std::time::Instant::now();
-                        for _ in 0..8 {
-                            engine.product_bf16(Lines::rows(&a, k), right, &mut out, Accumulate::Overwrite);
-                        }
-                        start.elapsed().as_secs_f64() / 8.0
-                    })
-                    .fold(f64::INFINITY, f64::min);
-                // weight gradient
-                let (dy, x) = (rounded(&random(1, m, n)), rounded(&random(2, m, k)));
-                let mut words = vec![0; Engine::right_words(k, m)];
-                let mut dw = vec![0.0_f32; n * k];
-                let best_dw = (0..9)
-                    .map(|_| {
-                        let start = std::time::Instant::now();
-                        for _ in 0..8 {
-                            engine.pack_right(Lines::columns(&x, k), &mut words);
-                            let right = RightPanels {
-                                words: &words,
-                                panel_stride: m / 2 * RIGHT,
-                                pairs: m / 2,
-                                cols: k,
-                            };
-                            engine.product_bf16(Lines::columns(&dy, n), right, &mut dw, Accumulate::Add);
-                        }
-                        start.elapsed().as_secs_f64() / 8.0
-                    })
-                    .fold(f64::INFINITY, f64::min);
-                let flops = 2.0 * (m * n * k) as f64;
-                println!(
-                    "{threads} threads {m}x{n}x{k}: {:.0} GFLOP/s, weight gradient {:.0}",
-                    flops / best / 1e9,
-                    flops / best_dw / 1e9
-                );
             }
         }
     }

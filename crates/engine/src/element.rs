@@ -4,6 +4,8 @@ use half::bf16;
 
 /// A stored number. Kernels compute in f32 whatever is stored.
 pub(crate) trait Element: Copy + Send + Sync + bytemuck::Pod + 'static {
+    /// Whether the number is bfloat16 as it lies in memory.
+    const IS_BF16: bool;
     fn to_f32(self) -> f32;
     fn from_f32(value: f32) -> Self;
     /// Bits as bfloat16, rounded to nearest even where the number holds more.
@@ -11,6 +13,8 @@ pub(crate) trait Element: Copy + Send + Sync + bytemuck::Pod + 'static {
 }
 
 impl Element for f32 {
+    const IS_BF16: bool = false;
+
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
@@ -28,6 +32,8 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
+    const IS_BF16: bool = true;
+
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)

@@ -29,10 +29,7 @@ pub(crate) fn wide(array: &Array) -> Vec<f64> {
 
 /// The values in bf16.
 pub(crate) fn rounded(array: &Array) -> Array {
-    let mut rounded = Array::zeros_of(crate::DType::Bf16, array.rows(), array.cols()).unwrap();
-    let crate::array::ValuesMut::Bf16(values) = rounded.values_mut() else { unreachable!() };
-    values.iter_mut().zip(array.as_slice()).for_each(|(to, from)| *to = half::bf16::from_f32(*from));
-    rounded
+    array.to_dtype(crate::DType::Bf16).unwrap()
 }
 
 /// Difference within `tolerance` of the largest wanted magnitude (at least 1).
