@@ -36,11 +36,6 @@ pub(crate) struct LeftStrip {
     pub(crate) pair_stride: usize,
 }
 
-impl LeftStrip {
-    /// No lines at all.
-    pub(crate) const NONE: Self = Self { words: std::ptr::null(), line_stride: 0, pair_stride: 0 };
-}
-
 type Sums = [[f32; RIGHT]; LEFT];
 
 /// What a product is written as. The kernels know how a whole register goes to memory.

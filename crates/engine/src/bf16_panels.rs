@@ -40,76 +40,96 @@ impl<'a, E: Element> Lines<'a, E> {
         Self { values, stride: cols, count: cols, depth, rows: false }
     }
 
-    /// The lines before `end`.
-    pub(crate) fn until(self, end: usize) -> Self {
-        Self { count: self.count.min(end), ..self }
-    }
-
     /// Pairs along a line.
     pub(crate) fn pairs(&self) -> usize {
         self.depth.div_ceil(2)
     }
 
-    /// [`LEFT`] lines from `first` as the kernel's left side: where they lie if they can be read as they are, else
-    /// rounded into `room`, `LEFT * pairs.len()` words.
-    pub(crate) fn left_strip(
+    /// Lines `range` as the kernel's left side: where they lie if they can be read as they are, else rounded into
+    /// `room`, which holds [`LeftBlock::words`].
+    pub(crate) fn left_block(
         &self,
         path: CpuPath,
-        first: usize,
+        range: Range<usize>,
         pairs: Range<usize>,
         room: &mut [u32],
-    ) -> LeftStrip {
-        if !self.rows {
-            self.pack::<LEFT>(path, first, pairs, room);
-            return LeftStrip { words: room.as_ptr(), line_stride: 1, pair_stride: LEFT };
-        }
-        let count = LEFT.min(self.count - first);
-        let values = &self.values[first * self.stride + 2 * pairs.start..];
-        if E::IS_BF16 && count == LEFT && self.depth.is_multiple_of(2) && self.stride.is_multiple_of(2) {
-            let words = values.as_ptr().cast();
-            return LeftStrip { words, line_stride: self.stride / 2, pair_stride: 1 };
-        }
-        let room = &mut room[..LEFT * pairs.len()];
+    ) -> LeftBlock {
         let depth = self.depth.min(2 * pairs.end) - 2 * pairs.start;
-        let (lines, none) = room.split_at_mut(count * pairs.len());
-        round_rows(path, Block { values, stride: self.stride, count }, depth, lines);
-        none.fill(0);
-        LeftStrip { words: room.as_ptr(), line_stride: pairs.len(), pair_stride: 1 }
+        if !self.rows {
+            let stride = column_stride(range.len());
+            let values = &self.values[2 * pairs.start * self.stride + range.start..];
+            let block = Block { values, stride: self.stride, count: range.len() };
+            interleave(path, block, depth, (&mut room[..pairs.len() * stride], stride));
+            return LeftBlock { words: room.as_ptr(), line_stride: 1, pair_stride: stride };
+        }
+        let values = &self.values[range.start * self.stride + 2 * pairs.start..];
+        let whole = range.len().is_multiple_of(LEFT);
+        if E::IS_BF16 && whole && self.depth.is_multiple_of(2) && self.stride.is_multiple_of(2) {
+            return LeftBlock { words: values.as_ptr().cast(), line_stride: self.stride / 2, pair_stride: 1 };
+        }
+        let lines = &mut room[..range.len() * pairs.len()];
+        round_rows(path, Block { values, stride: self.stride, count: range.len() }, depth, lines);
+        LeftBlock { words: room.as_ptr(), line_stride: pairs.len(), pair_stride: 1 }
     }
 
-    /// Fills `panel` (rows of `W` words, one per pair of `pairs`) with lines `first..first + W`.
-    pub(crate) fn pack<const W: usize>(
+    /// Panels `panels` of the right side, one after another in `room`: `pairs.len()` rows of [`RIGHT`] words each.
+    pub(crate) fn right_panels(
         &self,
         path: CpuPath,
-        first: usize,
+        panels: Range<usize>,
         pairs: Range<usize>,
-        panel: &mut [u32],
+        room: &mut [u32],
     ) {
-        let panel = &mut panel[..pairs.len() * W];
-        let count = W.min(self.count.saturating_sub(first));
-        let depth = self.depth.min(2 * pairs.end);
-        let start = 2 * pairs.start;
-        if count < W {
-            panel.fill(0);
-        }
+        let first = panels.start * RIGHT;
+        let count = self.count.min(panels.end * RIGHT) - first;
+        let depth = self.depth.min(2 * pairs.end) - 2 * pairs.start;
+        let room = &mut room[..panels.len() * pairs.len() * RIGHT];
+        let (row, column) = if self.rows { (first, 2 * pairs.start) } else { (2 * pairs.start, first) };
+        let values = &self.values[row * self.stride + column..];
+        let block = Block { values, stride: self.stride, count };
         if self.rows {
-            let block =
-                Block { values: &self.values[first * self.stride + start..], stride: self.stride, count };
-            pack_rows::<E, W>(path, block, depth - start, panel);
+            pack_rows(path, block, depth, room);
         } else {
-            let block =
-                Block { values: &self.values[start * self.stride + first..], stride: self.stride, count };
-            pack_columns::<E, W>(path, block, depth - start, panel);
+            pack_columns(path, block, depth, room);
         }
     }
 }
 
-/// The part of a matrix that goes into one panel: it starts at the first value.
+/// Lines of the left factor, ready for the kernel: word `(line, pair)` lies at
+/// `line * line_stride + pair * pair_stride`. Whole strips of [`LEFT`] lines may be read; what stands in lines beyond
+/// the last is arbitrary.
+#[derive(Clone, Copy)]
+pub(crate) struct LeftBlock {
+    words: *const u32,
+    line_stride: usize,
+    pair_stride: usize,
+}
+
+impl LeftBlock {
+    /// Words of room that `lines` lines of `pairs` pairs may need.
+    pub(crate) fn words(lines: usize, pairs: usize) -> usize {
+        lines.next_multiple_of(LEFT).max(column_stride(lines)) * pairs + LEFT
+    }
+
+    /// Lines `first..first + LEFT`.
+    pub(crate) fn strip(&self, first: usize) -> LeftStrip {
+        let words = self.words.wrapping_add(first * self.line_stride);
+        LeftStrip { words, line_stride: self.line_stride, pair_stride: self.pair_stride }
+    }
+}
+
+/// Words from one pair to the next of `lines` columns: an odd number of cache lines, so that the pairs of a strip spread
+/// over the whole first cache.
+fn column_stride(lines: usize) -> usize {
+    (lines.next_multiple_of(LEFT).div_ceil(16) | 1) * 16
+}
+
+/// The part of a matrix that is packed: it starts at the first value.
 #[derive(Clone, Copy)]
 struct Block<'a, E> {
     values: &'a [E],
     stride: usize,
-    /// Lines, at most the panel's width.
+    /// Number of lines.
     count: usize,
 }
 
@@ -129,50 +149,78 @@ fn round_rows_body<const FMA: bool, E: Element>(block: Block<'_, E>, depth: usiz
 }
 
 vectorised! {
-    fn pack_rows[E: Element, const W: usize][E, W](block: Block<'_, E>, depth: usize, panel: &mut [u32]) = pack_rows_body
+    /// Columns as rows of pairs, `stride` words apart.
+    fn interleave[E: Element][E](block: Block<'_, E>, depth: usize, pairs: (&mut [u32], usize)) = interleave_body
 }
 
 #[inline(always)]
-fn pack_rows_body<const FMA: bool, E: Element, const W: usize>(
+fn interleave_body<const FMA: bool, E: Element>(
     block: Block<'_, E>,
     depth: usize,
-    panel: &mut [u32],
+    (pairs, stride): (&mut [u32], usize),
 ) {
-    for line in 0..block.count {
-        let (pairs, rest) = block.values[line * block.stride..][..depth].as_chunks::<2>();
-        let words = panel[line..].iter_mut().step_by(W);
-        let last = rest.iter().map(|value| u32::from(value.to_bf16_bits()));
-        for (word, pair) in words.zip(pairs.iter().map(|&[low, high]| pair_of(low, high)).chain(last)) {
-            *word = pair;
+    for (p, words) in pairs.chunks_exact_mut(stride).enumerate() {
+        let low = &block.values[2 * p * block.stride..][..block.count];
+        if 2 * p + 1 < depth {
+            let high = &block.values[(2 * p + 1) * block.stride..][..block.count];
+            for ((word, low), high) in words.iter_mut().zip(low).zip(high) {
+                *word = pair_of(*low, *high);
+            }
+        } else {
+            words.iter_mut().zip(low).for_each(|(word, low)| *word = u32::from(low.to_bf16_bits()));
         }
     }
 }
 
 vectorised! {
-    fn pack_columns[E: Element, const W: usize][E, W](block: Block<'_, E>, depth: usize, panel: &mut [u32]) = pack_columns_body
+    fn pack_rows[E: Element][E](block: Block<'_, E>, depth: usize, panels: &mut [u32]) = pack_rows_body
 }
 
 #[inline(always)]
-fn pack_columns_body<const FMA: bool, E: Element, const W: usize>(
-    block: Block<'_, E>,
-    depth: usize,
-    panel: &mut [u32],
-) {
-    let Block { values, stride, count } = block;
-    let (rows, _) = panel.as_chunks_mut::<W>();
-    let whole = |at: usize| values[at * stride..].first_chunk::<W>();
-    for (p, words) in rows.iter_mut().enumerate() {
-        let (low, high) = (2 * p, 2 * p + 1);
-        match (count == W && high < depth).then(|| whole(low).zip(whole(high))).flatten() {
-            Some((low, high)) => {
-                for c in 0..W {
-                    words[c] = pair_of(low[c], high[c]);
-                }
+fn pack_rows_body<const FMA: bool, E: Element>(block: Block<'_, E>, depth: usize, panels: &mut [u32]) {
+    for (index, panel) in panels.chunks_exact_mut(depth.div_ceil(2) * RIGHT).enumerate() {
+        let count = RIGHT.min(block.count - index * RIGHT);
+        if count < RIGHT {
+            panel.fill(0);
+        }
+        for line in 0..count {
+            let row = &block.values[(index * RIGHT + line) * block.stride..][..depth];
+            let (pairs, rest) = row.as_chunks::<2>();
+            let last = rest.iter().map(|value| u32::from(value.to_bf16_bits()));
+            let words = panel[line..].iter_mut().step_by(RIGHT);
+            for (word, pair) in words.zip(pairs.iter().map(|&[low, high]| pair_of(low, high)).chain(last)) {
+                *word = pair;
             }
-            None => {
-                for (c, word) in words.iter_mut().enumerate().take(count) {
-                    let high = if high < depth { values[high * stride + c] } else { E::from_f32(0.0) };
-                    *word = pair_of(values[low * stride + c], high);
+        }
+    }
+}
+
+vectorised! {
+    fn pack_columns[E: Element][E](block: Block<'_, E>, depth: usize, panels: &mut [u32]) = pack_columns_body
+}
+
+/// Row pair by row pair, so that memory is read in its order.
+#[inline(always)]
+fn pack_columns_body<const FMA: bool, E: Element>(block: Block<'_, E>, depth: usize, panels: &mut [u32]) {
+    let zeros = [E::from_f32(0.0); RIGHT];
+    for p in 0..depth.div_ceil(2) {
+        let low = &block.values[2 * p * block.stride..][..block.count];
+        let high = (2 * p + 1 < depth).then(|| &block.values[(2 * p + 1) * block.stride..][..block.count]);
+        for (index, panel) in panels.chunks_exact_mut(depth.div_ceil(2) * RIGHT).enumerate() {
+            let Some(words) = panel[p * RIGHT..].first_chunk_mut::<RIGHT>() else { continue };
+            let low = &low[index * RIGHT..];
+            let high = high.map_or(zeros.as_slice(), |high| &high[index * RIGHT..]);
+            match (low.first_chunk::<RIGHT>(), high.first_chunk::<RIGHT>()) {
+                (Some(low), Some(high)) => {
+                    for c in 0..RIGHT {
+                        words[c] = pair_of(low[c], high[c]);
+                    }
+                }
+                _ => {
+                    words.fill(0);
+                    for ((word, low), high) in words.iter_mut().zip(low).zip(high) {
+                        *word = pair_of(*low, *high);
+                    }
                 }
             }
         }

@@ -1,13 +1,15 @@
 //! Whole bfloat16 products on all threads: blocks of left lines are packed by the task that needs them, right factors
 //! come packed (weights once per update, activations once per product).
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use crate::bf16_kernel::{LeftStrip, Output, Tile, TileTarget};
-use crate::bf16_panels::{LEFT, Lines, RIGHT};
+use crate::bf16_kernel::{Output, Tile, TileTarget};
+use crate::bf16_panels::{LEFT, LeftBlock, Lines, RIGHT};
 use crate::element::Element;
 use crate::shared::SharedMut;
-use crate::{Accumulate, Engine};
+use crate::{Accumulate, CpuPath, Engine};
 
 /// The right factor, packed: panel `c` (columns `32 c ..`) starts at `c * panel_stride` and holds
 /// `[pairs][RIGHT]` words.
@@ -19,12 +21,56 @@ pub(crate) struct RightPanels<'a> {
     pub(crate) cols: usize,
 }
 
-/// Words of the left block that a task packs at a time: a quarter of the second cache.
-const LEFT_BLOCK: usize = 64 * 1024;
-/// Strips of lines that a task works on at a time.
-const MOST_STRIPS: usize = 32;
+/// The right factor of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a, E> {
+    /// A weight, packed after its last change.
+    Panels(RightPanels<'a>),
+    /// Activations: the tasks pack what they need, while it is in the cache.
+    Lines(Lines<'a, E>),
+}
+
+impl<E: Element> Right<'_, E> {
+    fn cols(&self) -> usize {
+        match self {
+            Self::Panels(panels) => panels.cols,
+            Self::Lines(lines) => lines.count,
+        }
+    }
+
+    fn pairs(&self) -> usize {
+        match self {
+            Self::Panels(panels) => panels.pairs,
+            Self::Lines(lines) => lines.pairs(),
+        }
+    }
+
+    /// Panels `columns` over pairs `stretch`: the words, and from one panel to the next.
+    fn stretch<'b>(
+        &'b self,
+        path: CpuPath,
+        columns: Range<usize>,
+        stretch: Range<usize>,
+        room: &'b mut [u32],
+    ) -> (&'b [u32], usize) {
+        match self {
+            Self::Panels(panels) => {
+                let first = columns.start * panels.panel_stride + stretch.start * RIGHT;
+                (&panels.words[first..], panels.panel_stride)
+            }
+            Self::Lines(lines) => {
+                let size = stretch.len() * RIGHT;
+                lines.right_panels(path, columns, stretch, room);
+                (room, size)
+            }
+        }
+    }
+}
+
+/// Words of a block of either factor that a task packs at a time: a quarter of the second cache.
+const BLOCK: usize = 64 * 1024;
 /// Pairs summed before a product in f32 goes to memory: a panel of the right factor stays in the first cache.
-const DEPTH: usize = 192;
+const DEPTH: usize = 128;
 
 impl Engine {
     /// Words that [`Engine::pack_right`] needs.
@@ -40,7 +86,7 @@ impl Engine {
         }
         let words = &mut words[..Self::right_words(lines.count, lines.depth)];
         let pack = |(panel, words): (usize, &mut [u32])| {
-            lines.pack::<RIGHT>(self.path(), panel * RIGHT, 0..lines.pairs(), words);
+            lines.right_panels(self.path(), panel..panel + 1, 0..lines.pairs(), words);
         };
         if self.parallel(words.len()) {
             self.install(|| words.par_chunks_mut(stride).enumerate().for_each(pack));
@@ -50,15 +96,15 @@ impl Engine {
     }
 
     /// `out[left lines, right columns] = left right` (or `+=`), `out` in consecutive rows.
-    pub(crate) fn product_bf16<E: Element, O: Output>(
+    pub(crate) fn product_bf16<L: Element, R: Element, O: Output>(
         &self,
-        left: Lines<'_, E>,
-        right: RightPanels<'_>,
+        left: Lines<'_, L>,
+        right: Right<'_, R>,
         out: &mut [O],
         accumulate: Accumulate,
     ) {
-        let (m, n, pairs) = (left.count, right.cols, left.pairs());
-        assert!(pairs == right.pairs && out.len() == m * n, "products are called with shapes that fit");
+        let (m, n, pairs) = (left.count, right.cols(), left.pairs());
+        assert!(pairs == right.pairs() && out.len() == m * n, "products are called with shapes that fit");
         if out.is_empty() {
             return;
         }
@@ -68,31 +114,26 @@ impl Engine {
             }
             return;
         }
-        let panels = n.div_ceil(RIGHT);
-        assert!(right.words.len() >= (panels - 1) * right.panel_stride + pairs * RIGHT);
         // Sums in f32 may rest in memory between stretches of the depth; rounded ones may not.
         let depth = if std::mem::size_of::<O>() == 4 { DEPTH.min(pairs) } else { pairs };
-        let grid = Grid::of(m, panels, depth, self.num_threads());
+        let packs = matches!(right, Right::Lines(_));
+        let grid = Grid::of(m, n.div_ceil(RIGHT), depth, packs, self.num_threads());
         let out = SharedMut::new(out);
         self.for_each(grid.tasks(), m * n / 8 * pairs, |task| {
-            let (rows, columns) = grid.part(task, m, panels);
-            let mut scratch = self.scratch.take(rows.len().div_ceil(LEFT) * LEFT * depth);
-            let packed: &mut [u32] = bytemuck::cast_slice_mut(&mut scratch);
-            let strips = rows.len().div_ceil(LEFT);
-            let mut left_strips = [LeftStrip::NONE; MOST_STRIPS];
+            let (rows, columns) = grid.part(task, m, n.div_ceil(RIGHT));
+            let left_room = LeftBlock::words(rows.len(), depth);
+            let right_room = if packs { columns.len() * RIGHT * depth } else { 0 };
+            let mut scratch = self.scratch.take(left_room + right_room);
+            let room: &mut [u32] = bytemuck::cast_slice_mut(&mut scratch);
+            let (left_room, right_room) = room.split_at_mut(left_room);
             for start in (0..pairs).step_by(depth) {
                 let stretch = start..pairs.min(start + depth);
-                let size = stretch.len() * LEFT;
-                let lines = left.until(rows.end);
-                for (index, room) in packed.chunks_exact_mut(size).take(strips).enumerate() {
-                    let first = rows.start + index * LEFT;
-                    left_strips[index] = lines.left_strip(self.path(), first, stretch.clone(), room);
-                }
-                for panel in columns.clone() {
-                    let right =
-                        &right.words[panel * right.panel_stride + start * RIGHT..][..stretch.len() * RIGHT];
-                    for (index, left) in left_strips.iter().enumerate().take(strips) {
-                        let row = rows.start + index * LEFT;
+                let left = left.left_block(self.path(), rows.clone(), stretch.clone(), left_room);
+                let (words, panel_stride) =
+                    right.stretch(self.path(), columns.clone(), stretch.clone(), right_room);
+                for (index, panel) in columns.clone().enumerate() {
+                    let right = &words[index * panel_stride..][..stretch.len() * RIGHT];
+                    for row in rows.clone().step_by(LEFT) {
                         let (count, cols) = (LEFT.min(rows.end - row), RIGHT.min(n - panel * RIGHT));
                         // SAFETY: tasks have rows and columns of their own, and the tile lies inside them; both sides
                         // hold `stretch.len()` pairs (the strips by their making, the panel by its slice); the engine
@@ -105,8 +146,8 @@ impl Engine {
                                 cols,
                                 add: accumulate == Accumulate::Add || start > 0,
                             };
-                            let tile =
-                                Tile { pairs: stretch.len(), left: *left, right: right.as_ptr(), target };
+                            let left = left.strip(row - rows.start);
+                            let tile = Tile { pairs: stretch.len(), left, right: right.as_ptr(), target };
                             tile.compute(self.bf16_instructions);
                         }
                     }
@@ -125,16 +166,18 @@ struct Grid {
 }
 
 impl Grid {
-    fn of(m: usize, panels: usize, depth: usize, threads: usize) -> Self {
+    /// `packs` says that tasks pack the right factor too: then both sides of a task are as large as the cache allows.
+    fn of(m: usize, panels: usize, depth: usize, packs: bool, threads: usize) -> Self {
         let strips = m.div_ceil(LEFT);
-        let most = (LEFT_BLOCK / (LEFT * depth)).clamp(1, MOST_STRIPS);
+        let most = (BLOCK / (LEFT * depth)).max(1);
         // Four tasks a thread even out what threads meet on their way.
-        let strips_each = if threads == 1 { most } else { strips.div_ceil(4 * threads).clamp(1, most) };
-        let strips_each = strips_each.max(most.min(4)).min(strips);
+        let aim =
+            if threads == 1 || packs { most } else { strips.div_ceil(4 * threads).clamp(most.min(4), most) };
+        let strips_each = aim.min(strips);
         let down = strips.div_ceil(strips_each);
-        let across =
-            if threads > 1 && down < 2 * threads { (2 * threads).div_ceil(down).min(panels) } else { 1 };
-        let panels_each = panels.div_ceil(across);
+        let widest = if packs { (BLOCK / (RIGHT * depth)).max(1) } else { panels };
+        let wanted = if threads > 1 { (2 * threads).div_ceil(down).min(panels) } else { 1 };
+        let panels_each = panels.div_ceil(wanted).min(widest);
         Self { rows: strips_each * LEFT, panels: panels_each, across: panels.div_ceil(panels_each), down }
     }
 
@@ -142,7 +185,7 @@ impl Grid {
         self.across * self.down
     }
 
-    fn part(&self, task: usize, m: usize, panels: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
+    fn part(&self, task: usize, m: usize, panels: usize) -> (Range<usize>, Range<usize>) {
         let (row, column) = (task / self.across * self.rows, task % self.across * self.panels);
         (row..m.min(row + self.rows), column..panels.min(column + self.panels))
     }
@@ -188,14 +231,16 @@ mod tests {
                     let mut words = vec![u32::MAX; Engine::right_words(n, k)];
                     engine.pack_right(right, &mut words);
                     let pairs = k.div_ceil(2);
-                    let right = RightPanels { words: &words, panel_stride: pairs * RIGHT, pairs, cols: n };
-                    let mut out = vec![1.0_f32; m * n];
-                    engine.product_bf16(left, right, &mut out, Accumulate::Add);
-                    assert_close("product", &out, &want, 2e-6);
-                    let mut out = vec![bf16::ONE; m * n];
-                    engine.product_bf16(left, right, &mut out, Accumulate::Add);
-                    let out: Vec<f32> = out.into_iter().map(f32::from).collect();
-                    assert_close("rounded product", &out, &want, 1.0 / 256.0);
+                    let panels = RightPanels { words: &words, panel_stride: pairs * RIGHT, pairs, cols: n };
+                    for right in [Right::Panels(panels), Right::Lines(right)] {
+                        let mut out = vec![1.0_f32; m * n];
+                        engine.product_bf16(left, right, &mut out, Accumulate::Add);
+                        assert_close("product", &out, &want, 2e-6);
+                        let mut out = vec![bf16::ONE; m * n];
+                        engine.product_bf16(left, right, &mut out, Accumulate::Add);
+                        let out: Vec<f32> = out.into_iter().map(f32::from).collect();
+                        assert_close("rounded product", &out, &want, 1.0 / 256.0);
+                    }
                 }
             }
         }

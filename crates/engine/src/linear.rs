@@ -4,8 +4,8 @@
 use rayon::prelude::*;
 
 use crate::array::with_values;
-use crate::bf16_panels::{Lines, RIGHT};
-use crate::bf16_product::RightPanels;
+use crate::bf16_panels::Lines;
+use crate::bf16_product::Right;
 use crate::element::Element;
 use crate::error::{expect_same_shape, expect_size};
 use crate::matmul::Operand;
@@ -65,7 +65,7 @@ impl Engine {
             self.matmul(x.into(), Operand::from(w.values).transposed(), y.as_mut_slice(), accumulate);
             return Ok(());
         }
-        let right = w.packed(OP, false)?.forward(0, w.values.rows());
+        let right = Right::<f32>::Panels(w.packed(OP, false)?.forward(0, w.values.rows()));
         with_values!(Values, x.values(), |x_values| {
             let left = Lines::rows(x_values, x.cols());
             with_values!(ValuesMut, y.values_mut(), |y| self.product_bf16(left, right, y, accumulate));
@@ -101,7 +101,7 @@ impl Engine {
                 self.matmul(dy, x.into(), dw.as_mut_slice(), Accumulate::Add);
             }
         } else {
-            let right = w.packed(OP, true)?.backward(0, w.values.rows());
+            let right = Right::<f32>::Panels(w.packed(OP, true)?.backward(0, w.values.rows()));
             with_values!(Values, dy.values(), |dy_values| {
                 if let Some((dx, accumulate)) = dx {
                     let left = Lines::rows(dy_values, dy.cols());
@@ -111,7 +111,8 @@ impl Engine {
                 if let Some(dw) = dw {
                     let left = Lines::columns(dy_values, dy.cols());
                     with_values!(Values, x.values(), |x_values| {
-                        self.add_weight_gradient(left, Lines::columns(x_values, x.cols()), dw.as_mut_slice());
+                        let right = Right::Lines(Lines::columns(x_values, x.cols()));
+                        self.product_bf16(left, right, dw.as_mut_slice(), Accumulate::Add);
                     });
                 }
             });
@@ -122,21 +123,6 @@ impl Engine {
             });
         }
         Ok(())
-    }
-
-    /// `dw += left right` where both factors are activations: the right one is packed for this product.
-    pub(crate) fn add_weight_gradient<L: Element, R: Element>(
-        &self,
-        left: Lines<'_, L>,
-        right: Lines<'_, R>,
-        dw: &mut [f32],
-    ) {
-        let mut scratch = self.scratch.take(Self::right_words(right.count, right.depth));
-        let words: &mut [u32] = bytemuck::cast_slice_mut(&mut scratch);
-        self.pack_right(right, words);
-        let pairs = right.pairs();
-        let panels = RightPanels { words, panel_stride: pairs * RIGHT, pairs, cols: right.count };
-        self.product_bf16(left, panels, dw, Accumulate::Add);
     }
 
     /// Sums within fixed blocks of rows, then over the blocks in order: the same for any number of threads.

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::array::Values;
 use crate::bf16_panels::Lines;
+use crate::bf16_product::Right;
 use crate::cpu::vectorised;
 use crate::error::{expect_indices, expect_same_shape, expect_size};
 use crate::matmul::Operand;
@@ -157,7 +158,7 @@ impl Engine {
             Values::Bf16(hidden) => {
                 let hidden = Lines::rows(chunk.rows_of(hidden, d), d);
                 let head = inputs.head.packed("selected_log_prob", false)?.forward(chunk.first, chunk.width);
-                self.product_bf16(hidden, head, logits, Accumulate::Overwrite);
+                self.product_bf16(hidden, Right::<f32>::Panels(head), logits, Accumulate::Overwrite);
             }
         }
         Ok(())
@@ -187,10 +188,12 @@ impl Engine {
             Values::Bf16(hidden) => {
                 let head = inputs.head.packed("selected_log_prob_backward", true)?;
                 let left = Lines::rows(dlogits, chunk.width);
-                self.product_bf16(left, head.backward(chunk.first, chunk.width), dhidden, accumulate);
+                let right = Right::<f32>::Panels(head.backward(chunk.first, chunk.width));
+                self.product_bf16(left, right, dhidden, accumulate);
                 if let Some(dhead) = dhead {
                     let hidden = Lines::columns(chunk.rows_of(hidden, d), d);
-                    self.add_weight_gradient(Lines::columns(dlogits, chunk.width), hidden, dhead);
+                    let dlogits = Lines::columns(dlogits, chunk.width);
+                    self.product_bf16(dlogits, Right::Lines(hidden), dhead, Accumulate::Add);
                 }
             }
         }
