@@ -53,8 +53,25 @@ pub fn fingerprint_model(dir: &Path) -> Result<String, RecipeError> {
     Ok(fingerprint.finish())
 }
 
-/// Fingerprint of the token sequences: data, transform, template, truncation and split all show in it.
-pub fn fingerprint_examples(train: &[Example], eval: &[Example]) -> String {
+/// Fingerprint of everything that a loss reads of the examples beside their sequences: labels, margins, judgements.
+pub fn fingerprint_labels(train: &[Example], eval: &[Example]) -> String {
+    let mut fingerprint = Fingerprint::new();
+    for examples in [train, eval] {
+        fingerprint.part(examples.len().to_le_bytes());
+        for example in examples {
+            let labels = example.labels.map(|l| [u8::from(l.chosen_unsafe), u8::from(l.rejected_unsafe)]);
+            fingerprint.part(labels.as_ref().map_or(&[][..], |l| l));
+            let margins = example.margins.map(|(chosen, rejected)| [chosen, rejected].map(f64::to_le_bytes));
+            fingerprint.part(margins.map(|m| m.concat()).unwrap_or_default());
+            fingerprint.part([u8::from(example.desirable)]);
+        }
+    }
+    fingerprint.finish()
+}
+
+/// Fingerprint of the token sequences: data, transform, template, truncation and split all show in it. All that the
+/// reference's log-probs depend on; labels are apart in [`fingerprint_labels`].
+pub fn fingerprint_sequences(train: &[Example], eval: &[Example]) -> String {
     let mut fingerprint = Fingerprint::new();
     for examples in [train, eval] {
         fingerprint.part(examples.len().to_le_bytes());
