@@ -268,6 +268,11 @@ fn stale_reference_log_probs_are_refused() {
     fs::write(&file, text.replace(&weights, "0")).unwrap();
     here.run(&["train", &config, "--resume_from_checkpoint", "auto"])
         .fails(2, &["reference_log_probs.jsonl", "weights"]);
+    let (header, rows) = text.split_once('\n').unwrap();
+    let (_, rows) = rows.split_once('\n').unwrap();
+    fs::write(&file, format!("{header}\n[-1.5]\n{rows}")).unwrap();
+    here.run(&["train", &config, "--resume_from_checkpoint", "auto"])
+        .fails(2, &["reference_log_probs.jsonl, line 2", "1 log-probs instead of 2"]);
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl ReferenceLogProbs {
         (interrupt, observer): (&Interrupt, &dyn Observer),
     ) -> Result<Self, RecipeError> {
         if path.exists() {
-            let found = read(path, depends_on, (examples.0.len(), examples.1.len()))?;
+            let found = read(path, depends_on, examples)?;
             observer.event(Event::Note(format!("reference log-probs: read from {}", path.display())));
             return Ok(found);
         }
@@ -145,8 +145,9 @@ impl ReferenceLogProbs {
 fn read(
     path: &Path,
     depends_on: &Dependencies,
-    counts: (usize, usize),
+    (train, eval): (&[Example], &[Example]),
 ) -> Result<ReferenceLogProbs, RecipeError> {
+    let counts = (train.len(), eval.len());
     let remedy = "delete the file to compute it anew";
     let damaged = |line: usize, why: &dyn std::fmt::Display| {
         RecipeError::input(format!("{}, line {line}: {why}; {remedy}", path.display()))
@@ -173,8 +174,12 @@ fn read(
         )));
     }
     let mut rows = Vec::with_capacity(counts.0 + counts.1);
+    let mut sequences = train.iter().chain(eval).map(|example| example.scored().count());
     for (i, line) in lines.enumerate() {
         let row: Vec<f64> = serde_json::from_str(&line?).map_err(|e| damaged(i + 2, &e))?;
+        if let Some(expected) = sequences.next().filter(|expected| *expected != row.len()) {
+            return Err(damaged(i + 2, &format!("{} log-probs instead of {expected}", row.len())));
+        }
         rows.push(row);
     }
     if rows.len() != counts.0 + counts.1 {
