@@ -48,6 +48,8 @@ fn a_run_leaves_the_files_that_the_ecosystem_knows() {
     ] {
         assert!(run.join(file).exists(), "{file} is missing");
     }
+    let report = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(report.contains("Finished after 6 steps."), "the report of a finished run says so");
     let rows = metrics(&run);
     let training: Vec<&Value> = rows.iter().filter(|r| r.get("loss").is_some()).collect();
     assert_eq!(training.iter().map(|r| number(r, "step")).collect::<Vec<_>>(), [2.0, 4.0, 6.0]);
@@ -266,6 +268,11 @@ fn stale_reference_log_probs_are_refused() {
     fs::write(&file, text.replace(&weights, "0")).unwrap();
     here.run(&["train", &config, "--resume_from_checkpoint", "auto"])
         .fails(2, &["reference_log_probs.jsonl", "weights"]);
+    let (header, rows) = text.split_once('\n').unwrap();
+    let (_, rows) = rows.split_once('\n').unwrap();
+    fs::write(&file, format!("{header}\n[-1.5]\n{rows}")).unwrap();
+    here.run(&["train", &config, "--resume_from_checkpoint", "auto"])
+        .fails(2, &["reference_log_probs.jsonl, line 2", "1 log-probs instead of 2"]);
 }
 
 #[test]
@@ -320,4 +327,118 @@ print(worst)
     let worst: f64 = ended.out.trim().parse().unwrap();
     println!("largest relative difference to transformers: {worst:e}");
     assert!(worst < 1e-4, "{worst}");
+}
+
+/// Asks a run to stop as soon as its first training step is done.
+struct StopsAfterOneStep {
+    interrupt: bso_durable::Interrupt,
+    training: std::sync::atomic::AtomicBool,
+}
+
+impl bso_durable::Observer for StopsAfterOneStep {
+    fn event(&self, event: bso_durable::Event) {
+        use std::sync::atomic::Ordering::Relaxed;
+        match event {
+            bso_durable::Event::Started { task, .. } => self.training.store(task == "training", Relaxed),
+            bso_durable::Event::Advanced { .. } if self.training.load(Relaxed) => {
+                self.interrupt.raise();
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn an_evaluation_that_ctrl_c_prevents_is_made_up_for_on_resume() {
+    let here = Playground::new();
+    for (steps, name) in [("1", "last"), ("4", "middle")] {
+        let settings = format!(
+            "{BSO}max_steps: {steps}\nlogging_steps: 1\neval_split: 0.1\neval_strategy: steps\neval_steps: 1\nsave_steps: 1\n"
+        );
+        let (whole, stopped) = (
+            here.config(&format!("{name}-whole"), &settings),
+            here.config(&format!("{name}-stopped"), &settings),
+        );
+        here.run(&["train", &whole]).ok();
+        let resolved = bso_recipes::config::load(&here.path(&stopped), &[]).unwrap();
+        let interrupt = bso_durable::Interrupt::new();
+        let observer = StopsAfterOneStep { interrupt: interrupt.clone(), training: false.into() };
+        let trained = bso_recipes::train(&resolved.config, &interrupt, &observer).unwrap();
+        assert!(trained.interrupted, "{name}: the run must not count as finished without its evaluation");
+        here.run(&["train", &stopped, "--resume_from_checkpoint", "auto"]).ok();
+        assert_same_result(&here.path(&format!("{name}-whole")), &here.path(&format!("{name}-stopped")));
+    }
+}
+
+#[test]
+fn a_refused_resume_leaves_the_record_of_the_run_as_it_was() {
+    let here = Playground::new();
+    let config = here.config("run", &format!("{BSO}max_steps: 6\nsave_steps: 2\n"));
+    here.run(&["train", &config]).ok();
+    let record = || {
+        ["config.yaml", "manifest.json", "metrics.jsonl"].map(|f| fs::read(here.path("run").join(f)).unwrap())
+    };
+    let before = record();
+    here.run(&["train", &config, "--resume_from_checkpoint", "auto", "--beta", "0.7"]).fails(2, &["beta"]);
+    assert!(record() == before);
+}
+
+#[test]
+fn a_resume_with_another_number_of_threads_is_told() {
+    let here = Playground::new();
+    let config = here.config("run", &format!("{BSO}max_steps: 6\nsave_steps: 2\n"));
+    here.run(&["train", &config]).ok();
+    let resume = ["train", &config, "--resume_from_checkpoint", "auto"];
+    assert!(!here.run(&resume).ok().err.contains("other conditions"));
+    let ended = here.run(&[&resume[..], &["--num_threads", "2"]].concat()).ok();
+    assert!(ended.err.contains("num_threads was 1 and is now 2"), "{}", ended.err);
+}
+
+#[test]
+fn a_resume_with_other_safety_labels_is_refused() {
+    let here = Playground::new();
+    let settings = "loss_type: bso\nsafety_transform: none\nmax_steps: 6\nsave_steps: 2\n";
+    let config = here.config("run", settings);
+    here.run(&["train", &config]).ok();
+    let pairs = fs::read_to_string(here.path("pairs.jsonl")).unwrap();
+    let relabelled = pairs.replacen("\"is_response_0_safe\":true", "\"is_response_0_safe\":false", 1);
+    assert_ne!(pairs, relabelled);
+    here.write("pairs.jsonl", &relabelled);
+    here.run(&["train", &config, "--resume_from_checkpoint", "auto"]).fails(2, &["labels"]);
+}
+
+#[test]
+fn trainer_state_tells_the_intervals_of_the_run() {
+    let here = Playground::new();
+    let config = here.config("run", "loss_type: dpo\nmax_steps: 3\nlogging_steps: 2\nsave_steps: 7\n");
+    here.run(&["train", &config]).ok();
+    let state: Value =
+        serde_json::from_str(&fs::read_to_string(here.path("run/trainer_state.json")).unwrap()).unwrap();
+    let told = ["global_step", "max_steps", "logging_steps", "save_steps"].map(|name| number(&state, name));
+    assert_eq!(told, [3.0, 3.0, 2.0, 7.0]);
+}
+
+#[test]
+fn kto_trains_where_mismatched_sequences_would_exceed_the_context() {
+    let here = Playground::new();
+    let rows: Vec<Value> = (0..8)
+        .map(|i| {
+            let text = |count: usize| vec!["how"; count].join(" ");
+            let (prompt, completion) = if i % 2 == 0 { (100, 10) } else { (10, 100) };
+            serde_json::json!({"prompt": format!("{}{i}", text(prompt)), "completion": text(completion), "label": i < 4})
+        })
+        .collect();
+    here.write_rows("unpaired.jsonl", &rows);
+    let config = here.config("run", "loss_type: kto\nmax_steps: 1\n");
+    here.run(&[
+        "train",
+        &config,
+        "--dataset_name",
+        "unpaired.jsonl",
+        "--max_length",
+        "128",
+        "--eval_split",
+        "0",
+    ])
+    .ok();
 }

@@ -13,8 +13,7 @@ impl Engine {
         expect_size(OP, "rows of out", tokens.len(), out.rows())?;
         expect_size(OP, "columns of out", table.cols(), out.cols())?;
         expect_indices(OP, "token", tokens.iter().map(|&token| token as usize), table.rows())?;
-        self.copy_rows(table, |i| tokens[i] as usize, out);
-        Ok(())
+        self.copy_rows(table, |i| tokens[i] as usize, out)
     }
 
     /// `dtable[tokens[i]] += dout[i]`.

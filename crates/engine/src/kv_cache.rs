@@ -3,21 +3,29 @@
 use crate::attention_forward::{KeyRows, Queries, forward_rows};
 use crate::cpu::{mul_add, vectorised};
 use crate::error::{expect_indices, expect_same_shape, expect_size};
+use crate::row_products::{self, Rows};
 use crate::shared::SharedMut;
-use crate::vector::{dot, exp_shifted_in_place, max};
+use crate::vector::{exp_shifted_in_place, max};
 use crate::{Array, AttentionShape, Engine, EngineError};
 
-/// One layer's keys and values for a number of slots. A slot holds one sequence as rows
-/// `[length, kv_heads * head_dim]`, which grow as rows are appended; clearing a slot keeps its memory for the next
-/// sequence.
+/// One layer's keys and values for a number of slots. A slot holds one sequence, for each key head as rows
+/// `[length, head_dim]`, which grow as rows are appended; clearing a slot keeps its memory for the next sequence.
 #[derive(Debug, Clone)]
 pub struct KvCache {
-    width: usize,
+    kv_heads: usize,
+    head_dim: usize,
     slots: Vec<Slot>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Slot {
+    length: usize,
+    /// One for each key head: attention reads a head from one end to the other.
+    heads: Vec<Head>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Head {
     keys: Vec<f32>,
     values: Vec<f32>,
 }
@@ -36,12 +44,18 @@ pub struct CachedRows {
 impl KvCache {
     /// Bytes that the kept rows take.
     pub fn size_in_bytes(&self) -> usize {
-        self.slots.iter().map(|slot| 4 * (slot.keys.len() + slot.values.len())).sum()
+        self.slots.iter().map(|slot| slot.length * self.row_bytes()).sum()
+    }
+
+    /// Bytes of one row: its keys and values.
+    pub fn row_bytes(&self) -> usize {
+        2 * size_of::<f32>() * self.width()
     }
 
     /// Empty slots for keys and values of `kv_heads * head_dim` numbers each.
     pub fn new(slots: usize, kv_heads: usize, head_dim: usize) -> Self {
-        Self { width: kv_heads * head_dim, slots: vec![Slot::default(); slots] }
+        let slot = Slot { length: 0, heads: vec![Head::default(); kv_heads] };
+        Self { kv_heads, head_dim, slots: vec![slot; slots] }
     }
 
     /// Number of slots.
@@ -51,7 +65,7 @@ impl KvCache {
 
     /// Number of rows in a slot (0 where there is no such slot).
     pub fn len(&self, slot: usize) -> usize {
-        self.slots.get(slot).map_or(0, |slot| slot.keys.len() / self.width.max(1))
+        self.slots.get(slot).map_or(0, |slot| slot.length)
     }
 
     /// Whether a slot holds nothing.
@@ -59,12 +73,21 @@ impl KvCache {
         self.len(slot) == 0
     }
 
-    /// Forgets the sequence of a slot.
-    pub fn clear(&mut self, slot: usize) {
+    /// Forgets the sequence of a slot and takes memory for `rows` rows of the next, where it has not got it: rows
+    /// appended beyond that still fit, at the price of moving what is there.
+    pub fn clear(&mut self, slot: usize, rows: usize) {
+        let values = rows * self.head_dim;
         if let Some(slot) = self.slots.get_mut(slot) {
-            slot.keys.clear();
-            slot.values.clear();
+            slot.length = 0;
+            for buffer in slot.heads.iter_mut().flat_map(|head| [&mut head.keys, &mut head.values]) {
+                buffer.clear();
+                buffer.reserve_exact(values);
+            }
         }
+    }
+
+    fn width(&self) -> usize {
+        self.kv_heads * self.head_dim
     }
 
     /// Appends each entry's rows of `k` and `v` (`[n, kv_heads * head_dim]`, rotary applied) to its slot.
@@ -73,15 +96,20 @@ impl KvCache {
     /// A slot or row that is not there; shapes that do not fit.
     pub fn append(&mut self, rows: &[CachedRows], k: &Array, v: &Array) -> Result<(), EngineError> {
         const OP: &str = "kv cache append";
-        expect_size(OP, "columns of k", self.width, k.cols())?;
-        expect_size(OP, "columns of v", self.width, v.cols())?;
+        expect_size(OP, "columns of k", self.width(), k.cols())?;
+        expect_size(OP, "columns of v", self.width(), v.cols())?;
         expect_size(OP, "rows of v", k.rows(), v.rows())?;
         check_rows(OP, rows, self.slots(), k.rows())?;
         for entry in rows {
             let slot = &mut self.slots[entry.slot];
-            let range = entry.start * self.width..(entry.start + entry.len) * self.width;
-            slot.keys.extend_from_slice(&k.as_slice()[range.clone()]);
-            slot.values.extend_from_slice(&v.as_slice()[range]);
+            slot.length += entry.len;
+            for row in entry.start..entry.start + entry.len {
+                let [keys, values] = [k, v].map(|x| x.row(row).chunks_exact(self.head_dim.max(1)));
+                for (head, (key, value)) in slot.heads.iter_mut().zip(keys.zip(values)) {
+                    head.keys.extend_from_slice(key);
+                    head.values.extend_from_slice(value);
+                }
+            }
         }
         Ok(())
     }
@@ -106,7 +134,8 @@ impl Engine {
         const OP: &str = "cached_attention";
         shape.check(OP)?;
         expect_size(OP, "columns of q", shape.heads * shape.head_dim, q.cols())?;
-        expect_size(OP, "width of the cache", shape.kv_heads * shape.head_dim, cache.width)?;
+        expect_size(OP, "width of the cache", shape.kv_heads * shape.head_dim, cache.width())?;
+        expect_size(OP, "heads of the cache", shape.kv_heads, cache.kv_heads)?;
         expect_same_shape(OP, ("rows of out", "columns of out"), q, out)?;
         check_rows(OP, rows, cache.slots(), q.rows())?;
         for entry in rows {
@@ -125,41 +154,47 @@ impl Engine {
         let steps = pairs.saturating_mul(shape.heads * shape.head_dim / 8);
         self.for_each(rows.len() * shape.kv_heads, steps, |task| {
             let (entry, kv_head) = (rows[task / shape.kv_heads], task % shape.kv_heads);
-            let slot = &cache.slots[entry.slot];
+            let head = &cache.slots[entry.slot].heads[kv_head];
             // SAFETY: a task writes the rows of its entry in the columns of its heads, and entries share no row.
-            unsafe { self.attend_slot(shape, entry, (q, slot, kv_head), &out) };
+            unsafe { self.attend_head(shape, entry, (q, head, kv_head), &out) };
         });
         Ok(())
     }
 
     /// # Safety
     /// Nobody else uses the entry's rows of `out` in the columns of these heads meanwhile.
-    unsafe fn attend_slot(
+    unsafe fn attend_head(
         &self,
         shape: AttentionShape,
         entry: CachedRows,
-        (q, slot, kv_head): (&Array, &Slot, usize),
+        (q, head, kv_head): (&Array, &Head, usize),
         out: &SharedMut<'_>,
     ) {
         let AttentionShape { kv_heads, head_dim, scale, .. } = shape;
-        let (stride, column) = (kv_heads * head_dim, kv_head * head_dim);
-        let length = slot.keys.len() / stride;
+        let length = head.keys.len() / head_dim;
         if entry.len > 1 {
             let queries = Queries { values: q.as_slice(), start: entry.start, len: entry.len, kv_head };
-            let rows =
-                |values| KeyRows { values, stride, column, width: head_dim, ranges: [(0, 0), (0, length)] };
+            let rows = |values| KeyRows {
+                values,
+                stride: head_dim,
+                column: 0,
+                width: head_dim,
+                ranges: [(0, 0), (0, length)],
+            };
             // SAFETY: passed on.
-            unsafe { forward_rows(self, shape, queries, [rows(&slot.keys), rows(&slot.values)], out, None) };
+            unsafe { forward_rows(self, shape, queries, [rows(&head.keys), rows(&head.values)], out, None) };
         } else if entry.len == 1 {
             let group = shape.group();
             let at = (entry.start * kv_heads + kv_head) * group * head_dim;
             let mut scores = self.scratch.take(group * length);
             // SAFETY: passed on.
             let out = unsafe { out.part(at, group * head_dim) };
-            let query = &q.as_slice()[at..][..group * head_dim];
-            let seen =
-                Seen { keys: &slot.keys, values: &slot.values, stride, column, width: head_dim, scale };
-            attend_one(self.path(), query, seen, &mut scores, out);
+            let query = Rows::of(&q.as_slice()[at..][..group * head_dim], head_dim);
+            row_products::multiply(self.path(), query, Rows::of(&head.keys, head_dim), |row, key, sums| {
+                let scores = &mut scores[row * length + key..][..sums.len()];
+                scores.iter_mut().zip(sums).for_each(|(score, sum)| *score = sum * scale);
+            });
+            weigh_values(self.path(), &mut scores, &head.values, length, out);
         }
     }
 }
@@ -187,40 +222,34 @@ fn check_rows(
     Ok(())
 }
 
-/// What one new row sees: every row of a slot, in one key head.
-#[derive(Clone, Copy)]
-struct Seen<'a> {
-    keys: &'a [f32],
-    values: &'a [f32],
-    stride: usize,
-    column: usize,
-    width: usize,
-    scale: f32,
-}
-
 vectorised! {
-    /// Attention of one row's query heads that share a key head. `scores` has room for heads x rows seen.
-    fn attend_one(query: &[f32], seen: Seen<'_>, scores: &mut [f32], out: &mut [f32]) = attend_one_body
+    /// For each query head (`length` scores, a part of `out`): the values weighted by the softmax of the scores.
+    fn weigh_values(scores: &mut [f32], values: &[f32], length: usize, out: &mut [f32]) = weigh_values_body
 }
 
 #[inline(always)]
-fn attend_one_body<const FMA: bool>(query: &[f32], seen: Seen<'_>, scores: &mut [f32], out: &mut [f32]) {
-    let Seen { keys, values, stride, column, width, scale } = seen;
-    let length = keys.len() / stride;
-    for (index, key) in keys.chunks_exact(stride).enumerate() {
-        let key = &key[column..][..width];
-        for (head, query) in query.chunks_exact(width).enumerate() {
-            scores[head * length + index] = dot::<FMA>(query, key) * scale;
-        }
-    }
+fn weigh_values_body<const FMA: bool>(scores: &mut [f32], values: &[f32], length: usize, out: &mut [f32]) {
+    /// Value rows added at once: the sums are loaded and stored once for all of them.
+    const AT_ONCE: usize = 8;
+    let width = values.len() / length;
     for (scores, out) in scores.chunks_exact_mut(length).zip(out.chunks_exact_mut(width)) {
         let largest = max(scores);
         let inverse = 1.0 / exp_shifted_in_place::<FMA>(scores, largest);
         out.fill(0.0);
-        for (weight, value) in scores.iter().zip(values.chunks_exact(stride)) {
-            for (out, value) in out.iter_mut().zip(&value[column..][..width]) {
-                *out = mul_add::<FMA>(*weight, *value, *out);
+        let (blocks, rest) = scores.as_chunks::<AT_ONCE>();
+        let (block_values, rest_values) = values.split_at(blocks.len() * AT_ONCE * width);
+        for (weights, values) in blocks.iter().zip(block_values.chunks_exact(AT_ONCE * width)) {
+            let rows: [&[f32]; AT_ONCE] = std::array::from_fn(|i| &values[i * width..][..width]);
+            for (column, out) in out.iter_mut().enumerate() {
+                let mut sum = *out;
+                for i in 0..AT_ONCE {
+                    sum = mul_add::<FMA>(weights[i], rows[i][column], sum);
+                }
+                *out = sum;
             }
+        }
+        for (weight, values) in rest.iter().zip(rest_values.chunks_exact(width)) {
+            out.iter_mut().zip(values).for_each(|(out, value)| *out = mul_add::<FMA>(*weight, *value, *out));
         }
         out.iter_mut().for_each(|out| *out *= inverse);
     }
@@ -275,7 +304,7 @@ mod tests {
                     (0..2).for_each(|s| done[s] += step[s]);
                 }
                 assert_eq!((cache.len(2), cache.len(1), cache.len(0)), (37, 0, 300));
-                cache.clear(2);
+                cache.clear(2, 5);
                 assert!(cache.is_empty(2));
             }
         }

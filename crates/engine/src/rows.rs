@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::array::{Values, ValuesMut};
+use crate::element::Element;
 use crate::error::{expect_indices, expect_size};
 use crate::{Array, Engine, EngineError};
 
@@ -15,8 +17,7 @@ impl Engine {
         expect_size(OP, "rows of out", index.len(), out.rows())?;
         expect_size(OP, "columns of out", x.cols(), out.cols())?;
         expect_indices(OP, "row", index.iter().copied(), x.rows())?;
-        self.copy_rows(x, |i| index[i], out);
-        Ok(())
+        self.copy_rows(x, |i| index[i], out)
     }
 
     /// `x[index[i]] += rows[i]`, in the order of `i` where an index repeats: the backward of
@@ -34,19 +35,36 @@ impl Engine {
     }
 
     /// `out[i] = x[index(i)]` for indices already checked.
-    pub(crate) fn copy_rows(&self, x: &Array, index: impl Fn(usize) -> usize + Sync, out: &mut Array) {
+    pub(crate) fn copy_rows(
+        &self,
+        x: &Array,
+        index: impl Fn(usize) -> usize + Sync,
+        out: &mut Array,
+    ) -> Result<(), EngineError> {
         let cols = out.cols();
+        match (x.values(), out.values_mut()) {
+            (Values::F32(x), ValuesMut::F32(out)) => self.copy_values(x, cols, index, out),
+            (Values::Bf16(x), ValuesMut::Bf16(out)) => self.copy_values(x, cols, index, out),
+            _ => return Err(EngineError::mixed("gather_rows")),
+        }
+        Ok(())
+    }
+
+    fn copy_values<E: Element>(
+        &self,
+        x: &[E],
+        cols: usize,
+        index: impl Fn(usize) -> usize + Sync,
+        out: &mut [E],
+    ) {
         if out.is_empty() {
             return;
         }
-        let parallel = self.parallel(out.len());
-        let copy = |(i, row): (usize, &mut [f32])| row.copy_from_slice(x.row(index(i)));
-        if parallel {
-            self.install(|| {
-                out.as_mut_slice().par_chunks_mut(cols).with_min_len(64).enumerate().for_each(copy)
-            });
+        let copy = |(i, row): (usize, &mut [E])| row.copy_from_slice(&x[index(i) * cols..][..cols]);
+        if self.parallel(out.len()) {
+            self.install(|| out.par_chunks_mut(cols).with_min_len(64).enumerate().for_each(copy));
         } else {
-            out.as_mut_slice().chunks_mut(cols).enumerate().for_each(copy);
+            out.chunks_mut(cols).enumerate().for_each(copy);
         }
     }
 

@@ -44,7 +44,7 @@ fn main() -> Result<(), ModelError> {
     for _ in 0..WARM_UP + steps {
         let start = Instant::now();
         gradients.zero();
-        let (loss, weights) = preference_loss(&decoder.forward(&batch, &mut activations)?);
+        let (loss, weights) = preference_loss(decoder.forward(&batch, &mut activations)?);
         decoder.backward(&batch, &mut activations, &weights, &mut gradients)?;
         optimiser.step(&mut decoder, &gradients, 1.0, 1e-6)?;
         step.push(start.elapsed().as_secs_f64());

@@ -1,27 +1,13 @@
 //! The memory of a forward and a backward pass: allocated at the first batch, reused by every later one, grown
-//! when a batch is larger. Computes nothing.
+//! when a batch is larger. Computes nothing. The sizes stand in one place each, so that the memory plan adds up the
+//! very numbers by which memory is taken.
 
+use crate::batch_size::BatchSize;
 use crate::config::ModelConfig;
 use bso_engine::{Array, DType, EngineError};
 
-/// What one layer computes on its way.
-#[derive(Debug, Default)]
-pub(crate) struct LayerActivations {
-    pub normed: Matrix,
-    pub inv_rms: Vec<f32>,
-    pub query: Matrix,
-    pub key: Matrix,
-    pub value: Matrix,
-    pub attended: Matrix,
-    pub lse: Matrix,
-    /// The residual stream between attention and MLP.
-    pub middle: Matrix,
-    pub mlp_normed: Matrix,
-    pub mlp_inv_rms: Vec<f32>,
-    pub gate: Matrix,
-    pub up: Matrix,
-    pub gated: Matrix,
-}
+/// Rows and columns of an array.
+pub(crate) type Shape = (usize, usize);
 
 /// An array that starts empty.
 #[derive(Debug)]
@@ -48,7 +34,7 @@ impl std::ops::DerefMut for Matrix {
 
 impl Matrix {
     /// This shape and precision; the values are unspecified.
-    fn fit(&mut self, dtype: DType, rows: usize, cols: usize) -> Result<(), EngineError> {
+    fn fit(&mut self, dtype: DType, (rows, cols): Shape) -> Result<(), EngineError> {
         if self.0.dtype() != dtype {
             self.0 = Array::zeros_of(dtype, 0, 0)?;
         }
@@ -57,32 +43,127 @@ impl Matrix {
     }
 }
 
-impl LayerActivations {
-    /// What products read is in `dtype`, all else in f32.
-    pub(crate) fn fit(&mut self, dtype: DType, rows: usize, config: &ModelConfig) -> Result<(), EngineError> {
+/// Matrices of these shapes; those that products read are in `dtype`, all others in f32.
+fn fit_all<const N: usize>(
+    dtype: DType,
+    matrices: [(&mut Matrix, Use); N],
+    shapes: impl IntoIterator<Item = Shape>,
+) -> Result<(), EngineError> {
+    matrices.into_iter().zip(shapes).try_for_each(|((matrix, used), shape)| match used {
+        Use::Product => matrix.fit(dtype, shape),
+        Use::Sum => matrix.fit(DType::F32, shape),
+    })
+}
+
+/// What an array is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Products read it: in the precision of products.
+    Product,
+    /// Numbers add up in it, or a logarithm is kept: in f32.
+    Sum,
+}
+
+/// What one layer keeps for its backward, besides its input: what is dear to compute again. Norms and the gated
+/// activation are not here; the backward computes them anew from these.
+#[derive(Debug, Default)]
+pub(crate) struct KeptActivations {
+    pub query: Matrix,
+    pub key: Matrix,
+    pub value: Matrix,
+    pub attended: Matrix,
+    pub lse: Matrix,
+    /// The residual stream between attention and MLP.
+    pub middle: Matrix,
+    pub gate: Matrix,
+    pub up: Matrix,
+}
+
+impl KeptActivations {
+    /// Attention computes `rows`, the MLP `mlp_rows` of them (fewer in the last layer).
+    pub(crate) fn shapes(rows: usize, mlp_rows: usize, config: &ModelConfig) -> [Shape; 8] {
         let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        for (matrix, cols) in [
-            (&mut self.normed, config.hidden_size),
-            (&mut self.query, wide),
-            (&mut self.key, narrow),
-            (&mut self.value, narrow),
-            (&mut self.attended, wide),
-            (&mut self.mlp_normed, config.hidden_size),
-            (&mut self.gate, config.intermediate_size),
-            (&mut self.up, config.intermediate_size),
-            (&mut self.gated, config.intermediate_size),
-        ] {
-            matrix.fit(dtype, rows, cols)?;
-        }
-        self.lse.resize(rows, config.heads);
-        self.middle.resize(rows, config.hidden_size);
-        self.inv_rms.resize(rows, 0.0);
-        self.mlp_inv_rms.resize(rows, 0.0);
-        Ok(())
+        [
+            (rows, wide),
+            (rows, narrow),
+            (rows, narrow),
+            (rows, wide),
+            (rows, config.heads),
+            (mlp_rows, config.hidden_size),
+            (mlp_rows, config.intermediate_size),
+            (mlp_rows, config.intermediate_size),
+        ]
+    }
+
+    pub(crate) fn fit(
+        &mut self,
+        dtype: DType,
+        rows: usize,
+        mlp_rows: usize,
+        config: &ModelConfig,
+    ) -> Result<(), EngineError> {
+        use Use::{Product, Sum};
+        let Self { query, key, value, attended, lse, middle, gate, up } = self;
+        let products = [query, key, value, attended].map(|matrix| (matrix, Product));
+        let [query, key, value, attended] = products;
+        let matrices =
+            [query, key, value, attended, (lse, Sum), (middle, Sum), (gate, Product), (up, Product)];
+        fit_all(dtype, matrices, Self::shapes(rows, mlp_rows, config))
     }
 }
 
-/// What the head computes on the scored rows.
+/// What a layer computes and the next one overwrites.
+#[derive(Debug, Default)]
+pub(crate) struct PassingActivations {
+    /// The input of the attention's or of the MLP's products, whichever was computed last.
+    pub normed: Matrix,
+    pub inv_rms: Vec<f32>,
+    /// The last layer's attention on the rows that go on to its MLP.
+    pub chosen: Matrix,
+    pub gated: Matrix,
+}
+
+impl PassingActivations {
+    pub(crate) fn shapes(rows: usize, mlp_rows: usize, config: &ModelConfig) -> [Shape; 4] {
+        let chosen = if mlp_rows < rows { mlp_rows } else { 0 };
+        [
+            (rows, config.hidden_size),
+            (rows, 1),
+            (chosen, config.heads * config.head_dim),
+            (mlp_rows, config.intermediate_size),
+        ]
+    }
+
+    pub(crate) fn fit(
+        &mut self,
+        dtype: DType,
+        rows: usize,
+        mlp_rows: usize,
+        config: &ModelConfig,
+    ) -> Result<(), EngineError> {
+        let [normed, _, chosen, gated] = Self::shapes(rows, mlp_rows, config);
+        self.normed.fit(dtype, normed)?;
+        self.chosen.fit(dtype, chosen)?;
+        self.gated.fit(dtype, gated)?;
+        self.inv_rms.resize(rows, 0.0);
+        Ok(())
+    }
+
+    /// The normalised rows are those of attention first, then those of the MLP.
+    pub(crate) fn fit_norm(&mut self, rows: usize) {
+        self.normed.resize_rows(rows);
+        self.inv_rms.resize(rows, 0.0);
+    }
+}
+
+/// Everything that one layer computes, for passes without gradients.
+#[derive(Debug, Default)]
+pub(crate) struct LayerActivations {
+    pub kept: KeptActivations,
+    pub passing: PassingActivations,
+}
+
+/// What the head computes on the scored tokens.
 #[derive(Debug, Default)]
 pub(crate) struct HeadActivations {
     pub gathered: Matrix,
@@ -90,15 +171,29 @@ pub(crate) struct HeadActivations {
     pub inv_rms: Vec<f32>,
     pub log_probs: Vec<f64>,
     pub lse: Vec<f32>,
+    /// The log-prob of each sequence.
+    pub sums: Vec<f64>,
 }
 
 impl HeadActivations {
-    pub(crate) fn fit(&mut self, dtype: DType, rows: usize, config: &ModelConfig) -> Result<(), EngineError> {
-        self.gathered.resize(rows, config.hidden_size);
-        self.normed.fit(dtype, rows, config.hidden_size)?;
-        self.inv_rms.resize(rows, 0.0);
-        self.log_probs.resize(rows, 0.0);
-        self.lse.resize(rows, 0.0);
+    pub(crate) fn shapes(size: BatchSize, config: &ModelConfig) -> [Shape; 3] {
+        let scored = size.scored;
+        // Per scored token besides its two rows: inv_rms, lse, and an f64 log-prob.
+        [(scored, config.hidden_size), (scored, config.hidden_size), (scored, 4)]
+    }
+
+    pub(crate) fn fit(
+        &mut self,
+        dtype: DType,
+        size: BatchSize,
+        config: &ModelConfig,
+    ) -> Result<(), EngineError> {
+        let [gathered, normed, _] = Self::shapes(size, config);
+        self.gathered.fit(DType::F32, gathered)?;
+        self.normed.fit(dtype, normed)?;
+        self.inv_rms.resize(size.scored, 0.0);
+        self.log_probs.resize(size.scored, 0.0);
+        self.lse.resize(size.scored, 0.0);
         Ok(())
     }
 }
@@ -106,16 +201,19 @@ impl HeadActivations {
 /// Gradients on their way down; one layer's worth, whatever the depth.
 #[derive(Debug, Default)]
 pub(crate) struct BackwardBuffers {
-    /// Of the residual stream.
+    /// Of the residual stream, all rows.
     pub residual: Matrix,
+    /// Of the residual stream in the last layer, the rows that meet the head.
+    pub last_residual: Matrix,
+    /// Of the last layer's attention on these rows.
+    pub chosen: Matrix,
     pub normed: Matrix,
     pub query: Matrix,
     pub key: Matrix,
     pub value: Matrix,
     pub attended: Matrix,
-    pub gate: Matrix,
-    pub up: Matrix,
     pub gated: Matrix,
+    pub up: Matrix,
     /// Of the scored rows after and before the final norm.
     pub head_normed: Matrix,
     pub head_gathered: Matrix,
@@ -124,63 +222,108 @@ pub(crate) struct BackwardBuffers {
 }
 
 impl BackwardBuffers {
-    /// Between products inside the MLP gradients are in `dtype`; elsewhere, where they add up, in f32.
+    pub(crate) fn shapes(size: BatchSize, config: &ModelConfig) -> [Shape; 13] {
+        let BatchSize { rows, head_rows, scored, .. } = size;
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        // A single layer is the last one: its MLP sees no other rows.
+        let mlp_rows = if config.layers > 1 { rows } else { head_rows };
+        [
+            (rows, hidden),
+            (head_rows, hidden),
+            (head_rows, wide),
+            (rows, hidden),
+            (rows, wide),
+            (rows, narrow),
+            (rows, narrow),
+            (rows, wide),
+            (mlp_rows, inner),
+            (mlp_rows, inner),
+            (scored, hidden),
+            (scored, hidden),
+            (scored, 1),
+        ]
+    }
+
+    /// Between the products of the MLP gradients are in `dtype`; elsewhere, where they add up, in f32.
     pub(crate) fn fit(
         &mut self,
         dtype: DType,
-        (rows, scored): (usize, usize),
+        size: BatchSize,
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
-        let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        for (matrix, rows, cols) in [
-            (&mut self.residual, rows, config.hidden_size),
-            (&mut self.normed, rows, config.hidden_size),
-            (&mut self.query, rows, wide),
-            (&mut self.key, rows, narrow),
-            (&mut self.value, rows, narrow),
-            (&mut self.attended, rows, wide),
-            (&mut self.head_normed, scored, config.hidden_size),
-            (&mut self.head_gathered, scored, config.hidden_size),
-        ] {
-            matrix.resize(rows, cols);
-        }
-        for matrix in [&mut self.gate, &mut self.up, &mut self.gated] {
-            matrix.fit(dtype, rows, config.intermediate_size)?;
-        }
+        use Use::{Product, Sum};
+        let matrices = [
+            (&mut self.residual, Sum),
+            (&mut self.last_residual, Sum),
+            (&mut self.chosen, Sum),
+            (&mut self.normed, Sum),
+            (&mut self.query, Sum),
+            (&mut self.key, Sum),
+            (&mut self.value, Sum),
+            (&mut self.attended, Sum),
+            (&mut self.gated, Product),
+            (&mut self.up, Product),
+            (&mut self.head_normed, Sum),
+            (&mut self.head_gathered, Sum),
+        ];
+        fit_all(dtype, matrices, Self::shapes(size, config))?;
+        self.row_weights.clear();
+        self.row_weights.reserve(size.scored);
         Ok(())
+    }
+
+    /// The MLP's and the norms' gradients take the rows that their layer computes.
+    pub(crate) fn fit_mlp(&mut self, rows: usize) {
+        [&mut self.normed, &mut self.gated, &mut self.up].into_iter().for_each(|m| m.resize_rows(rows));
     }
 }
 
-/// Everything a forward pass keeps for its backward, and the backward's own buffers. Memory grows with
-/// rows x layers. Make one and pass it to every step.
+/// Everything a forward pass keeps for its backward, and the backward's own buffers. Make one and pass it to every
+/// step.
+///
+/// Memory grows with rows x layers: [`Activations::new`] keeps what each layer computed,
+/// [`Activations::checkpointed`] only each layer's input, and computes the rest again in the backward.
 #[derive(Debug, Default)]
 pub struct Activations {
-    /// The residual stream before each layer, and after the last.
+    pub(crate) checkpointed: bool,
+    /// The residual stream before each layer.
     pub(crate) residual: Vec<Matrix>,
-    pub(crate) layers: Vec<LayerActivations>,
+    /// The last layer's output, on the rows that meet the head.
+    pub(crate) output: Matrix,
+    /// One for each layer; checkpointed, one for all, which holds the layer that was computed last.
+    pub(crate) layers: Vec<KeptActivations>,
+    pub(crate) passing: PassingActivations,
     pub(crate) head: HeadActivations,
     pub(crate) backward: BackwardBuffers,
-    /// Rows and scored rows of the forward pass that these hold; none before the first.
-    pub(crate) shape: Option<(usize, usize)>,
+    /// Of the forward pass that these hold; none before the first.
+    pub(crate) size: Option<BatchSize>,
 }
 
 impl Activations {
-    /// No memory yet; the first forward pass takes it.
+    /// Keeps every layer's activations. No memory yet; the first forward pass takes it.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Keeps every layer's input only (gradient checkpointing, Chen et al. 2016, arXiv 1604.06174). The backward
+    /// runs the same operations on the same numbers again, so that gradients are the same to the bit.
+    pub fn checkpointed() -> Self {
+        Self { checkpointed: true, ..Self::default() }
+    }
+
     pub(crate) fn fit(
         &mut self,
         dtype: DType,
-        (rows, scored): (usize, usize),
+        size: BatchSize,
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
-        self.residual.resize_with(config.layers + 1, Matrix::default);
+        let BatchSize { rows, head_rows, .. } = size;
+        self.residual.resize_with(config.layers, Matrix::default);
         self.residual.iter_mut().for_each(|r| r.resize(rows, config.hidden_size));
-        self.layers.resize_with(config.layers, LayerActivations::default);
-        self.layers.iter_mut().try_for_each(|l| l.fit(dtype, rows, config))?;
-        self.head.fit(dtype, scored, config)
+        self.output.resize(head_rows, config.hidden_size);
+        self.layers.resize_with(if self.checkpointed { 1 } else { config.layers }, KeptActivations::default);
+        self.head.fit(dtype, size, config)
     }
 }
 
@@ -198,17 +341,5 @@ impl Workspace {
     /// No memory yet; the first pass takes it.
     pub fn new() -> Self {
         Self::default()
-    }
-
-    pub(crate) fn fit(
-        &mut self,
-        dtype: DType,
-        (rows, scored): (usize, usize),
-        config: &ModelConfig,
-    ) -> Result<(), EngineError> {
-        self.residual.resize(rows, config.hidden_size);
-        self.next.resize(rows, config.hidden_size);
-        self.layer.fit(dtype, rows, config)?;
-        self.head.fit(dtype, scored, config)
     }
 }

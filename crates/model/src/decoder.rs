@@ -213,6 +213,7 @@ impl Decoder {
             config: &self.config,
             parameters: &self.parameters,
             packed: &self.packed,
+            dtype: self.dtype,
             place: &self.layout.layers[index],
             rotary,
             positions,

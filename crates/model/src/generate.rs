@@ -21,12 +21,13 @@ pub struct GenerateConfig {
     pub seed: u64,
     /// Tokens that end a sequence.
     pub stop_ids: Vec<u32>,
-    /// Sequences in progress at any time; at least 1. Bounds the cache's memory.
+    /// Most sequences in progress at any time; at least 1. Fewer where their keys and values could come to more than
+    /// 4 GiB.
     pub batch_size: usize,
 }
 
 impl Default for GenerateConfig {
-    /// Greedy, 256 tokens, 16 sequences at a time, no stop token.
+    /// Greedy, 256 tokens, 64 sequences at a time, no stop token.
     fn default() -> Self {
         Self {
             max_new_tokens: 256,
@@ -35,7 +36,7 @@ impl Default for GenerateConfig {
             top_k: 0,
             seed: 0,
             stop_ids: Vec::new(),
-            batch_size: 16,
+            batch_size: 64,
         }
     }
 }

@@ -1,18 +1,22 @@
 //! The sequences in progress: who waits, who holds a cache slot, which rows the next pass computes. One pass may
 //! hold new tokens of some sequences and pieces of others' prompts.
 
-use crate::activations::{LayerActivations, Matrix};
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::generate::{FinishReason, GenerateConfig, Generated};
-use crate::layer::attention_shape;
+use crate::generation_pass::{self, PassMemory, PassRows};
 use crate::sample::Sampling;
 use bso_durable::Seed;
-use bso_engine::{CachedRows, DType, EngineError, KvCache};
+use bso_engine::KvCache;
+use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 /// Prompt tokens computed in one pass; longer prompts take several, so that memory stays bounded.
 const PROMPT_CHUNK: usize = 512;
+
+/// Most bytes that all layers' keys and values take together (a single sequence may need more): fewer sequences are
+/// in progress at once where they could become so long.
+const CACHE_BYTES: usize = 4 << 30;
 
 /// A sequence in progress.
 struct Sequence {
@@ -34,35 +38,31 @@ pub(crate) struct Session<'a> {
     free_slots: Vec<usize>,
     /// One per layer.
     caches: Vec<KvCache>,
-    memory: Memory,
+    pass: PassRows,
+    /// The sequences of the pass's ready rows.
+    ready: Vec<usize>,
+    memory: PassMemory,
+    choosers: Vec<Chooser>,
 }
 
-#[derive(Default)]
-struct Memory {
-    residual: Matrix,
-    next: Matrix,
-    layer: LayerActivations,
-    last: Matrix,
-    normed: Matrix,
-    inv_rms: Vec<f32>,
-    logits: Matrix,
-    candidates: Vec<(f64, u32)>,
-}
-
-/// One pass: rows of several sequences, each at its own place in its own cache slot.
-#[derive(Default)]
-struct Pass {
+/// A share of the ready rows, whose tokens one thread chooses.
+#[derive(Debug, Default)]
+struct Chooser {
+    first_row: usize,
+    /// Uniform in [0, 1), one a row.
+    draws: Vec<f64>,
     tokens: Vec<u32>,
-    positions: Vec<u32>,
-    rows: Vec<CachedRows>,
-    /// Sequences whose last known token is in this pass, and its row.
-    ready: Vec<(usize, usize)>,
+    candidates: Vec<(f64, u32)>,
 }
 
 impl<'a> Session<'a> {
     pub(crate) fn new(decoder: &'a Decoder, prompts: &'a [Vec<u32>], config: &'a GenerateConfig) -> Self {
-        let slots = config.batch_size.min(prompts.len());
         let shape = decoder.config();
+        let cache = |slots| KvCache::new(slots, shape.kv_heads, shape.head_dim);
+        let longest = prompts.iter().map(|prompt| rows_needed(decoder, prompt, config)).max().unwrap_or(0);
+        let sequence_bytes = cache(0).row_bytes().saturating_mul(shape.layers).saturating_mul(longest);
+        let fit = (CACHE_BYTES / sequence_bytes.max(1)).max(1);
+        let slots = config.batch_size.min(prompts.len()).min(fit);
         Self {
             decoder,
             prompts,
@@ -70,8 +70,11 @@ impl<'a> Session<'a> {
             waiting: 0..prompts.len(),
             sequences: Vec::new(),
             free_slots: (0..slots).rev().collect(),
-            caches: (0..shape.layers).map(|_| KvCache::new(slots, shape.kv_heads, shape.head_dim)).collect(),
-            memory: Memory::default(),
+            caches: (0..shape.layers).map(|_| cache(slots)).collect(),
+            pass: PassRows::default(),
+            ready: Vec::new(),
+            memory: PassMemory::default(),
+            choosers: Vec::new(),
         }
     }
 
@@ -82,7 +85,8 @@ impl<'a> Session<'a> {
                 self.free_slots.push(slot);
                 break;
             };
-            self.caches.iter_mut().for_each(|c| c.clear(slot));
+            let rows = rows_needed(self.decoder, &self.prompts[prompt], self.config);
+            self.caches.iter_mut().for_each(|cache| cache.clear(slot, rows));
             let rng = Seed::new(self.config.seed).derive("generate", prompt as u64).rng();
             self.sequences.push(Sequence {
                 prompt,
@@ -98,19 +102,35 @@ impl<'a> Session<'a> {
 
     /// One pass over all sequences; the tokens chosen, by index of the sequence.
     pub(crate) fn advance(&mut self) -> Result<Vec<(usize, u32)>, ModelError> {
-        let pass = self.next_pass();
-        self.run(&pass)?;
-        let Self { sequences, memory, config, .. } = self;
-        let sampling = Sampling { temperature: config.temperature, top_p: config.top_p, top_k: config.top_k };
-        let Memory { logits, candidates, .. } = memory;
-        let mut chosen = Vec::with_capacity(pass.ready.len());
-        for (row, (index, _)) in pass.ready.iter().enumerate() {
-            let sequence = &mut sequences[*index];
-            let token = sampling.choose(logits.row(row), candidates, &mut sequence.rng);
-            sequence.new_tokens.push(token);
-            chosen.push((*index, token));
+        self.plan_pass();
+        generation_pass::run(self.decoder, &self.pass, &mut self.caches, &mut self.memory)?;
+        self.choose();
+        let chosen = self.choosers.iter().flat_map(|chooser| &chooser.tokens);
+        let chosen: Vec<(usize, u32)> = self.ready.iter().copied().zip(chosen.copied()).collect();
+        for (index, token) in &chosen {
+            self.sequences[*index].new_tokens.push(*token);
         }
         Ok(chosen)
+    }
+
+    /// A token for each ready row, the rows dealt out to all threads.
+    fn choose(&mut self) {
+        let Self { sequences, memory, config, ready, choosers, decoder, .. } = self;
+        let sampling = Sampling { temperature: config.temperature, top_p: config.top_p, top_k: config.top_k };
+        let share = ready.len().div_ceil(decoder.engine().num_threads()).max(1);
+        choosers.resize_with(ready.len().div_ceil(share), Chooser::default);
+        for (index, (chooser, ready)) in choosers.iter_mut().zip(ready.chunks(share)).enumerate() {
+            chooser.first_row = index * share;
+            chooser.draws.clear();
+            chooser.draws.extend(ready.iter().map(|index| sequences[*index].rng.random::<f64>()));
+        }
+        let logits = &memory.logits;
+        decoder.engine().for_each_mut(choosers, |_, chooser| {
+            let Chooser { first_row, draws, tokens, candidates } = chooser;
+            tokens.clear();
+            let rows = draws.iter().zip(*first_row..);
+            tokens.extend(rows.map(|(draw, row)| sampling.choose(logits.row(row), *draw, candidates)));
+        });
     }
 
     /// The number of the prompt that a sequence continues.
@@ -118,12 +138,14 @@ impl<'a> Session<'a> {
         self.sequences[index].prompt
     }
 
-    fn next_pass(&mut self) -> Pass {
-        let mut pass = Pass::default();
+    /// New tokens of sequences in progress, and pieces of prompts.
+    fn plan_pass(&mut self) {
+        let Self { pass, ready, sequences, prompts, .. } = self;
+        pass.clear();
+        ready.clear();
         let mut room = PROMPT_CHUNK;
-        for (index, sequence) in self.sequences.iter_mut().enumerate() {
-            let prompt = &self.prompts[sequence.prompt];
-            let start = pass.tokens.len();
+        for (index, sequence) in sequences.iter_mut().enumerate() {
+            let prompt = &prompts[sequence.prompt];
             let position = match sequence.new_tokens.last() {
                 Some(token) => {
                     pass.tokens.push(*token);
@@ -138,63 +160,12 @@ impl<'a> Session<'a> {
                     begin
                 }
             };
-            let len = pass.tokens.len() - start;
-            if len == 0 {
-                continue;
-            }
-            pass.positions.extend((position..position + len).map(|p| p as u32));
-            pass.rows.push(CachedRows { slot: sequence.slot, start, len });
-            if sequence.cached == prompt.len() {
-                pass.ready.push((index, start + len - 1));
+            if pass.tokens.len() > pass.positions.len() {
+                let is_ready = sequence.cached == prompt.len();
+                pass.close_entry(sequence.slot, position, is_ready);
+                ready.extend(is_ready.then_some(index));
             }
         }
-        pass
-    }
-
-    /// The decoder on the pass's rows; leaves one row of logits for each ready sequence.
-    fn run(&mut self, pass: &Pass) -> Result<(), ModelError> {
-        let (decoder, caches, m) = (self.decoder, &mut self.caches, &mut self.memory);
-        let (engine, config) = (decoder.engine(), decoder.config());
-        let rotary = decoder.rotary_covering(pass.positions.iter().max().map_or(0, |p| *p as usize + 1))?;
-        let rows = pass.tokens.len();
-        m.residual.resize(rows, config.hidden_size);
-        m.next.resize(rows, config.hidden_size);
-        m.layer.fit(DType::F32, rows, config)?;
-        let last: Vec<usize> = pass.ready.iter().map(|(_, row)| *row).collect();
-        m.last.resize(last.len(), config.hidden_size);
-        m.normed.resize(last.len(), config.hidden_size);
-        m.inv_rms.resize(last.len(), 0.0);
-        m.logits.resize(last.len(), config.vocab_size);
-        engine.install(|| -> Result<(), EngineError> {
-            engine.embedding(&pass.tokens, decoder.embedding(), &mut m.residual)?;
-            for (i, cache) in caches.iter_mut().enumerate() {
-                let layer = decoder.layer(i, &pass.positions, &rotary);
-                layer.forward(&m.residual, &mut m.layer, &mut m.next, |a| {
-                    cache.append(&pass.rows, &a.key, &a.value)?;
-                    engine.cached_attention(
-                        &a.query,
-                        &pass.rows,
-                        cache,
-                        attention_shape(config),
-                        &mut a.attended,
-                    )
-                })?;
-                std::mem::swap(&mut m.residual, &mut m.next);
-            }
-            if last.is_empty() {
-                return Ok(());
-            }
-            engine.gather_rows(&m.residual, &last, &mut m.last)?;
-            engine.rms_norm(
-                &m.last,
-                decoder.final_norm(),
-                config.rms_norm_eps,
-                &mut m.normed,
-                &mut m.inv_rms,
-            )?;
-            engine.linear(&m.normed, decoder.head(), None, &mut m.logits)
-        })?;
-        Ok(())
     }
 
     pub(crate) fn finish_reason(&self, index: usize, token: u32) -> Option<FinishReason> {
@@ -235,4 +206,9 @@ impl<'a> Session<'a> {
             !s.done
         });
     }
+}
+
+/// Most rows of the cache that a prompt's sequence comes to.
+fn rows_needed(decoder: &Decoder, prompt: &[u32], config: &GenerateConfig) -> usize {
+    prompt.len().saturating_add(config.max_new_tokens).min(decoder.config().max_positions)
 }

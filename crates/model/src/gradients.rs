@@ -33,7 +33,7 @@ impl Gradients {
 
     /// Sum of squares over all parameters, in f64: exact to f64 rounding, whatever the size of the gradients.
     pub fn squared_norm(&self) -> f64 {
-        self.engine.squared_norm(&self.arrays.iter().collect::<Vec<_>>())
+        self.arrays.iter().map(|a| self.engine.squared_norm(&[a])).sum()
     }
 
     /// The first parameter whose gradient holds a NaN or an infinity.

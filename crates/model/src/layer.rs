@@ -1,12 +1,12 @@
 //! One decoder layer: norm, attention, residual, norm, gated MLP, residual; the backward directly under the
-//! forward. The attention is handed in, since training attends within a batch and generation over a cache.
+//! forward. Generation, which attends over a cache and keeps nothing, is in `generation_pass`.
 
-use crate::activations::{BackwardBuffers, LayerActivations};
+use crate::activations::{BackwardBuffers, KeptActivations, PassingActivations};
 use crate::config::ModelConfig;
 use crate::layout::{LayerPlace, LinearPlace};
 use bso_engine::{
-    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, Engine, EngineError, LinearGrads,
-    PackedWeight, Qkv, RmsNormGrads, RotaryTable, Segments, SwigluGrads, Weight,
+    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, DType, Engine, EngineError,
+    LinearGrads, PackedWeight, Qkv, RmsNormGrads, RotaryTable, Segments, SwigluGrads, Weight,
 };
 
 /// A layer with what it computes on.
@@ -15,6 +15,8 @@ pub(crate) struct Layer<'a> {
     pub config: &'a ModelConfig,
     pub parameters: &'a [Array],
     pub packed: &'a [Option<PackedWeight>],
+    /// Precision of products.
+    pub dtype: DType,
     pub place: &'a LayerPlace,
     pub rotary: &'a RotaryTable,
     pub positions: &'a [u32],
@@ -31,73 +33,197 @@ pub(crate) fn attention_shape(config: &ModelConfig) -> AttentionShape {
 }
 
 impl Layer<'_> {
-    /// `next = layer(residual)`, both `[rows, hidden]`; `attend` fills `attended` (and `lse`) from query, key and
-    /// value.
-    pub(crate) fn forward(
+    /// `next = layer(residual)`, both `[rows, hidden]`. With `rows`, what follows attention is computed on these rows only, and
+    /// `next` is `[rows.len(), hidden]`.
+    pub(crate) fn forward_packed(
         &self,
         residual: &Array,
-        a: &mut LayerActivations,
+        (segments, rows): (&Segments, Option<&[usize]>),
+        (kept, passing): (&mut KeptActivations, &mut PassingActivations),
         next: &mut Array,
-        attend: impl FnOnce(&mut LayerActivations) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
-        let (engine, place, eps) = (self.engine, self.place, self.config.rms_norm_eps);
-        engine.rms_norm(residual, self.parameter(place.input_norm), eps, &mut a.normed, &mut a.inv_rms)?;
-        self.linear(place.query, &a.normed, &mut a.query)?;
-        self.linear(place.key, &a.normed, &mut a.key)?;
-        self.linear(place.value, &a.normed, &mut a.value)?;
-        engine.rotary(&mut a.query, self.positions, self.rotary, false)?;
-        engine.rotary(&mut a.key, self.positions, self.rotary, false)?;
-        attend(a)?;
-        self.linear(place.output, &a.attended, &mut a.middle)?;
-        engine.add_assign(&mut a.middle, residual)?;
-
-        let norm = self.parameter(place.post_attention_norm);
-        engine.rms_norm(&a.middle, norm, eps, &mut a.mlp_normed, &mut a.mlp_inv_rms)?;
-        self.linear(place.gate, &a.mlp_normed, &mut a.gate)?;
-        self.linear(place.up, &a.mlp_normed, &mut a.up)?;
-        engine.swiglu(&a.gate, &a.up, &mut a.gated)?;
-        self.linear(place.down, &a.gated, next)?;
-        engine.add_assign(next, &a.middle)
+        self.attention_of_batch(residual, (segments, rows), (kept, passing), next)?;
+        self.mlp_half((kept, passing), next)
     }
 
-    /// `b.residual` comes in as the gradient of the layer's output and goes out as that of `residual`, its input.
-    /// Parameter gradients are added to `gradients`.
+    /// Fills `kept` again as [`Layer::forward_packed`] did, which leaves out the product that only the next layer
+    /// needs.
+    pub(crate) fn recompute(
+        &self,
+        residual: &Array,
+        segments: &Segments,
+        (kept, passing): (&mut KeptActivations, &mut PassingActivations),
+    ) -> Result<(), EngineError> {
+        kept.fit(self.dtype, residual.rows(), residual.rows(), self.config)?;
+        passing.fit(self.dtype, residual.rows(), residual.rows(), self.config)?;
+        self.attention_half(residual, segments, (kept, passing))?;
+        self.enter_residual(residual, kept)?;
+        self.mlp_inputs(kept, passing)
+    }
+
+    fn attention_of_batch(
+        &self,
+        residual: &Array,
+        (segments, rows): (&Segments, Option<&[usize]>),
+        (kept, passing): (&mut KeptActivations, &mut PassingActivations),
+        next: &mut Array,
+    ) -> Result<(), EngineError> {
+        let mlp_rows = rows.map_or(residual.rows(), <[usize]>::len);
+        kept.fit(self.dtype, residual.rows(), mlp_rows, self.config)?;
+        passing.fit(self.dtype, residual.rows(), mlp_rows, self.config)?;
+        self.attention_half(residual, segments, (kept, passing))?;
+        let Some(rows) = rows else { return self.enter_residual(residual, kept) };
+        // `next` is free until the MLP writes it.
+        self.engine.gather_rows(residual, rows, next)?;
+        if rows.len() == residual.rows() {
+            return self.enter_residual(next, kept);
+        }
+        self.engine.gather_rows(&kept.attended, rows, &mut passing.chosen)?;
+        self.linear(self.place.output, &passing.chosen, &mut kept.middle)?;
+        self.engine.add_assign(&mut kept.middle, next)
+    }
+
+    fn attention_half(
+        &self,
+        residual: &Array,
+        segments: &Segments,
+        (a, passing): (&mut KeptActivations, &mut PassingActivations),
+    ) -> Result<(), EngineError> {
+        let (engine, place) = (self.engine, self.place);
+        self.norm(place.input_norm, residual, passing)?;
+        self.linear(place.query, &passing.normed, &mut a.query)?;
+        self.linear(place.key, &passing.normed, &mut a.key)?;
+        self.linear(place.value, &passing.normed, &mut a.value)?;
+        engine.rotary(&mut a.query, self.positions, self.rotary, false)?;
+        engine.rotary(&mut a.key, self.positions, self.rotary, false)?;
+        let qkv = Qkv { q: &a.query, k: &a.key, v: &a.value };
+        engine.attention(qkv, segments, attention_shape(self.config), &mut a.attended, &mut a.lse)
+    }
+
+    fn enter_residual(&self, residual: &Array, a: &mut KeptActivations) -> Result<(), EngineError> {
+        self.linear(self.place.output, &a.attended, &mut a.middle)?;
+        self.engine.add_assign(&mut a.middle, residual)
+    }
+
+    fn mlp_inputs(
+        &self,
+        a: &mut KeptActivations,
+        passing: &mut PassingActivations,
+    ) -> Result<(), EngineError> {
+        let place = self.place;
+        self.norm(place.post_attention_norm, &a.middle, passing)?;
+        self.linear(place.gate, &passing.normed, &mut a.gate)?;
+        self.linear(place.up, &passing.normed, &mut a.up)
+    }
+
+    fn mlp_half(
+        &self,
+        (a, passing): (&mut KeptActivations, &mut PassingActivations),
+        next: &mut Array,
+    ) -> Result<(), EngineError> {
+        self.mlp_inputs(a, passing)?;
+        self.engine.swiglu(&a.gate, &a.up, &mut passing.gated)?;
+        self.linear(self.place.down, &passing.gated, next)?;
+        self.engine.add_assign(next, &a.middle)
+    }
+
+    /// `passing.normed` and `passing.inv_rms` of these rows.
+    fn norm(&self, place: usize, x: &Array, passing: &mut PassingActivations) -> Result<(), EngineError> {
+        passing.fit_norm(x.rows());
+        let (eps, PassingActivations { normed, inv_rms, .. }) = (self.config.rms_norm_eps, passing);
+        self.engine.rms_norm(x, self.parameter(place), eps, normed, inv_rms)
+    }
+
+    /// `b.residual` (with `rows`, `b.last_residual`) comes in as the gradient of the layer's output; `b.residual`
+    /// goes out as that of `residual`, its input. Parameter gradients are added to `gradients`.
     pub(crate) fn backward(
         &self,
         residual: &Array,
-        a: &LayerActivations,
-        segments: &Segments,
+        (segments, rows): (&Segments, Option<&[usize]>),
+        (a, passing): (&KeptActivations, &mut PassingActivations),
+        b: &mut BackwardBuffers,
+        gradients: &mut [Array],
+    ) -> Result<(), EngineError> {
+        let mlp_rows = a.middle.rows();
+        passing.fit(self.dtype, residual.rows(), mlp_rows, self.config)?;
+        b.fit_mlp(mlp_rows);
+        self.mlp_backward((a, passing), rows.is_some(), b, gradients)?;
+        b.fit_mlp(residual.rows());
+        self.output_backward(rows, (a, passing), b, gradients)?;
+        self.attention_backward(residual, segments, (a, passing), b, gradients)
+    }
+
+    fn mlp_backward(
+        &self,
+        (a, passing): (&KeptActivations, &mut PassingActivations),
+        last: bool,
         b: &mut BackwardBuffers,
         gradients: &mut [Array],
     ) -> Result<(), EngineError> {
         use Accumulate::{Add, Overwrite};
         let (engine, place) = (self.engine, self.place);
-        self.linear_backward(place.down, &b.residual, &a.gated, (&mut b.gated, Overwrite), gradients)?;
+        let residual = if last { &mut b.last_residual } else { &mut b.residual };
+        engine.swiglu(&a.gate, &a.up, &mut passing.gated)?;
+        self.linear_backward(place.down, residual, &passing.gated, (&mut b.gated, Overwrite), gradients)?;
+        // Once its weight's gradient is known, the gated activation gives its place to the gate's gradient.
+        let dgate = &mut passing.gated;
         engine.swiglu_backward(SwigluGrads {
             dout: &b.gated,
             gate: &a.gate,
             up: &a.up,
-            dgate: &mut b.gate,
+            dgate,
             dup: &mut b.up,
         })?;
-        self.linear_backward(place.gate, &b.gate, &a.mlp_normed, (&mut b.normed, Overwrite), gradients)?;
-        self.linear_backward(place.up, &b.up, &a.mlp_normed, (&mut b.normed, Add), gradients)?;
+        self.norm(place.post_attention_norm, &a.middle, passing)?;
+        let normed = &passing.normed;
+        self.linear_backward(place.gate, &passing.gated, normed, (&mut b.normed, Overwrite), gradients)?;
+        self.linear_backward(place.up, &b.up, normed, (&mut b.normed, Add), gradients)?;
         engine.rms_norm_backward(RmsNormGrads {
             dy: &b.normed,
             x: &a.middle,
             weight: self.parameter(place.post_attention_norm),
-            inv_rms: &a.mlp_inv_rms,
-            dx: (&mut b.residual, Add),
+            inv_rms: &passing.inv_rms,
+            dx: (residual, Add),
             dweight: Some(&mut gradients[place.post_attention_norm]),
-        })?;
+        })
+    }
 
-        self.linear_backward(
-            place.output,
-            &b.residual,
-            &a.attended,
-            (&mut b.attended, Overwrite),
-            gradients,
-        )?;
+    /// From the residual stream into attention: with `rows`, from these rows to all, zero elsewhere.
+    fn output_backward(
+        &self,
+        rows: Option<&[usize]>,
+        (a, passing): (&KeptActivations, &mut PassingActivations),
+        b: &mut BackwardBuffers,
+        gradients: &mut [Array],
+    ) -> Result<(), EngineError> {
+        let (engine, output, overwrite) = (self.engine, self.place.output, Accumulate::Overwrite);
+        let Some(rows) = rows else {
+            let dx = (&mut *b.attended, overwrite);
+            return self.linear_backward(output, &b.residual, &a.attended, dx, gradients);
+        };
+        b.residual.fill(0.0);
+        engine.scatter_add_rows(&b.last_residual, rows, &mut b.residual)?;
+        if rows.len() == a.attended.rows() {
+            let dx = (&mut *b.attended, overwrite);
+            return self.linear_backward(output, &b.last_residual, &a.attended, dx, gradients);
+        }
+        engine.gather_rows(&a.attended, rows, &mut passing.chosen)?;
+        let dx = (&mut *b.chosen, overwrite);
+        self.linear_backward(output, &b.last_residual, &passing.chosen, dx, gradients)?;
+        b.attended.fill(0.0);
+        engine.scatter_add_rows(&b.chosen, rows, &mut b.attended)
+    }
+
+    fn attention_backward(
+        &self,
+        residual: &Array,
+        segments: &Segments,
+        (a, passing): (&KeptActivations, &mut PassingActivations),
+        b: &mut BackwardBuffers,
+        gradients: &mut [Array],
+    ) -> Result<(), EngineError> {
+        use Accumulate::{Add, Overwrite};
+        let (engine, place) = (self.engine, self.place);
         engine.attention_backward(
             Qkv { q: &a.query, k: &a.key, v: &a.value },
             AttentionForward { out: &a.attended, lse: &a.lse, dout: &b.attended },
@@ -107,14 +233,16 @@ impl Layer<'_> {
         )?;
         engine.rotary(&mut b.query, self.positions, self.rotary, true)?;
         engine.rotary(&mut b.key, self.positions, self.rotary, true)?;
-        self.linear_backward(place.query, &b.query, &a.normed, (&mut b.normed, Overwrite), gradients)?;
-        self.linear_backward(place.key, &b.key, &a.normed, (&mut b.normed, Add), gradients)?;
-        self.linear_backward(place.value, &b.value, &a.normed, (&mut b.normed, Add), gradients)?;
+        self.norm(place.input_norm, residual, passing)?;
+        let normed = &passing.normed;
+        self.linear_backward(place.query, &b.query, normed, (&mut b.normed, Overwrite), gradients)?;
+        self.linear_backward(place.key, &b.key, normed, (&mut b.normed, Add), gradients)?;
+        self.linear_backward(place.value, &b.value, normed, (&mut b.normed, Add), gradients)?;
         engine.rms_norm_backward(RmsNormGrads {
             dy: &b.normed,
             x: residual,
             weight: self.parameter(place.input_norm),
-            inv_rms: &a.inv_rms,
+            inv_rms: &passing.inv_rms,
             dx: (&mut b.residual, Add),
             dweight: Some(&mut gradients[place.input_norm]),
         })

@@ -5,12 +5,14 @@
 //! sequence; one weight per sequence -> [`Decoder::backward`] -> [`Gradients`] -> [`Optimiser::step`].
 
 mod activations;
+mod batch_size;
 mod config;
 mod config_fields;
 mod decoder;
 mod error;
 mod family;
 mod generate;
+mod generation_pass;
 mod generation_session;
 mod gradients;
 mod layer;
@@ -25,6 +27,7 @@ mod sequence_log_prob;
 mod weights;
 
 pub use activations::{Activations, Workspace};
+pub use batch_size::BatchSize;
 pub use bso_engine::{DType, Device, Engine, EngineError};
 pub use config::ModelConfig;
 pub use decoder::Decoder;

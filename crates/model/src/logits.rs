@@ -12,8 +12,11 @@ impl Decoder {
     /// # Errors
     /// No token, a token outside the vocabulary, a sequence longer than the model's context.
     pub fn logits(&self, tokens: &[u32]) -> Result<Array, ModelError> {
-        // Any token can stand for the response: what is scored does not matter here.
-        let batch = PackedBatch::from_sequences(&[(tokens, &[0])], false)?;
+        // Every row has to reach the end of the last layer, so all tokens but the first stand for the response,
+        // and any token for the one after them.
+        let (prompt, rest) = tokens.split_at(tokens.len().min(1));
+        let response: Vec<u32> = rest.iter().copied().chain([0]).collect();
+        let batch = PackedBatch::from_sequences(&[(prompt, &response)], false)?;
         let mut workspace = Workspace::new();
         self.run_without_gradients(&batch, &mut workspace)?;
         let (rows, config) = (tokens.len(), self.config());

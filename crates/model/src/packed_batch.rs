@@ -19,7 +19,8 @@ pub struct PackedBatch {
     tokens: Vec<u32>,
     positions: Vec<u32>,
     segments: Segments,
-    hidden_rows: Vec<usize>,
+    head_rows: Vec<usize>,
+    head_index: Vec<usize>,
     targets: Vec<u32>,
     scored: Vec<Range<usize>>,
     given_tokens: usize,
@@ -42,11 +43,13 @@ impl PackedBatch {
             first += run.len();
         }
         let total = packer.tokens.len();
+        let (head_rows, head_index) = distinct(&packer.hidden_rows);
         Ok(Self {
             segments: Segments::new(packer.segments, total)?,
             tokens: packer.tokens,
             positions: packer.positions,
-            hidden_rows: packer.hidden_rows,
+            head_rows,
+            head_index,
             targets: packer.targets,
             scored: packer.scored,
             given_tokens: sequences.iter().map(|(p, r)| p.len() + r.len()).sum(),
@@ -90,9 +93,16 @@ impl PackedBatch {
         &self.segments
     }
 
-    /// The row whose hidden state predicts each scored token; one row may serve several.
-    pub fn hidden_rows(&self) -> &[usize] {
-        &self.hidden_rows
+    /// The rows whose hidden states predict scored tokens, ascending, each once: all that the head, and the last
+    /// layer from its attention on, need to compute.
+    pub fn head_rows(&self) -> &[usize] {
+        &self.head_rows
+    }
+
+    /// For each scored token, the place in [`PackedBatch::head_rows`] of the row that predicts it; one row may serve
+    /// several.
+    pub fn head_index(&self) -> &[usize] {
+        &self.head_index
     }
 
     /// The scored tokens, sequence by sequence.
@@ -117,6 +127,15 @@ fn runs<'s, 'a>(
     share_prompt: bool,
 ) -> impl Iterator<Item = &'s [PromptResponse<'a>]> {
     sequences.chunk_by(move |a, b| share_prompt && a.0 == b.0)
+}
+
+/// The distinct rows, ascending, and each given row's place among them.
+fn distinct(rows: &[usize]) -> (Vec<usize>, Vec<usize>) {
+    let mut distinct = rows.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let index = rows.iter().map(|row| distinct.partition_point(|other| other < row)).collect();
+    (distinct, index)
 }
 
 #[derive(Default)]
@@ -209,7 +228,8 @@ mod tests {
         let batch = PackedBatch::from_sequences(&[(&[5, 6], &[7, 8]), (&[5, 6], &[9])], false).unwrap();
         assert_eq!(batch.tokens(), [5, 6, 7, 5, 6]);
         assert_eq!(batch.positions(), [0, 1, 2, 0, 1]);
-        assert_eq!(batch.hidden_rows(), [1, 2, 4]);
+        assert_eq!(batch.head_rows(), [1, 2, 4]);
+        assert_eq!(batch.head_index(), [0, 1, 2]);
         assert_eq!(batch.targets(), [7, 8, 9]);
         assert_eq!(batch.scored(), [0..2, 2..3]);
         assert_eq!(batch.segments(), &Segments::independent(&[3, 2]));
@@ -221,7 +241,8 @@ mod tests {
         let batch = PackedBatch::from_pairs(&[((&[5, 6], &[7, 8, 9]), (&[5, 6], &[4]))], true).unwrap();
         assert_eq!(batch.tokens(), [5, 6, 7, 8]);
         assert_eq!(batch.positions(), [0, 1, 2, 3]);
-        assert_eq!(batch.hidden_rows(), [1, 2, 3, 1]);
+        assert_eq!(batch.head_rows(), [1, 2, 3]);
+        assert_eq!(batch.head_index(), [0, 1, 2, 0]);
         assert_eq!(batch.targets(), [7, 8, 9, 4]);
         let context = Some((0, 2));
         let prompt = Segment { start: 0, len: 2, context: None };

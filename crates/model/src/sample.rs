@@ -1,9 +1,6 @@
 //! From a row of logits to one token: the most likely, or drawn after temperature, top-k and top-p, in the order
 //! in which transformers applies them.
 
-use rand::Rng;
-use rand_chacha::ChaCha8Rng;
-
 /// How a token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Sampling {
@@ -16,25 +13,20 @@ pub(crate) struct Sampling {
 }
 
 impl Sampling {
-    /// Chooses a token; `candidates` is reused memory. The first of equal logits counts as the larger.
-    pub(crate) fn choose(
-        &self,
-        logits: &[f32],
-        candidates: &mut Vec<(f64, u32)>,
-        rng: &mut ChaCha8Rng,
-    ) -> u32 {
+    /// Chooses a token by `draw`, uniform in [0, 1); `candidates` is reused memory. The first of equal logits counts
+    /// as the larger.
+    pub(crate) fn choose(&self, logits: &[f32], draw: f64, candidates: &mut Vec<(f64, u32)>) -> u32 {
         let best = most_likely(logits);
         if self.temperature == 0.0 {
             return best;
         }
         let peak = f64::from(logits[best as usize]);
         candidates.clear();
-        candidates.extend(
-            (0u32..).zip(logits).map(|(id, x)| (((f64::from(*x) - peak) / self.temperature).exp(), id)),
-        );
+        candidates.extend((0u32..).zip(logits).map(|(id, x)| (f64::from(*x), id)));
         self.keep_top_k(candidates);
+        candidates.iter_mut().for_each(|c| c.0 = ((c.0 - peak) / self.temperature).exp());
         let total = self.keep_top_p(candidates);
-        let mut left = rng.random::<f64>() * total;
+        let mut left = draw * total;
         for (weight, id) in candidates.iter() {
             left -= weight;
             if left < 0.0 {
@@ -78,24 +70,39 @@ fn larger_first(a: &(f64, u32), b: &(f64, u32)) -> std::cmp::Ordering {
 }
 
 fn most_likely(logits: &[f32]) -> u32 {
+    // Blocks first, for their largest values alone, which vector instructions find: then one block is searched.
+    const BLOCK: usize = 256;
+    let largest = |block: &[f32]| {
+        let (parts, rest) = block.as_chunks::<16>();
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        for part in parts {
+            for (lane, x) in lanes.iter_mut().zip(part) {
+                *lane = if *x > *lane { *x } else { *lane };
+            }
+        }
+        lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, x| if *x > a { *x } else { a })
+    };
     let mut best = (0, f32::NEG_INFINITY);
-    for (id, x) in (0u32..).zip(logits) {
-        if *x > best.1 {
-            best = (id, *x);
+    for (index, block) in logits.chunks(BLOCK).enumerate() {
+        let value = largest(block);
+        if value > best.1 {
+            best = (index * BLOCK, value);
         }
     }
-    best.0
+    let at = logits[best.0..].iter().position(|x| *x == best.1).unwrap_or(0);
+    (best.0 + at) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use bso_durable::Seed;
+    use rand::Rng;
 
     fn draws(sampling: Sampling, logits: &[f32], count: usize) -> Vec<f64> {
         let (mut rng, mut memory, mut counts) = (Seed::new(3).rng(), Vec::new(), vec![0f64; logits.len()]);
         for _ in 0..count {
-            counts[sampling.choose(logits, &mut memory, &mut rng) as usize] += 1.0;
+            counts[sampling.choose(logits, rng.random(), &mut memory) as usize] += 1.0;
         }
         counts.into_iter().map(|c| c / count as f64).collect()
     }
@@ -104,6 +111,19 @@ mod tests {
     fn temperature_zero_takes_the_most_likely_and_the_first_of_equals() {
         let greedy = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0 };
         assert_eq!(draws(greedy, &[0.0, 3.0, 3.0, 1.0], 5)[1], 1.0);
+    }
+
+    #[test]
+    fn the_most_likely_is_found_wherever_it_stands() {
+        for (length, at) in [(1, 0), (300, 299), (1000, 256), (1000, 0), (513, 300)] {
+            let mut logits: Vec<f32> = (0..length).map(|i| -1.0 - (i * 37 % 101) as f32).collect();
+            logits[at] = 0.5;
+            logits[length - 1] = 0.5;
+            assert_eq!(most_likely(&logits), at as u32);
+            logits[0] = f32::NAN;
+            assert_eq!(most_likely(&logits), if at == 0 { length - 1 } else { at } as u32);
+        }
+        assert_eq!(most_likely(&[f32::NEG_INFINITY; 3]), 0);
     }
 
     #[test]

@@ -1,15 +1,14 @@
 //! The seam between network and objective: a packed batch in, one log-prob per sequence out; one weight per
 //! sequence back, parameter gradients out. Everything a loss needs of a network is in this file.
 
-use crate::activations::{Activations, HeadActivations, LayerActivations, Workspace};
+use crate::activations::{Activations, BackwardBuffers, HeadActivations, Workspace};
+use crate::batch_size::BatchSize;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::gradients::Gradients;
-use crate::layer::attention_shape;
 use crate::packed_batch::PackedBatch;
 use bso_engine::{
-    Accumulate, Array, EngineError, HeadInputs, Qkv, RmsNormGrads, RotaryTable, Segments,
-    SelectedLogProbGrads,
+    Accumulate, Array, EngineError, HeadInputs, RmsNormGrads, RotaryTable, SelectedLogProbGrads,
 };
 
 impl Decoder {
@@ -18,32 +17,47 @@ impl Decoder {
     ///
     /// # Errors
     /// A token outside the vocabulary, a sequence longer than the model's context.
-    pub fn forward(
+    pub fn forward<'a>(
         &self,
         batch: &PackedBatch,
-        activations: &mut Activations,
-    ) -> Result<Vec<f64>, ModelError> {
+        activations: &'a mut Activations,
+    ) -> Result<&'a [f64], ModelError> {
         let rotary = self.check(batch)?;
-        activations.shape = None;
-        activations.fit(self.dtype(), (batch.rows(), batch.targets().len()), self.config())?;
+        let size = BatchSize::of(batch);
+        activations.size = None;
+        activations.fit(self.dtype(), size, self.config())?;
         self.engine().install(|| -> Result<(), EngineError> {
-            let Activations { residual, layers, head, .. } = activations;
+            let Activations { residual, output, layers, passing, head, .. } = &mut *activations;
             self.engine().embedding(batch.tokens(), self.embedding(), &mut residual[0])?;
-            for (i, layer) in layers.iter_mut().enumerate() {
-                let [from, to] = &mut residual[i..i + 2] else { continue };
-                self.layer_forward(i, batch, &rotary, (from, to), layer)?;
+            let last = layers.len() - 1;
+            for i in 0..self.config().layers {
+                let (from, to) = residual.split_at_mut(i + 1);
+                let next = to.first_mut().unwrap_or(output);
+                // Checkpointed, all layers use the one there is.
+                let kept = &mut layers[i.min(last)];
+                let seen = (batch.segments(), self.rows_of(i, batch));
+                self.layer(i, batch.positions(), &rotary).forward_packed(
+                    &from[i],
+                    seen,
+                    (kept, passing),
+                    next,
+                )?;
             }
-            self.head_forward(batch, &residual[layers.len()], head)
+            self.head_forward(batch, output, head)
         })?;
-        activations.shape = Some((batch.rows(), batch.targets().len()));
-        Ok(sums(batch, &activations.head.log_probs))
+        activations.size = Some(size);
+        let head = &mut activations.head;
+        head.sums.clear();
+        head.sums.extend(sums(batch, &head.log_probs));
+        Ok(&head.sums)
     }
 
     /// Adds to `gradients` those of `sum_i weights[i] * log_prob[i]`, from the activations of a
     /// [`Decoder::forward`] on the same batch with the same parameters.
     ///
     /// # Errors
-    /// Another number of weights than sequences; activations or gradients of another batch or model.
+    /// Another number of weights than sequences; activations or gradients of another batch or model; activations
+    /// that a backward pass has already used, if they are checkpointed.
     pub fn backward(
         &self,
         batch: &PackedBatch,
@@ -57,8 +71,8 @@ impl Decoder {
                 "give one weight per sequence",
             ));
         }
-        let shape = (batch.rows(), batch.targets().len());
-        if activations.shape != Some(shape) || activations.layers.len() != self.config().layers {
+        let size = BatchSize::of(batch);
+        if activations.size != Some(size) || activations.residual.len() != self.config().layers {
             return Err(ModelError::argument(
                 "the activations are not those of this batch",
                 "call forward on the batch before backward",
@@ -66,41 +80,66 @@ impl Decoder {
         }
         gradients.fits(self)?;
         let rotary = self.check(batch)?;
-        let Activations { residual, layers, head, backward, .. } = activations;
-        backward.fit(self.dtype(), shape, self.config())?;
-        backward.row_weights.clear();
+        if activations.checkpointed {
+            // The last layer's activations, which the forward left, are overwritten on the way down.
+            activations.size = None;
+        }
+        let Activations { checkpointed, residual, layers, passing, head, backward, .. } = activations;
+        backward.fit(self.dtype(), size, self.config())?;
         for (range, weight) in batch.scored().iter().zip(weights) {
             backward.row_weights.extend(std::iter::repeat_n(*weight, range.len()));
         }
         self.engine().install(|| -> Result<(), EngineError> {
-            let engine = self.engine();
-            engine.selected_log_prob_backward(
-                self.head_inputs(batch, &head.normed),
-                SelectedLogProbGrads {
-                    lse: &head.lse,
-                    weights: &backward.row_weights,
-                    dhidden: &mut backward.head_normed,
-                    dhead: Some(&mut gradients.arrays[self.layout().head]),
-                },
-            )?;
-            engine.rms_norm_backward(RmsNormGrads {
-                dy: &backward.head_normed,
-                x: &head.gathered,
-                weight: self.final_norm(),
-                inv_rms: &head.inv_rms,
-                dx: (&mut backward.head_gathered, Accumulate::Overwrite),
-                dweight: Some(&mut gradients.arrays[self.layout().norm]),
-            })?;
-            backward.residual.fill(0.0);
-            engine.scatter_add_rows(&backward.head_gathered, batch.hidden_rows(), &mut backward.residual)?;
-            for (i, layer) in layers.iter().enumerate().rev() {
-                let at = self.layer(i, batch.positions(), &rotary);
-                at.backward(&residual[i], layer, batch.segments(), backward, &mut gradients.arrays)?;
+            self.head_backward(batch, head, backward, &mut gradients.arrays)?;
+            let last = layers.len() - 1;
+            for i in (0..self.config().layers).rev() {
+                let (layer, rows) = (self.layer(i, batch.positions(), &rotary), self.rows_of(i, batch));
+                let kept = &mut layers[i.min(last)];
+                if *checkpointed && rows.is_none() {
+                    layer.recompute(&residual[i], batch.segments(), (kept, passing))?;
+                }
+                let seen = (batch.segments(), rows);
+                layer.backward(&residual[i], seen, (kept, passing), backward, &mut gradients.arrays)?;
             }
             let dtable = &mut gradients.arrays[self.layout().embedding];
-            engine.embedding_backward(batch.tokens(), &backward.residual, dtable)
+            self.engine().embedding_backward(batch.tokens(), &backward.residual, dtable)
         })?;
         Ok(())
+    }
+
+    /// Leaves the gradient of the last layer's output in `b.last_residual`.
+    fn head_backward(
+        &self,
+        batch: &PackedBatch,
+        head: &HeadActivations,
+        b: &mut BackwardBuffers,
+        gradients: &mut [Array],
+    ) -> Result<(), EngineError> {
+        let engine = self.engine();
+        engine.selected_log_prob_backward(
+            self.head_inputs(batch, &head.normed),
+            SelectedLogProbGrads {
+                lse: &head.lse,
+                weights: &b.row_weights,
+                dhidden: &mut b.head_normed,
+                dhead: Some(&mut gradients[self.layout().head]),
+            },
+        )?;
+        engine.rms_norm_backward(RmsNormGrads {
+            dy: &b.head_normed,
+            x: &head.gathered,
+            weight: self.final_norm(),
+            inv_rms: &head.inv_rms,
+            dx: (&mut b.head_gathered, Accumulate::Overwrite),
+            dweight: Some(&mut gradients[self.layout().norm]),
+        })?;
+        b.last_residual.fill(0.0);
+        engine.scatter_add_rows(&b.head_gathered, batch.head_index(), &mut b.last_residual)
+    }
+
+    /// The rows that layer `index` computes to its end: all, but in the last layer those that meet the head.
+    fn rows_of<'a>(&self, index: usize, batch: &'a PackedBatch) -> Option<&'a [usize]> {
+        (index + 1 == self.config().layers).then(|| batch.head_rows())
     }
 
     /// The log-prob of each sequence's response (nats), without gradients. Memory does not grow with depth.
@@ -121,7 +160,7 @@ impl Decoder {
         workspace: &mut Workspace,
     ) -> Result<Vec<f64>, ModelError> {
         self.run_without_gradients(batch, workspace)?;
-        Ok(sums(batch, &workspace.head.log_probs))
+        Ok(sums(batch, &workspace.head.log_probs).collect())
     }
 
     /// The log-prob of every response token (nats), sequence by sequence.
@@ -140,12 +179,18 @@ impl Decoder {
         workspace: &mut Workspace,
     ) -> Result<(), ModelError> {
         let rotary = self.check(batch)?;
-        workspace.fit(self.dtype(), (batch.rows(), batch.targets().len()), self.config())?;
+        let (config, size) = (self.config(), BatchSize::of(batch));
+        workspace.residual.resize(size.rows, config.hidden_size);
+        workspace.head.fit(self.dtype(), size, config)?;
         let Workspace { residual, next, layer, head } = workspace;
         self.engine().install(|| -> Result<(), EngineError> {
             self.engine().embedding(batch.tokens(), self.embedding(), residual)?;
-            for i in 0..self.config().layers {
-                self.layer_forward(i, batch, &rotary, (residual, next), layer)?;
+            for i in 0..config.layers {
+                let rows = self.rows_of(i, batch);
+                next.resize(rows.map_or(size.rows, <[usize]>::len), config.hidden_size);
+                let parts = (&mut layer.kept, &mut layer.passing);
+                let at = self.layer(i, batch.positions(), &rotary);
+                at.forward_packed(residual, (batch.segments(), rows), parts, next)?;
                 std::mem::swap(residual, next);
             }
             self.head_forward(batch, residual, head)
@@ -153,28 +198,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn layer_forward(
-        &self,
-        index: usize,
-        batch: &PackedBatch,
-        rotary: &RotaryTable,
-        (from, to): (&Array, &mut Array),
-        activations: &mut LayerActivations,
-    ) -> Result<(), EngineError> {
-        let segments: &Segments = batch.segments();
-        self.layer(index, batch.positions(), rotary).forward(from, activations, to, |a| {
-            let qkv = Qkv { q: &a.query, k: &a.key, v: &a.value };
-            self.engine().attention(
-                qkv,
-                segments,
-                attention_shape(self.config()),
-                &mut a.attended,
-                &mut a.lse,
-            )
-        })
-    }
-
-    /// Only the scored rows meet the head, and the final norm.
+    /// The final norm and the head; `hidden` has the rows of [`PackedBatch::head_rows`].
     fn head_forward(
         &self,
         batch: &PackedBatch,
@@ -182,7 +206,7 @@ impl Decoder {
         a: &mut HeadActivations,
     ) -> Result<(), EngineError> {
         let engine = self.engine();
-        engine.gather_rows(hidden, batch.hidden_rows(), &mut a.gathered)?;
+        engine.gather_rows(hidden, batch.head_index(), &mut a.gathered)?;
         let eps = self.config().rms_norm_eps;
         engine.rms_norm(&a.gathered, self.final_norm(), eps, &mut a.normed, &mut a.inv_rms)?;
         engine.selected_log_prob(self.head_inputs(batch, &a.normed), &mut a.log_probs, &mut a.lse)
@@ -206,6 +230,6 @@ impl Decoder {
     }
 }
 
-fn sums(batch: &PackedBatch, log_probs: &[f64]) -> Vec<f64> {
-    batch.scored().iter().map(|range| log_probs[range.clone()].iter().sum()).collect()
+fn sums(batch: &PackedBatch, log_probs: &[f64]) -> impl Iterator<Item = f64> {
+    batch.scored().iter().map(|range| log_probs[range.clone()].iter().sum())
 }

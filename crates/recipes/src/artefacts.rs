@@ -1,13 +1,14 @@
 //! What a finished run leaves beside its log: the model in Hugging Face layout, results, the model card, the report.
 
 use crate::RecipeError;
+use crate::checkpoint::Ingredients;
 use crate::config::TrainConfig;
 use crate::dataset::Dataset;
 use crate::fitting::{DIVERGED, check_finite};
 use crate::objective::TrainingObjective;
 use crate::reference::fingerprint_model;
 use bso_data::ChatTokenizer;
-use bso_durable::{atomic_write, fingerprint_bytes};
+use bso_durable::{Event, Observer, atomic_write, fingerprint_bytes};
 use bso_model::{DType, Decoder};
 use bso_runs::report::{Estimate, run_report, write_report};
 use bso_runs::{
@@ -24,7 +25,8 @@ pub struct Facts {
     method: &'static str,
     base_model: String,
     dataset: String,
-    batch: u64,
+    /// trainer_state.json as far as the configuration decides it.
+    intervals: TrainerState,
 }
 
 impl Facts {
@@ -33,20 +35,21 @@ impl Facts {
     /// # Errors
     /// Weights that cannot be read.
     pub fn gather(
-        config: &TrainConfig,
+        ingredients: &Ingredients<'_>,
         objective: &TrainingObjective,
         dataset: &Dataset,
         tokenizer: &ChatTokenizer,
         decoder: &Decoder,
-        examples: &str,
     ) -> Result<Self, RecipeError> {
+        let config = ingredients.config;
         let model = &config.model.model_name_or_path;
         let named =
             |role: &str, name: String, sha256: String| (role.to_owned(), Fingerprinted { name, sha256 });
         let mut fingerprints = vec![
             named("model", model.display().to_string(), fingerprint_model(model)?),
             named("tokenizer", model.display().to_string(), tokenizer.fingerprint()),
-            named("data", config.data.dataset_name.display().to_string(), examples.to_owned()),
+            named("data", config.data.dataset_name.display().to_string(), ingredients.sequences.to_owned()),
+            named("labels", config.data.dataset_name.display().to_string(), ingredients.labels.to_owned()),
             named("config", "config.yaml".to_owned(), config.fingerprint()),
         ];
         if let Some(reference) = &config.model.ref_model {
@@ -80,8 +83,26 @@ impl Facts {
             method: config.method(),
             base_model: model.display().to_string(),
             dataset: config.data.dataset_name.display().to_string(),
-            batch: config.schedule.per_device_train_batch_size as u64,
+            intervals: TrainerState {
+                train_batch_size: config.schedule.per_device_train_batch_size as u64,
+                num_train_epochs: config.schedule.num_train_epochs.ceil() as u64,
+                eval_steps: config.run.eval_steps,
+                logging_steps: config.run.logging_steps,
+                save_steps: config.run.save_steps,
+                ..TrainerState::default()
+            },
         })
+    }
+
+    /// Warns of what a resumed run does not repeat although nothing refuses it, such as another number of threads.
+    pub fn tell_differences(&self, run: &RunDirectory, observer: &dyn Observer) {
+        // A checkpoint may be taken up in a folder that has no manifest yet; the checkpoint itself has been checked.
+        let Ok(was) = Manifest::read(&run.manifest()) else { return };
+        for difference in was.differences(&self.manifest) {
+            observer.event(Event::Warning(format!(
+                "the run goes on under other conditions, and its bytes may differ: {difference}"
+            )));
+        }
     }
 
     /// Writes manifest.json with the run's present status.
@@ -102,7 +123,7 @@ pub fn write_config(run: &RunDirectory, config: &TrainConfig) -> Result<(), Reci
     Ok(atomic_write(&run.config(), |out| out.write_all(config.to_yaml().as_bytes()))?)
 }
 
-/// Writes the model and everything beside it; returns the final figures.
+/// Writes the model and everything beside it, the manifest of a finished run included; returns the final figures.
 ///
 /// # Errors
 /// Weights that are not finite; something that cannot be written. Checkpoints are untouched.
@@ -118,11 +139,12 @@ pub fn finish(
     decoder.save(run.model(), DType::F32)?;
     tokenizer.save(run.model())?;
     write_generation_config(run, decoder, tokenizer)?;
-    let state = TrainerState { train_batch_size: facts.batch, ..TrainerState::of_history(rows.clone()) };
-    state.write(&run.trainer_state())?;
+    facts.intervals.clone().after(rows.clone()).write(&run.trainer_state())?;
     let results = results(&rows, seconds);
     results.merge_into(&run.all_results())?;
     card(facts, &results).write(&run.model_card())?;
+    // The report tells the manifest's status, so it comes last.
+    facts.write_manifest(run, Status::Finished { step: rows.last().map_or(0, StepMetrics::step) })?;
     write_report(&run.report(), &run_report(run)?)?;
     Ok(results.iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }

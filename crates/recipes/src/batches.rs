@@ -21,7 +21,12 @@ impl BatchPlan {
 
     /// Optimiser steps in one pass over the data; the last one may be smaller.
     pub fn steps_per_epoch(&self) -> u64 {
-        self.examples.div_ceil(self.micro * self.accumulation) as u64
+        self.examples.div_ceil(self.per_step()) as u64
+    }
+
+    /// Examples in a whole optimiser step; a batch beyond all examples is all of them.
+    fn per_step(&self) -> usize {
+        self.micro.saturating_mul(self.accumulation)
     }
 
     /// The micro-batches, as example indices, of optimiser step `step` counted from 0 over the whole run.
@@ -29,9 +34,8 @@ impl BatchPlan {
         let per_epoch = self.steps_per_epoch().max(1);
         let mut order: Vec<usize> = (0..self.examples).collect();
         order.shuffle(&mut self.seed.derive("shuffle", step / per_epoch).rng());
-        let per_step = self.micro * self.accumulation;
-        let start = (step % per_epoch) as usize * per_step;
-        let end = (start + per_step).min(self.examples);
+        let start = ((step % per_epoch) as usize).saturating_mul(self.per_step()).min(self.examples);
+        let end = start.saturating_add(self.per_step()).min(self.examples);
         order[start..end].chunks(self.micro).map(<[usize]>::to_vec).collect()
     }
 }
@@ -70,6 +74,12 @@ mod tests {
             plan.step(3),
             vec![plan.step(3).concat()[0..3].to_vec(), plan.step(3).concat()[3..5].to_vec()]
         );
+    }
+
+    #[test]
+    fn the_largest_batch_that_a_config_allows_is_the_whole_data() {
+        let plan = BatchPlan::new(5, 1 << 32, 1 << 32, Seed::new(1));
+        assert_eq!((plan.steps_per_epoch(), plan.step(1).concat().len()), (1, 5));
     }
 
     #[test]

@@ -36,15 +36,19 @@ struct State {
     /// Every setting that decides results, as text.
     settings: BTreeMap<String, String>,
     /// Fingerprint of the training and held-out token sequences.
-    examples: String,
+    sequences: String,
+    /// Fingerprint of their labels, margins and judgements.
+    labels: String,
 }
 
 /// What a checkpoint must agree with.
 pub struct Ingredients<'a> {
     /// The configuration.
     pub config: &'a TrainConfig,
-    /// [`crate::reference::fingerprint_examples`].
-    pub examples: &'a str,
+    /// [`crate::reference::fingerprint_sequences`].
+    pub sequences: &'a str,
+    /// [`crate::reference::fingerprint_labels`].
+    pub labels: &'a str,
 }
 
 impl Ingredients<'_> {
@@ -74,7 +78,8 @@ pub fn save(
     let state = State {
         progress: progress.clone(),
         settings: ingredients.settings(),
-        examples: ingredients.examples.to_owned(),
+        sequences: ingredients.sequences.to_owned(),
+        labels: ingredients.labels.to_owned(),
     };
     write_json(&building.path().join(STATE), &state)?;
     Ok(building.commit()?)
@@ -105,8 +110,11 @@ pub fn load_progress(dir: &Path, ingredients: &Ingredients<'_>) -> Result<Progre
             format!("{key} was {then} and is {now}")
         })
         .collect();
-    if state.examples != ingredients.examples {
+    if state.sequences != ingredients.sequences {
         differences.push("the token sequences of the data differ".to_owned());
+    }
+    if state.labels != ingredients.labels {
+        differences.push("the labels or margins of the data differ".to_owned());
     }
     if differences.is_empty() {
         return Ok(state.progress);

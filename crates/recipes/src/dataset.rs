@@ -60,15 +60,12 @@ impl Dataset {
                     Ok(into_examples(tokenise_sft(examples, tokenizer, truncation, ledger, observer)?))
                 })?
             }
-            LossType::Kto => {
-                let group = config.schedule.per_device_train_batch_size;
-                split(load_unpaired(path, &options, observer)?, config, |examples, ledger| {
-                    let mut examples =
-                        into_examples(tokenise_unpaired(examples, tokenizer, truncation, ledger, observer)?);
-                    mismatch(&mut examples, group);
-                    Ok(examples)
-                })?
-            }
+            LossType::Kto => split(load_unpaired(path, &options, observer)?, config, |examples, ledger| {
+                let mut examples =
+                    into_examples(tokenise_unpaired(examples, tokenizer, truncation, ledger, observer)?);
+                mismatch(&mut examples, data.max_length);
+                Ok(examples)
+            })?,
             _ => split(load_pairs(path, &options, observer)?, config, |examples, ledger| {
                 Ok(into_examples(tokenise_pairs(examples, tokenizer, truncation, ledger, observer)?))
             })?,

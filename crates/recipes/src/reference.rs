@@ -53,8 +53,25 @@ pub fn fingerprint_model(dir: &Path) -> Result<String, RecipeError> {
     Ok(fingerprint.finish())
 }
 
-/// Fingerprint of the token sequences: data, transform, template, truncation and split all show in it.
-pub fn fingerprint_examples(train: &[Example], eval: &[Example]) -> String {
+/// Fingerprint of everything that a loss reads of the examples beside their sequences: labels, margins, judgements.
+pub fn fingerprint_labels(train: &[Example], eval: &[Example]) -> String {
+    let mut fingerprint = Fingerprint::new();
+    for examples in [train, eval] {
+        fingerprint.part(examples.len().to_le_bytes());
+        for example in examples {
+            let labels = example.labels.map(|l| [u8::from(l.chosen_unsafe), u8::from(l.rejected_unsafe)]);
+            fingerprint.part(labels.as_ref().map_or(&[][..], |l| l));
+            let margins = example.margins.map(|(chosen, rejected)| [chosen, rejected].map(f64::to_le_bytes));
+            fingerprint.part(margins.map(|m| m.concat()).unwrap_or_default());
+            fingerprint.part([u8::from(example.desirable)]);
+        }
+    }
+    fingerprint.finish()
+}
+
+/// Fingerprint of the token sequences: data, transform, template, truncation and split all show in it. All that the
+/// reference's log-probs depend on; labels are apart in [`fingerprint_labels`].
+pub fn fingerprint_sequences(train: &[Example], eval: &[Example]) -> String {
     let mut fingerprint = Fingerprint::new();
     for examples in [train, eval] {
         fingerprint.part(examples.len().to_le_bytes());
@@ -82,7 +99,7 @@ impl ReferenceLogProbs {
         (interrupt, observer): (&Interrupt, &dyn Observer),
     ) -> Result<Self, RecipeError> {
         if path.exists() {
-            let found = read(path, depends_on, (examples.0.len(), examples.1.len()))?;
+            let found = read(path, depends_on, examples)?;
             observer.event(Event::Note(format!("reference log-probs: read from {}", path.display())));
             return Ok(found);
         }
@@ -128,8 +145,9 @@ impl ReferenceLogProbs {
 fn read(
     path: &Path,
     depends_on: &Dependencies,
-    counts: (usize, usize),
+    (train, eval): (&[Example], &[Example]),
 ) -> Result<ReferenceLogProbs, RecipeError> {
+    let counts = (train.len(), eval.len());
     let remedy = "delete the file to compute it anew";
     let damaged = |line: usize, why: &dyn std::fmt::Display| {
         RecipeError::input(format!("{}, line {line}: {why}; {remedy}", path.display()))
@@ -156,8 +174,12 @@ fn read(
         )));
     }
     let mut rows = Vec::with_capacity(counts.0 + counts.1);
+    let mut sequences = train.iter().chain(eval).map(|example| example.scored().count());
     for (i, line) in lines.enumerate() {
         let row: Vec<f64> = serde_json::from_str(&line?).map_err(|e| damaged(i + 2, &e))?;
+        if let Some(expected) = sequences.next().filter(|expected| *expected != row.len()) {
+            return Err(damaged(i + 2, &format!("{} log-probs instead of {expected}", row.len())));
+        }
         rows.push(row);
     }
     if rows.len() != counts.0 + counts.1 {

@@ -17,7 +17,7 @@ use crate::step_metrics::put_observations;
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Interrupt, Observer, Seed, Silent, Task};
 use bso_model::{Decoder, Optimiser, OptimiserKind};
-use bso_runs::{RunDirectory, StepMetrics, key};
+use bso_runs::{RunDirectory, StepMetrics, key, read_metrics};
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
@@ -48,6 +48,8 @@ pub struct Session<'a> {
     log: RunLog,
     progress: Progress,
     last_checkpoint: Option<u64>,
+    /// Whether the evaluation after the last step is still to be done, in a resumed run as well.
+    evaluation_due: bool,
     window: Window,
 }
 
@@ -110,7 +112,7 @@ impl<'a> Session<'a> {
             }
         };
         let log = RunLog::open(run, config.run.tensorboard, checkpoint.is_some().then_some(progress.step))?;
-        Ok(Self {
+        let mut session = Self {
             memory: StepMemory::new(decoder),
             idle: IdleTensors::default(),
             window: Window::new(),
@@ -123,7 +125,25 @@ impl<'a> Session<'a> {
             optimiser,
             log,
             progress,
-        })
+            evaluation_due: false,
+        };
+        session.evaluation_due =
+            checkpoint.is_some() && session.evaluates_here() && !session.has_evaluated()?;
+        Ok(session)
+    }
+
+    /// Whether an evaluation follows the step just done.
+    fn evaluates_here(&self) -> bool {
+        let (done, per_epoch) = (self.progress.step, self.plan.steps_per_epoch());
+        let run = &self.inputs.config.run;
+        let planned = done == self.schedule.total_steps || run.evaluates_after(done, per_epoch);
+        planned && done > 0 && !self.inputs.dataset.eval.is_empty()
+    }
+
+    /// Whether the log holds the evaluation after the step just done: a Ctrl-C may have come before it.
+    fn has_evaluated(&self) -> Result<bool, RecipeError> {
+        let rows = read_metrics(&self.run.metrics())?.rows;
+        Ok(rows.iter().any(|row| row.step() == self.progress.step && row.is_evaluation()))
     }
 
     /// Optimiser steps done, those before a resume included.
@@ -146,20 +166,28 @@ impl<'a> Session<'a> {
         let left = self.schedule.total_steps.saturating_sub(self.progress.step);
         let mut task = Task::start(observer, "training", Some(left), "steps");
         self.window = Window::new();
-        while self.progress.step < self.schedule.total_steps {
+        while self.evaluation_due || self.progress.step < self.schedule.total_steps {
             if interrupt.is_raised() {
                 self.checkpoint(decoder)?;
                 return Ok(true);
             }
-            let outcome = self.step(decoder)?;
-            task.advance(1, || self.detail(&outcome));
+            if !self.evaluation_due {
+                let outcome = self.step(decoder)?;
+                task.advance(1, || self.detail(&outcome));
+                self.evaluation_due = self.evaluates_here();
+            }
             let done = self.progress.step;
             let last = done == self.schedule.total_steps;
-            if done.is_multiple_of(run.logging_steps) || last {
+            if !self.progress.pending.is_empty() && (done.is_multiple_of(run.logging_steps) || last) {
                 self.log_training(per_epoch)?;
             }
-            if run.evaluates_after(done, per_epoch) || last {
-                self.evaluate(decoder, interrupt, per_epoch)?;
+            if self.evaluation_due {
+                match self.evaluate(decoder, interrupt, per_epoch) {
+                    // The wish to stop stands: it is met above, and a resumed run evaluates first.
+                    Err(RecipeError::Interrupted) => continue,
+                    evaluated => evaluated?,
+                }
+                self.evaluation_due = false;
             }
             if run.saves_after(done, per_epoch) && !last {
                 self.checkpoint(decoder)?;
@@ -234,15 +262,8 @@ impl<'a> Session<'a> {
         per_epoch: u64,
     ) -> Result<(), RecipeError> {
         let examples = &self.inputs.dataset.eval;
-        if examples.is_empty() {
-            return Ok(());
-        }
         let started = Instant::now();
-        let policy = match score(decoder, examples, "evaluating", interrupt, &Silent) {
-            // The loop sees the same wish before its next step and writes a checkpoint first.
-            Err(RecipeError::Interrupted) => return Ok(()),
-            scored => scored?,
-        };
+        let policy = score(decoder, examples, "evaluating", interrupt, &Silent)?;
         let observations = observe(self.inputs, examples, &policy)?;
         let mut row = self.row(per_epoch);
         put_observations(&mut row, key::EVAL_PREFIX, &observations, self.beta());

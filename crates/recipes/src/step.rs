@@ -137,7 +137,7 @@ fn accumulate(
         let batch = pack(micro.examples.iter().flat_map(|e| &e.sequences))?;
         let mismatched = mismatched_log_probs(decoder, &mut memory.workspace, &micro.examples)?;
         let policy = decoder.forward(&batch, &mut memory.activations)?;
-        let logps = BatchLogProbs { policy: &policy, mismatched: &mismatched, reference: &micro.reference };
+        let logps = BatchLogProbs { policy, mismatched: &mismatched, reference: &micro.reference };
         let judgement = objective.judge(&micro.examples, &logps)?;
         let mean: Vec<f64> = judgement.weights.iter().map(|w| w / divisor).collect();
         let weights = memory.gradients.admit(&mean)?;

@@ -7,7 +7,9 @@ use crate::config::{DeviceChoice, Resume, TrainConfig};
 use crate::dataset::{Dataset, template_choice};
 use crate::fitting::{check_context, check_vocabulary};
 use crate::objective::TrainingObjective;
-use crate::reference::{Dependencies, ReferenceLogProbs, fingerprint_examples, fingerprint_model};
+use crate::reference::{
+    Dependencies, ReferenceLogProbs, fingerprint_labels, fingerprint_model, fingerprint_sequences,
+};
 use crate::session::{Inputs, Session};
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Interrupt, Observer};
@@ -51,18 +53,18 @@ pub fn train(
         check_vocabulary(&tokenizer, &ModelConfig::from_dir(dir)?, dir)?;
     }
     let dataset = Dataset::load(config, &tokenizer, objective.pair_loss(), observer)?;
-    let examples = fingerprint_examples(&dataset.train, &dataset.eval);
+    let sequences = fingerprint_sequences(&dataset.train, &dataset.eval);
+    let labels = fingerprint_labels(&dataset.train, &dataset.eval);
     let mut decoder = Decoder::load(model_dir, engine.clone())?;
     check_context(dataset.train.iter().chain(&dataset.eval), decoder.config(), model_dir)?;
     // Last of the checks: opening may replace an earlier run.
     let run = RunDirectory::open(&config.run.output_dir, &opening(config))?;
     announce(config, &objective, &dataset, &decoder, observer);
 
-    let ingredients = Ingredients { config, examples: &examples };
-    let facts = Facts::gather(config, &objective, &dataset, &tokenizer, &decoder, &examples)?;
-    artefacts::write_config(&run, config)?;
+    let ingredients = Ingredients { config, sequences: &sequences, labels: &labels };
+    let facts = Facts::gather(&ingredients, &objective, &dataset, &tokenizer, &decoder)?;
     let reference = if objective.needs_reference() {
-        let depends_on = dependencies(config, &tokenizer, &examples)?;
+        let depends_on = dependencies(config, &tokenizer, &sequences)?;
         let load = || match &config.model.ref_model {
             Some(dir) => Ok(Decoder::load(dir, engine.clone())?),
             None => Ok(Decoder::load(model_dir, engine.clone())?),
@@ -81,26 +83,27 @@ pub fn train(
         tokenizer: &tokenizer,
     };
     let mut session = Session::begin(&run, &inputs, &ingredients, &mut decoder, observer)?;
+    if session.steps_done() > 0 {
+        facts.tell_differences(&run, observer);
+    }
+    // Only now is it certain that this run and not another is in the folder: a refused resume changes no record.
+    artefacts::write_config(&run, config)?;
     facts.write_manifest(&run, bso_runs::Status::Running)?;
-    let outcome = session.run_to_end(&mut decoder, interrupt, observer);
-    let (steps, seconds) = (session.steps_done(), started.elapsed().as_secs_f64());
-    let interrupted = match outcome {
-        Ok(interrupted) => interrupted,
-        Err(error) => {
-            let status = bso_runs::Status::Failed { step: steps, reason: error.to_string() };
-            // The error itself matters more than a manifest that could not be written after it.
-            let _ = facts.write_manifest(&run, status);
-            return Err(error);
+    let outcome = session.run_to_end(&mut decoder, interrupt, observer).and_then(|interrupted| {
+        if interrupted {
+            facts.write_manifest(&run, bso_runs::Status::Interrupted { step: session.steps_done() })?;
+            return Ok(None);
         }
-    };
-    let results = if interrupted {
-        facts.write_manifest(&run, bso_runs::Status::Interrupted { step: steps })?;
-        Vec::new()
-    } else {
-        let results = artefacts::finish(&run, &facts, &decoder, &tokenizer, seconds)?;
-        facts.write_manifest(&run, bso_runs::Status::Finished { step: steps })?;
-        results
-    };
+        artefacts::finish(&run, &facts, &decoder, &tokenizer, started.elapsed().as_secs_f64()).map(Some)
+    });
+    let (steps, seconds) = (session.steps_done(), started.elapsed().as_secs_f64());
+    let results = outcome.inspect_err(|error| {
+        let status = bso_runs::Status::Failed { step: steps, reason: error.to_string() };
+        // The error itself matters more than a manifest that could not be written after it.
+        let _ = facts.write_manifest(&run, status);
+    })?;
+    let interrupted = results.is_none();
+    let results = results.unwrap_or_default();
     Ok(Trained { output_dir: run.root().to_owned(), interrupted, steps, seconds, results })
 }
 
@@ -137,7 +140,7 @@ fn opening(config: &TrainConfig) -> Opening {
 fn dependencies(
     config: &TrainConfig,
     tokenizer: &ChatTokenizer,
-    examples: &str,
+    sequences: &str,
 ) -> Result<Dependencies, RecipeError> {
     let weights = config.model.ref_model.as_ref().unwrap_or(&config.model.model_name_or_path);
     let truncation = format!("{:?} {:?}", config.data.max_length, config.data.truncation_mode);
@@ -145,7 +148,7 @@ fn dependencies(
         ("weights", fingerprint_model(weights)?),
         ("tokenizer and template", tokenizer.fingerprint()),
         ("truncation", truncation),
-        ("data in tokens", examples.to_owned()),
+        ("data in tokens", sequences.to_owned()),
     ]
     .map(|(role, value)| (role.to_owned(), value))
     .into())

@@ -8,17 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Files that show that a folder holds a run, most telling first.
-const RECORDS: [&str; 9] = [
-    "manifest.json",
-    "metrics.jsonl",
-    "reference_log_probs.jsonl",
-    "trainer_state.json",
-    "config.yaml",
-    "all_results.json",
-    "report.html",
-    "tensorboard",
-    "README.md",
-];
+const RECORDS: [&str; 4] =
+    ["manifest.json", "metrics.jsonl", "reference_log_probs.jsonl", "trainer_state.json"];
+
+/// Files of a run whose names others use as well. They belong to a run only where a record says so.
+const COMMON_FILES: [&str; 5] =
+    ["config.yaml", "all_results.json", "report.html", "tensorboard", "README.md"];
 
 /// The exported model's files beside weight shards. They belong to a run only where a record says so.
 const MODEL_FILES: [&str; 9] = [
@@ -160,7 +155,7 @@ impl RunDirectory {
     /// # Errors
     /// When the folder cannot be read.
     pub fn record(&self) -> Result<Option<String>, RunsError> {
-        if let Some(name) = RECORDS[..RECORDS.len() - 1].iter().find(|name| self.root.join(name).exists()) {
+        if let Some(name) = RECORDS.iter().find(|name| self.root.join(name).exists()) {
             return Ok(Some((*name).to_owned()));
         }
         Ok(self.checkpoints()?.last().map(|c| format!("checkpoint-{}", c.step)))
@@ -259,6 +254,7 @@ fn is_leftover(name: &str) -> bool {
 fn is_of_run(name: &str) -> bool {
     let is_shard = name.starts_with("model-") && name.ends_with(".safetensors");
     RECORDS.contains(&name)
+        || COMMON_FILES.contains(&name)
         || MODEL_FILES.contains(&name)
         || is_shard
         || crate::checkpoints::step_of_name(name).is_some()

@@ -26,7 +26,8 @@ pub enum RunsError {
     /// The folder holds files that are not a run's.
     #[error(
         "output_dir {path} is not empty ({found}) and holds no run; choose another output_dir, or allow \
-         writing beside these files with `overwrite_output_dir: true`"
+         writing beside these files with `overwrite_output_dir: true` (files of the same names, such as \
+         config.yaml and README.md, are then replaced)"
     )]
     NotEmpty {
         /// The output folder.

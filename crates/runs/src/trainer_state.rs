@@ -63,15 +63,18 @@ impl Default for TrainerState {
 }
 
 impl TrainerState {
-    /// The state after the last of `rows`; steps, epoch and tokens are taken from it.
-    pub fn of_history(rows: Vec<StepMetrics>) -> Self {
+    /// The state of a run that ended with the last of `rows`; steps, epoch and tokens are taken from it.
+    #[must_use]
+    pub fn after(self, rows: Vec<StepMetrics>) -> Self {
         let last = |name: &str| rows.iter().rev().find_map(|row| row.get(name));
+        let steps = rows.last().map_or(0, StepMetrics::step);
         Self {
-            global_step: rows.last().map_or(0, StepMetrics::step),
+            global_step: steps,
+            max_steps: steps,
             epoch: last(key::EPOCH).unwrap_or(0.0),
             num_input_tokens_seen: last(key::NUM_TOKENS).map_or(0, |n| n as u64),
             log_history: rows,
-            ..Self::default()
+            ..self
         }
     }
 

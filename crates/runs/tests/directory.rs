@@ -49,7 +49,8 @@ fn another_run_is_refused_and_both_ways_out_are_named() {
 #[test]
 fn foreign_files_are_refused_and_never_deleted() {
     let dir = tempfile::tempdir().unwrap();
-    let foreign = ["thesis.txt", "model.safetensors", "README.md"].map(|n| dir.path().join(n));
+    let foreign = ["thesis.txt", "model.safetensors", "README.md", "config.yaml", "report.html"]
+        .map(|n| dir.path().join(n));
     foreign.iter().for_each(|f| fs::write(f, "mine").unwrap());
     let error = RunDirectory::open(dir.path(), &Opening::default()).unwrap_err();
     assert!(matches!(error, RunsError::NotEmpty { .. }), "{error}");

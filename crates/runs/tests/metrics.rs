@@ -114,7 +114,7 @@ fn rows_are_compared_without_times() {
 fn trainer_state_follows_the_rows() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("trainer_state.json");
-    let state = TrainerState { max_steps: 3, ..TrainerState::of_history(vec![row(1), row(2)]) };
+    let state = TrainerState { save_steps: 3, ..TrainerState::default() }.after(vec![row(1), row(2)]);
     assert_eq!((state.global_step, state.num_input_tokens_seen), (2, 200));
     state.write(&path).unwrap();
     assert_eq!(TrainerState::read(&path).unwrap().global_step, 2);

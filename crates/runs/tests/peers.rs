@@ -58,7 +58,7 @@ print(len(e), [(x.step, x.value) for x in e][198:202], e[-1].step)
 fn transformers_reads_the_trainer_state() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("trainer_state.json");
-    TrainerState::of_history(vec![row(1, 0.5), row(2, 0.25)]).write(&path).unwrap();
+    TrainerState::default().after(vec![row(1, 0.5), row(2, 0.25)]).write(&path).unwrap();
     let script = "
 import sys
 from transformers import TrainerState

@@ -61,6 +61,8 @@ enum Layout {
     Lines,
     /// The elements of a top-level array, not yet finished.
     Array,
+    /// The top-level array is closed: nothing but blanks may follow.
+    Closed,
     /// Rows already in memory (the array inside a document read whole).
     Held(std::vec::IntoIter<Value>),
     /// Nothing more.
@@ -103,6 +105,7 @@ impl FileRows {
     fn next_row(&mut self) -> Option<Result<(Origin, Fields), DataError>> {
         let parsed = match &mut self.layout {
             Layout::Done => return None,
+            Layout::Closed => return self.refuse_what_follows(),
             Layout::Held(values) => {
                 let value = values.next()?;
                 self.row += 1;
@@ -124,11 +127,11 @@ impl FileRows {
                 }
             },
             Layout::Array => match array::next_element(&mut self.reader, &mut self.buffer) {
-                Ok(array::Element::End) => return None,
+                Ok(array::Element::End) => return self.refuse_what_follows(),
                 Ok(element @ (array::Element::Text | array::Element::Last)) => {
                     self.row += 1;
                     if matches!(element, array::Element::Last) {
-                        self.layout = Layout::Done;
+                        self.layout = Layout::Closed;
                     }
                     parse(&self.buffer)
                 }
@@ -150,6 +153,21 @@ impl FileRows {
             }),
             Err((problem, remedy)) => Err(DataError::BadRow { origin, problem, remedy }),
         })
+    }
+
+    /// Rows behind a closed array, such as a second array, must not be lost unnoticed.
+    fn refuse_what_follows(&mut self) -> Option<Result<(Origin, Fields), DataError>> {
+        self.layout = Layout::Done;
+        let row = self.row + 1;
+        match self.first_byte() {
+            Ok(None) => None,
+            Ok(Some(_)) => Some(Err(DataError::BadRow {
+                origin: Origin { file: Arc::clone(&self.file), row },
+                problem: "something follows the closing ] of the JSON array".to_owned(),
+                remedy: "a file holds one array: join the arrays, or write one object per line",
+            })),
+            Err(e) => Some(Err(self.broken_off(e))),
+        }
     }
 
     /// A file whose name does not say that it holds lines, and which begins with an object: lines after all,

@@ -27,6 +27,12 @@ pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
         let hint = if parquet { "; convert its Parquet files to JSON lines" } else { "" };
         return Err(DataError::NoFiles { path: path.to_owned(), hint: hint.to_owned() });
     }
+    if parquet {
+        return Err(DataError::Schema(format!(
+            "{}: holds Parquet files beside JSON, and they would be left out; convert them to JSON lines, or name the files to read",
+            path.display()
+        )));
+    }
     Ok(found)
 }
 
@@ -38,9 +44,11 @@ fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>, parquet: &mut boo
             continue;
         }
         if path.is_dir() {
-            if depth < MAX_DEPTH {
-                walk(&path, depth + 1, found, parquet)?;
+            if depth == MAX_DEPTH {
+                let problem = "it lies too deep below the data folder, or a link leads back into it; name an inner folder or file";
+                return Err(DataError::io(&path, std::io::Error::other(problem)));
             }
+            walk(&path, depth + 1, found, parquet)?;
         } else if says_lines(&path) || without_gz(&name).ends_with(".json") {
             found.push(path);
         }

@@ -47,6 +47,33 @@ fn every_layout_gives_the_same_rows() {
 }
 
 #[test]
+fn a_folder_that_could_be_read_in_part_only_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.jsonl"), "{\"a\": 1}\n").unwrap();
+    assert_eq!(rows(dir.path()).len(), 1);
+    let refusal = || read_rows(dir.path()).err().unwrap().to_string();
+    std::fs::write(dir.path().join("b.parquet"), "PAR1").unwrap();
+    assert!(refusal().contains("Parquet"), "{}", refusal());
+    std::fs::remove_file(dir.path().join("b.parquet")).unwrap();
+    std::fs::create_dir_all(dir.path().join("1/2/3/4/5")).unwrap();
+    assert!(refusal().contains("too deep"), "{}", refusal());
+}
+
+#[test]
+fn what_follows_a_closed_array_is_refused_and_not_lost() {
+    for (text, whole) in
+        [("[{\"a\": 1}]\n[{\"a\": 2}]\n", 1), ("[{\"a\": 1}]\n{\"a\": 2}\n", 1), ("[]\n[{\"a\": 2}]", 0)]
+    {
+        let (_dir, path) = file("two.json", text.as_bytes());
+        let rows = rows(&path);
+        assert_eq!(rows.iter().filter(|r| r.is_ok()).count(), whole, "{text:?}");
+        let error = rows.last().unwrap().clone().unwrap_err();
+        assert_eq!(rows.len(), whole + 1, "{text:?}");
+        assert!(error.contains("two.json") && error.contains("follows the closing ]"), "{error}");
+    }
+}
+
+#[test]
 fn a_row_whose_only_list_is_its_messages_is_a_row() {
     let (_dir, path) = file("one.json", b"{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}");
     let row = read_rows(&path).unwrap().next().unwrap().unwrap();

@@ -86,7 +86,7 @@ fn ten_losses(
     let batch = pack(&expected.sequences(), true);
     let mut losses = Vec::new();
     for _ in 0..10 {
-        let (loss, weights) = preference_loss(&decoder.forward(&batch, &mut activations).unwrap());
+        let (loss, weights) = preference_loss(decoder.forward(&batch, &mut activations).unwrap());
         gradients.zero();
         decoder.backward(&batch, &mut activations, &weights, &mut gradients).unwrap();
         optimiser.step(&mut decoder, &gradients, 1.0, learning_rate).unwrap();

@@ -103,7 +103,7 @@ pub fn demo(
 ) -> Result<DemoOutcome, RecipeError> {
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
     let mut results: Vec<SeedResult> = Vec::new();
-    for seed in task.seed..task.seed + task.seeds.max(1) {
+    for seed in seeds(task.seed, task.seeds.max(1)) {
         let dir = task.output_dir.join(format!("seed-{seed}"));
         results.push(one_seed(task, &dir, seed, &engine, (interrupt, observer))?);
     }
@@ -123,6 +123,11 @@ pub fn demo(
     write_report(&report, &data)?;
     bso_durable::write_json(&task.output_dir.join("report.json"), &data)?;
     Ok(DemoOutcome { lines, report })
+}
+
+/// `count` seeds from `first` on; behind the largest comes 0.
+fn seeds(first: u64, count: u64) -> impl Iterator<Item = u64> {
+    (0..count).map(move |i| first.wrapping_add(i))
 }
 
 fn one_seed(
@@ -198,5 +203,16 @@ impl Observer for Quiet<'_> {
             }
             other => self.observer.event(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_seed_is_a_seed_too() {
+        assert_eq!(seeds(u64::MAX, 2).collect::<Vec<_>>(), [u64::MAX, 0]);
+        assert_eq!(seeds(3, 2).collect::<Vec<_>>(), [3, 4]);
     }
 }

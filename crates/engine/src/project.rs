@@ -1,0 +1,213 @@
+//! Several products of the same rows at once, for passes without a backward: `out = x w^T + bias` for each weight,
+//! or added to what `out` holds. Few rows (decoding) read the weights once, as they lie, in one go for all threads.
+
+use crate::error::expect_size;
+use crate::matmul::Operand;
+use crate::row_products::{self, GROUP, Rows};
+use crate::shared::SharedMut;
+use crate::{Accumulate, Array, Engine, EngineError};
+
+/// One of the products of [`Engine::project`].
+#[derive(Debug)]
+pub struct Projection<'a> {
+    /// `[o, i]`.
+    pub weight: &'a Array,
+    /// `[1, o]`.
+    pub bias: Option<&'a Array>,
+    /// `[n, o]`.
+    pub out: &'a mut Array,
+    /// Whether `out` is replaced or added to.
+    pub accumulate: Accumulate,
+}
+
+impl<'a> Projection<'a> {
+    /// Replaces `out`.
+    pub fn new(weight: &'a Array, bias: Option<&'a Array>, out: &'a mut Array) -> Self {
+        Self { weight, bias, out, accumulate: Accumulate::Overwrite }
+    }
+
+    /// Adds to `out`.
+    pub fn added(weight: &'a Array, bias: Option<&'a Array>, out: &'a mut Array) -> Self {
+        Self { weight, bias, out, accumulate: Accumulate::Add }
+    }
+}
+
+/// Most rows for which reading the weights as they lie beats packing them.
+const FEW_ROWS: usize = 128;
+/// Columns of a task.
+const COLUMNS: usize = 8 * GROUP;
+/// Values summed before the sum goes to memory: a group of weight rows of this length stays in the first cache.
+const DEPTH: usize = 512;
+
+impl Engine {
+    /// `out[n, o] = x[n, i] weight[o, i]^T (+ bias[1, o])`, or `+=`, for each projection.
+    ///
+    /// With at most 128 rows, a row's results do not depend on how many there are.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn project<const N: usize>(
+        &self,
+        x: &Array,
+        projections: [Projection<'_>; N],
+    ) -> Result<(), EngineError> {
+        const OP: &str = "project";
+        for projection in &projections {
+            let Projection { weight, bias, out, .. } = projection;
+            expect_size(OP, "columns of x (inputs of the weight)", weight.cols(), x.cols())?;
+            expect_size(OP, "rows of out", x.rows(), out.rows())?;
+            expect_size(OP, "columns of out (rows of the weight)", weight.rows(), out.cols())?;
+            if let Some(bias) = bias {
+                expect_size(OP, "values of bias", weight.rows(), bias.len())?;
+            }
+        }
+        if x.is_empty() || x.rows() > FEW_ROWS {
+            projections.into_iter().for_each(|projection| self.project_many_rows(x, projection));
+        } else {
+            self.project_few_rows(x, projections.map(Target::new));
+        }
+        Ok(())
+    }
+
+    fn project_many_rows(&self, x: &Array, projection: Projection<'_>) {
+        let Projection { weight, bias, out, mut accumulate } = projection;
+        if let Some(bias) = bias.filter(|bias| !bias.is_empty()) {
+            let add = accumulate == Accumulate::Add;
+            for row in out.as_mut_slice().chunks_exact_mut(bias.len()) {
+                if add {
+                    row.iter_mut().zip(bias.as_slice()).for_each(|(out, bias)| *out += bias);
+                } else {
+                    row.copy_from_slice(bias.as_slice());
+                }
+            }
+            accumulate = Accumulate::Add;
+        }
+        self.matmul(x.into(), Operand::from(weight).transposed(), out.as_mut_slice(), accumulate);
+    }
+
+    fn project_few_rows<const N: usize>(&self, x: &Array, targets: [Target<'_>; N]) {
+        let outputs: usize = targets.iter().map(|target| target.weight.rows()).sum();
+        let tasks = targets.iter().map(Target::tasks).sum();
+        self.for_each(tasks, x.len() * outputs / 16, |mut task| {
+            for target in &targets {
+                if task < target.tasks() {
+                    // SAFETY: each task has columns of its own.
+                    unsafe { target.compute(self, x, task * COLUMNS) };
+                    return;
+                }
+                task -= target.tasks();
+            }
+        });
+    }
+}
+
+/// A projection whose output several tasks write.
+struct Target<'a> {
+    weight: &'a Array,
+    bias: Option<&'a Array>,
+    out: SharedMut<'a>,
+    add: bool,
+}
+
+impl<'a> Target<'a> {
+    fn new(projection: Projection<'a>) -> Self {
+        let Projection { weight, bias, out, accumulate } = projection;
+        let out = SharedMut::new(out.as_mut_slice());
+        Self { weight, bias, out, add: accumulate == Accumulate::Add }
+    }
+
+    fn tasks(&self) -> usize {
+        self.weight.rows().div_ceil(COLUMNS)
+    }
+
+    /// Up to [`COLUMNS`] columns from `first` on.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns of the output meanwhile.
+    unsafe fn compute(&self, engine: &Engine, x: &Array, first: usize) {
+        let (outputs, inputs) = (self.weight.rows(), self.weight.cols());
+        let end = outputs.min(first + COLUMNS);
+        let weight = Rows::of(&self.weight.as_slice()[first * inputs..end * inputs], inputs);
+        let x = Rows::of(x.as_slice(), inputs);
+        for start in (0..inputs).step_by(DEPTH) {
+            let depth = DEPTH.min(inputs - start);
+            let (x, weight) = (x.columns(start, depth), weight.columns(start, depth));
+            row_products::multiply(engine.path(), x, weight, |row, group, sums| {
+                let column = first + group;
+                // SAFETY: by the caller.
+                let out = unsafe { self.out.part(row * outputs + column, sums.len()) };
+                if start > 0 || self.add {
+                    out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+                } else {
+                    out.copy_from_slice(sums);
+                }
+                if let (0, Some(bias)) = (start, self.bias) {
+                    out.iter_mut().zip(&bias.as_slice()[column..]).for_each(|(out, bias)| *out += bias);
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, engines, random, wide};
+
+    #[test]
+    fn few_and_many_rows_agree_with_linear_replacing_and_adding() {
+        for engine in engines() {
+            for (n, i) in [(1, 7), (5, 700), (64, 96), (200, 40)] {
+                let (x, w, v) = (random(1, n, i), random(2, 150, i), random(3, 70, i));
+                let (bias, before) = (random(4, 1, 70), random(5, n, 70));
+                let (mut want_w, mut want_v) = (Array::zeros(n, 150), Array::zeros(n, 70));
+                engine.linear(&x, &w, None, &mut want_w).unwrap();
+                engine.linear(&x, &v, Some(&bias), &mut want_v).unwrap();
+                engine.add_assign(&mut want_v, &before).unwrap();
+                let (mut out_w, mut out_v) = (random(6, n, 150), before.clone());
+                engine
+                    .project(
+                        &x,
+                        [
+                            Projection::new(&w, None, &mut out_w),
+                            Projection::added(&v, Some(&bias), &mut out_v),
+                        ],
+                    )
+                    .unwrap();
+                assert_close("replaced", out_w.as_slice(), &wide(&want_w), 1e-5);
+                assert_close("added", out_v.as_slice(), &wide(&want_v), 1e-5);
+                engine.project(&x, [Projection::new(&v, Some(&bias), &mut out_v)]).unwrap();
+                engine.linear(&x, &v, Some(&bias), &mut want_v).unwrap();
+                assert_close("with bias", out_v.as_slice(), &wide(&want_v), 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_gives_the_same_bits_alone_as_in_a_batch() {
+        for engine in engines() {
+            let (x, w) = (random(1, 64, 600), random(2, 300, 600));
+            let mut together = Array::zeros(64, 300);
+            engine.project(&x, [Projection::new(&w, None, &mut together)]).unwrap();
+            for row in [0, 31, 63] {
+                let single = Array::from_vec(1, 600, x.row(row).to_vec()).unwrap();
+                let mut alone = Array::zeros(1, 300);
+                engine.project(&single, [Projection::new(&w, None, &mut alone)]).unwrap();
+                assert_eq!(alone.as_slice(), together.row(row));
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused_and_empty_ones_are_not() {
+        let engine = Engine::cpu(Some(1)).unwrap();
+        let (x, w) = (Array::zeros(2, 3), Array::zeros(4, 3));
+        assert!(engine.project(&x, [Projection::new(&w, None, &mut Array::zeros(2, 3))]).is_err());
+        let bias = Array::zeros(1, 5);
+        assert!(engine.project(&x, [Projection::new(&w, Some(&bias), &mut Array::zeros(2, 4))]).is_err());
+        let mut out = random(1, 2, 4);
+        let (x, w) = (Array::zeros(2, 0), Array::zeros(4, 0));
+        engine.project(&x, [Projection::new(&w, None, &mut out)]).unwrap();
+        assert_eq!(out.as_slice(), [0.0; 8]);
+    }
+}
