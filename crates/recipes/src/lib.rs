@@ -32,4 +32,4 @@ pub use objective::TrainingObjective;
 pub use train::{Trained, train};
 
 pub use bso_data::{Message, Preference, TemplateChoice, Truncation, TruncationMode};
-pub use bso_model::{Engine, GenerateConfig};
+pub use bso_model::{DType, Engine, GenerateConfig};

@@ -11,7 +11,7 @@ use bso_data::{
     TokenisedSequence, Truncation, tokenise_pairs, tokenise_sft,
 };
 use bso_durable::{Interrupt, Observer, Task};
-use bso_model::{Engine, ModelError, Workspace};
+use bso_model::{DType, Engine, ModelError, Workspace};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub struct LogprobsTask {
     pub truncation: Truncation,
     /// Count bad rows instead of stopping.
     pub rows: ReadRows,
+    /// Precision of products.
+    pub dtype: DType,
     /// Threads; none: one per core.
     pub num_threads: Option<usize>,
 }
@@ -59,7 +61,8 @@ pub fn logprobs(
     let (rows, mut skipped) =
         lines::read(&task.data, task.rows, |origin, row| responses(origin, row, task.preference))?;
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
-    let model = ChatModel::open(&task.model, &task.template, engine)?;
+    let mut model = ChatModel::open(&task.model, &task.template, engine)?;
+    model.decoder.compute_in(task.dtype, false)?;
     let mut scored: Vec<ScoredRow> = Vec::with_capacity(rows.len());
     let mut tokenised =
         tokenise(&model, rows.iter().map(|(_, r)| r), task.truncation, observer)?.into_iter().peekable();

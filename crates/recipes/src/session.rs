@@ -103,6 +103,7 @@ impl<'a> Session<'a> {
             Some(dir) => {
                 let progress = checkpoint::load_progress(dir, ingredients)?;
                 *decoder = Decoder::load(dir, decoder.engine().clone())?;
+                decoder.compute_in(config.model.compute_dtype(), true)?;
                 observer.event(Event::Note(format!(
                     "resumed     from {}, step {}",
                     dir.display(),
@@ -113,7 +114,7 @@ impl<'a> Session<'a> {
         };
         let log = RunLog::open(run, config.run.tensorboard, checkpoint.is_some().then_some(progress.step))?;
         let mut session = Self {
-            memory: StepMemory::new(decoder),
+            memory: StepMemory::new(decoder, config.model.gradient_checkpointing),
             idle: IdleTensors::default(),
             window: Window::new(),
             last_checkpoint: checkpoint.is_some().then_some(progress.step),

@@ -37,10 +37,10 @@ pub struct StepOutcome {
 }
 
 impl StepMemory {
-    /// Memory for steps of `decoder`.
-    pub fn new(decoder: &Decoder) -> Self {
+    /// Memory for steps of `decoder`; `checkpointed` keeps each layer's input only.
+    pub fn new(decoder: &Decoder, checkpointed: bool) -> Self {
         Self {
-            activations: Activations::new(),
+            activations: if checkpointed { Activations::checkpointed() } else { Activations::new() },
             workspace: Workspace::new(),
             gradients: ScaledGradients { stored: Gradients::zeros(decoder), scale: 0.0 },
         }

@@ -56,6 +56,7 @@ pub fn train(
     let sequences = fingerprint_sequences(&dataset.train, &dataset.eval);
     let labels = fingerprint_labels(&dataset.train, &dataset.eval);
     let mut decoder = Decoder::load(model_dir, engine.clone())?;
+    decoder.compute_in(config.model.compute_dtype(), true)?;
     check_context(dataset.train.iter().chain(&dataset.eval), decoder.config(), model_dir)?;
     // Last of the checks: opening may replace an earlier run.
     let run = RunDirectory::open(&config.run.output_dir, &opening(config))?;
@@ -65,9 +66,11 @@ pub fn train(
     let facts = Facts::gather(&ingredients, &objective, &dataset, &tokenizer, &decoder)?;
     let reference = if objective.needs_reference() {
         let depends_on = dependencies(config, &tokenizer, &sequences)?;
-        let load = || match &config.model.ref_model {
-            Some(dir) => Ok(Decoder::load(dir, engine.clone())?),
-            None => Ok(Decoder::load(model_dir, engine.clone())?),
+        let load = || {
+            let dir = config.model.ref_model.as_ref().unwrap_or(model_dir);
+            let mut reference = Decoder::load(dir, engine.clone())?;
+            reference.compute_in(config.model.compute_dtype(), false)?;
+            Ok(reference)
         };
         let data = (dataset.train.as_slice(), dataset.eval.as_slice());
         ReferenceLogProbs::obtain(&run.reference_log_probs(), &depends_on, data, load, (interrupt, observer))?
@@ -149,6 +152,7 @@ fn dependencies(
         ("tokenizer and template", tokenizer.fingerprint()),
         ("truncation", truncation),
         ("data in tokens", sequences.to_owned()),
+        ("dtype", config.model.dtype.to_string()),
     ]
     .map(|(role, value)| (role.to_owned(), value))
     .into())

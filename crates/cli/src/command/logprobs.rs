@@ -27,8 +27,8 @@ pub struct LogprobsArgs {
     /// Order PKU-SafeRLHF responses into chosen and rejected by this judgement
     #[arg(long, value_name = "better|safer|safe_better")]
     preference: Option<Preference>,
-    /// Arithmetic; f32 is what this version computes in
-    #[arg(long, default_value = "f32", value_parser = ["f32"])]
+    /// Arithmetic: f32, or bf16 (products of bf16, sums in f32)
+    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16"])]
     dtype: String,
     /// Longest sequence in tokens; default: no limit
     #[arg(long = "max_length", alias = "max-length")]
@@ -55,6 +55,7 @@ pub fn run(args: &LogprobsArgs, terminal: &Terminal) -> anyhow::Result<Outcome> 
         preference: args.preference,
         truncation: Truncation { max_length: args.max_length, mode: args.truncation_mode },
         rows: ReadRows { skip_bad_rows: args.skip_bad_rows },
+        dtype: bso_recipes::DType::parse(&args.dtype)?,
         num_threads: args.num_threads,
     };
     logprobs(&task, &interrupt, terminal)?;

@@ -92,6 +92,8 @@ closed_set! {
     DTypeChoice {
         /// 32-bit floats.
         F32 = "f32",
+        /// Products of bfloat16, with sums, weights and optimiser in 32 bits.
+        Bf16 = "bf16",
     }
 }
 

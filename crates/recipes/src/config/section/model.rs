@@ -15,8 +15,10 @@ pub struct ModelSection {
     pub ref_model: Option<PathBuf>,
     /// Where the arithmetic runs.
     pub device: DeviceChoice,
-    /// Number format of weights and arithmetic.
+    /// Number format of the arithmetic; `bf16: true` is read into it.
     pub dtype: DTypeChoice,
+    /// Whether activations are computed again in the backward pass instead of kept.
+    pub gradient_checkpointing: bool,
     /// Threads; `None`: one per physical core.
     pub num_threads: Option<usize>,
     /// Seed of data order and held-out split.
@@ -29,7 +31,8 @@ impl ModelSection {
             model_name_or_path: r.path("model_name_or_path")?,
             ref_model: if r.loss == LossType::Nll { None } else { r.optional_path("ref_model")? },
             device: r.choice("device")?,
-            dtype: r.choice("dtype")?,
+            dtype: if r.bool("bf16")? { DTypeChoice::Bf16 } else { r.choice("dtype")? },
+            gradient_checkpointing: r.bool("gradient_checkpointing")?,
             num_threads: r.optional_integer("num_threads")?.map(|n| n as usize),
             seed: r.integer("seed")?,
         })
@@ -42,8 +45,18 @@ impl ModelSection {
         }
         out.choice("device", self.device);
         out.choice("dtype", self.dtype);
+        out.bool("bf16", self.dtype == DTypeChoice::Bf16);
+        out.bool("gradient_checkpointing", self.gradient_checkpointing);
         out.optional_integer("num_threads", self.num_threads.map(|n| n as u64));
         out.integer("seed", self.seed);
+    }
+
+    /// The precision that the decoder computes in.
+    pub fn compute_dtype(&self) -> bso_model::DType {
+        match self.dtype {
+            DTypeChoice::F32 => bso_model::DType::F32,
+            DTypeChoice::Bf16 => bso_model::DType::Bf16,
+        }
     }
 
     /// The reference in words, for the start of a run.

@@ -15,15 +15,11 @@ const DEVICES: &[Choice] = &[
 
 const DTYPES: &[Choice] = &[
     known_as("f32", &["float32", "fp32", "auto"]),
-    later(
-        "bf16",
-        &["bfloat16"],
-        "this version computes in f32 only (weights in bf16 or f16 are read); use `dtype: f32`",
-    ),
+    known_as("bf16", &["bfloat16"]),
     later(
         "f16",
         &["float16", "fp16", "half"],
-        "this version computes in f32 only (weights in bf16 or f16 are read); use `dtype: f32`",
+        "f16 is a storage format here (weights in it are read); compute in `dtype: bf16` or `f32`",
     ),
 ];
 
@@ -43,17 +39,16 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("device", Model, Kind::Choice(DEVICES), "auto")
         .says(HERE, "Where the arithmetic runs."),
     Key::new("dtype", Model, Kind::Choice(DTYPES), "f32")
-        .says("TRL ModelConfig", "Number format of weights and arithmetic.")
+        .says("TRL ModelConfig", "Number format of the arithmetic: f32, or products of bf16 (fast where the processor has AVX512-BF16) with sums, weights and optimiser in f32.")
         .aliases(&["torch_dtype"]),
     Key::new("bf16", Model, Kind::Bool, "false")
-        .says("bso (TRL: true)", "Mixed bfloat16 precision.")
-        .not_yet("this version trains in f32; use `bf16: false`"),
+        .says("bso (TRL: true)", "Mixed bfloat16 precision: the same as `dtype: bf16`.")
+        .bookkeeping(),
     Key::optional("num_threads", Model, Kind::Integer { min: 1, max: 4096 }, &["auto"], "one for each core the process may use")
         .says(HERE, "Threads of the arithmetic. Equal bytes need an equal number, because sums are grouped by thread.")
         .bookkeeping(),
     Key::new("gradient_checkpointing", Model, Kind::Bool, "false")
         .says("bso (TRL: true)", "Recompute activations in the backward pass: less memory, more time, the same numbers.")
-        .not_yet("activations are kept; use `gradient_checkpointing: false` and a smaller per_device_train_batch_size if memory is short")
         .bookkeeping(),
     Key::new("seed", Model, Kind::Integer { min: 0, max: u64::MAX }, "42")
         .says(HF, "Seed of the data order and the held-out split."),
