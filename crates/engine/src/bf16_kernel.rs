@@ -48,7 +48,7 @@ pub(crate) trait Output: Element {
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256i, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_ps,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_ps,
     _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
     _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
 };
@@ -77,7 +77,7 @@ impl Output for bf16 {
                 let before = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at)));
                 sum = _mm512_add_ps(sum, _mm512_castsi512_ps(before));
             }
-            _mm256_storeu_si256(at, std::mem::transmute::<_, __m256i>(_mm512_cvtneps_pbh(sum)));
+            _mm256_storeu_si256(at, std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(sum)));
         }
     }
 }
