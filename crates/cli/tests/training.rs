@@ -159,7 +159,7 @@ fn a_huge_penalty_trains_with_clipping_and_is_refused_without() {
 #[test]
 fn accumulating_gradients_equals_one_large_batch() {
     let here = Playground::new();
-    let settings = format!("{BSO}max_steps: 4\nlogging_steps: 1\n");
+    let settings = format!("{BSO}max_steps: 4\nlogging_steps: 1\ndtype: f32\n");
     let whole = here.config("whole", &settings);
     let parts = here.config("parts", &settings);
     here.run(&["train", &whole, "--per_device_train_batch_size", "8"]).ok();

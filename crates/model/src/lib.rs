@@ -28,7 +28,7 @@ mod weights;
 
 pub use activations::{Activations, Workspace};
 pub use batch_size::BatchSize;
-pub use bso_engine::{DType, Device, Engine, EngineError};
+pub use bso_engine::{CpuPath, DType, Device, Engine, EngineError};
 pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use error::ModelError;

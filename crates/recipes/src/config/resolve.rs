@@ -111,6 +111,13 @@ impl Resolver {
             other => Err(mistyped(name, &other)),
         }
     }
+    pub fn optional_bool(&self, name: &str) -> Result<Option<bool>, ConfigError> {
+        match self.get(name)? {
+            Setting::Absent => Ok(None),
+            Setting::Bool(flag) => Ok(Some(flag)),
+            other => Err(mistyped(name, &other)),
+        }
+    }
     pub fn integer(&self, name: &str) -> Result<u64, ConfigError> {
         self.optional_integer(name)?.ok_or_else(|| mistyped(name, &Setting::Absent))
     }

@@ -217,6 +217,10 @@ fn contradictions_are_refused() {
     says(&error("loss_type: safedpo\ndelta: 1\nsafety_penalty: 2", ""), &["keep one"]);
     says(&error("loss_type: dpo\nwarmup_ratio: 0.1\nwarmup_steps: 5", ""), &["keep one"]);
     says(&error("loss_type: kto\nper_device_train_batch_size: 1", ""), &["at least 2"]);
+    says(
+        &error("loss_type: dpo\nbf16: true\ndtype: f32", ""),
+        &["`bf16` and `dtype: f32` contradict", "keep one"],
+    );
     says(&error("loss_type: dpo\neval_strategy: steps\neval_split: 0", ""), &["nothing is held out"]);
 }
 
@@ -231,6 +235,11 @@ fn a_stronger_layer_changes_the_spelling_without_a_conflict() {
     assert_eq!(delta("safety_penalty: 3", ""), 3.0);
     assert_eq!(delta("preset: safedpo\nsafety_penalty: 3", ""), 3.0);
     assert_eq!(delta("safety_penalty: 3", "--delta 4"), 4.0);
+    let dtype = |yaml: &str, line: &str| config(&format!("loss_type: dpo\n{yaml}"), line).model.dtype;
+    assert_eq!(dtype("bf16: false", ""), DTypeChoice::F32);
+    assert_eq!(dtype("bf16: true\ndtype: bf16", ""), DTypeChoice::Bf16);
+    assert_eq!(dtype("bf16: true", "--dtype f32"), DTypeChoice::F32);
+    assert_eq!(dtype("dtype: f32", "--bf16 true"), DTypeChoice::Bf16);
     let warmup = |yaml: &str, line: &str| config(&format!("loss_type: dpo\n{yaml}"), line).schedule.warmup;
     assert_eq!(warmup("warmup_ratio: 0.1", "--warmup_steps 7"), Warmup::Steps(7));
     assert_eq!(warmup("warmup_steps: 7", "--warmup_ratio 0.1"), Warmup::Ratio(0.1));

@@ -57,7 +57,7 @@ pub const METHODS: [Method; 6] = [
 pub fn sft_config(sizes: &super::Sizes, seed: u64) -> String {
     format!(
         "# Supervised training of the small decoder on SafeWorld's text.\n\
-         stage: sft\nmodel_name_or_path: base\ndataset_name: data/sft.jsonl\nmax_length: 128\n\
+         stage: sft\nmodel_name_or_path: base\ndtype: f32\ndataset_name: data/sft.jsonl\nmax_length: 128\n\
          eval_split: 0.0\nper_device_train_batch_size: 16\nnum_train_epochs: {}\nlearning_rate: 3.0e-3\n\
          lr_scheduler_type: cosine\nwarmup_ratio: 0.05\nweight_decay: 0.01\nmax_grad_norm: 1.0\nlogging_steps: 5\n\
          save_strategy: \"no\"\nreport_to: none\nseed: {seed}\noutput_dir: sft\noverwrite_output_dir: true\n",
@@ -68,7 +68,7 @@ pub fn sft_config(sizes: &super::Sizes, seed: u64) -> String {
 /// The config of one method.
 pub fn preference_config(method: &Method, sizes: &super::Sizes, seed: u64) -> String {
     format!(
-        "# {}.\nstage: preference\nmodel_name_or_path: sft\ndataset_name: data/pairs.jsonl\nmax_length: 128\n\
+        "# {}.\nstage: preference\nmodel_name_or_path: sft\ndtype: f32\ndataset_name: data/pairs.jsonl\nmax_length: 128\n\
          eval_split: 0.05\neval_strategy: epoch\n{}beta: {BETA}\nper_device_train_batch_size: 32\nnum_train_epochs: {}\n\
          learning_rate: {:e}\nlr_scheduler_type: cosine\nwarmup_ratio: 0.05\nmax_grad_norm: 1.0\nlogging_steps: 5\n\
          save_strategy: \"no\"\nreport_to: none\nseed: {seed}\noutput_dir: {}\noverwrite_output_dir: true\n",

@@ -4,6 +4,7 @@ use super::super::choices::{DTypeChoice, DeviceChoice, LossType};
 use super::super::error::ConfigError;
 use super::super::resolve::Resolver;
 use super::Settings;
+use bso_model::CpuPath;
 use std::path::PathBuf;
 
 /// The model, the reference and the arithmetic.
@@ -15,7 +16,7 @@ pub struct ModelSection {
     pub ref_model: Option<PathBuf>,
     /// Where the arithmetic runs.
     pub device: DeviceChoice,
-    /// Number format of the arithmetic; `bf16: true` is read into it.
+    /// Number format of the arithmetic; `bf16` is read into it, and what this processor is fast in where neither is given.
     pub dtype: DTypeChoice,
     /// Whether activations are computed again in the backward pass instead of kept.
     pub gradient_checkpointing: bool,
@@ -31,7 +32,7 @@ impl ModelSection {
             model_name_or_path: r.path("model_name_or_path")?,
             ref_model: if r.loss == LossType::Nll { None } else { r.optional_path("ref_model")? },
             device: r.choice("device")?,
-            dtype: if r.bool("bf16")? { DTypeChoice::Bf16 } else { r.choice("dtype")? },
+            dtype: dtype(r)?,
             gradient_checkpointing: r.bool("gradient_checkpointing")?,
             num_threads: r.optional_integer("num_threads")?.map(|n| n as usize),
             seed: r.integer("seed")?,
@@ -66,4 +67,20 @@ impl ModelSection {
             None => format!("{} as it is before training", self.model_name_or_path.display()),
         }
     }
+}
+
+/// `dtype`, or `bf16` in its place: the stronger layer wins.
+fn dtype(r: &Resolver) -> Result<DTypeChoice, ConfigError> {
+    let (named, flag) = (r.optional_choice("dtype")?, r.optional_bool("bf16")?);
+    let of = |bf16| if bf16 { DTypeChoice::Bf16 } else { DTypeChoice::F32 };
+    Ok(match (named, flag.map(of)) {
+        (Some(named), Some(flag)) if named != flag && r.layer_of("dtype") == r.layer_of("bf16") => {
+            let problem = format!("`bf16` and `dtype: {named}` contradict each other; keep one");
+            return Err(ConfigError::Conflict { place: r.place("bf16"), problem });
+        }
+        (Some(named), Some(_)) if r.layer_of("dtype") >= r.layer_of("bf16") => named,
+        (_, Some(flag)) => flag,
+        (Some(named), None) => named,
+        (None, None) => of(CpuPath::detect().is_ok_and(CpuPath::has_bf16_instructions)),
+    })
 }

@@ -14,7 +14,7 @@ const DEVICES: &[Choice] = &[
 ];
 
 const DTYPES: &[Choice] = &[
-    known_as("f32", &["float32", "fp32", "auto"]),
+    known_as("f32", &["float32", "fp32"]),
     known_as("bf16", &["bfloat16"]),
     later(
         "f16",
@@ -38,11 +38,11 @@ pub(super) const KEYS: &[Key] = &[
         .bookkeeping(),
     Key::new("device", Model, Kind::Choice(DEVICES), "auto")
         .says(HERE, "Where the arithmetic runs."),
-    Key::new("dtype", Model, Kind::Choice(DTYPES), "f32")
-        .says("TRL ModelConfig", "Number format of the arithmetic: f32, or products of bf16 (fast where the processor has AVX512-BF16) with sums, weights and optimiser in f32.")
+    Key::optional("dtype", Model, Kind::Choice(DTYPES), &["auto"], "bf16 where the processor has AVX512-BF16, else f32")
+        .says("TRL", "Number format of the arithmetic: f32, or products of bf16 with sums, weights and optimiser in f32.")
         .aliases(&["torch_dtype"]),
-    Key::new("bf16", Model, Kind::Bool, "false")
-        .says("bso (TRL: true)", "Mixed bfloat16 precision: the same as `dtype: bf16`.")
+    Key::optional("bf16", Model, Kind::Bool, &["auto"], "as `dtype` says")
+        .says("TRL", "Mixed bfloat16 precision: true is `dtype: bf16`, false is `dtype: f32`.")
         .bookkeeping(),
     Key::optional("num_threads", Model, Kind::Integer { min: 1, max: 4096 }, &["auto"], "one for each core the process may use")
         .says(HERE, "Threads of the arithmetic. Equal bytes need an equal number, because sums are grouped by thread.")
