@@ -1,4 +1,4 @@
-//! `bso config`: ready configs for every method, and what a config resolves to.
+//! `bso config`: ready configs for every method, what a config resolves to, and the schema for editors.
 
 use crate::terminal::Terminal;
 use anyhow::{Context, bail};
@@ -27,6 +27,10 @@ enum ConfigCommand {
         #[arg(short, long, value_name = "FILE", requires = "method")]
         output: Option<PathBuf>,
     },
+    /// Print the JSON Schema of a config, so that an editor completes and checks keys
+    ///
+    /// Save it and put `# yaml-language-server: $schema=FILE` at the top of a config.
+    Schema,
     /// Print what a config resolves to: every key that the run would read
     Show {
         /// YAML file, or `-` for standard input
@@ -45,6 +49,7 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
     match args.command {
         ConfigCommand::Init { method: None, .. } => print(&methods()),
         ConfigCommand::Init { method: Some(method), output } => init(&method, output.as_deref()),
+        ConfigCommand::Schema => print(&format!("{:#}\n", config::schema())),
         ConfigCommand::Show { config, overrides } => show(&config, &overrides),
     }
 }

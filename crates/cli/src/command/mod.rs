@@ -1,6 +1,7 @@
 //! The commands: one file each. Here is only the list and the way to them.
 
 mod chat;
+mod completions;
 mod config;
 mod data;
 mod demo;
@@ -51,6 +52,8 @@ pub enum Command {
     Loss(loss::LossArgs),
     /// Check that every generator's optimum is the safe optimum, in worlds where it is known exactly
     Verify(verify::VerifyArgs),
+    /// Print completions for a shell, or the manual page
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs the command.
@@ -66,5 +69,6 @@ pub fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Generate(args) => generate::run(&args, &terminal),
         Command::Loss(args) => loss::run(args).map(|()| Outcome::Done),
         Command::Verify(args) => verify::run(args).map(Outcome::passed),
+        Command::Completions(args) => completions::run(&args).map(|()| Outcome::Done),
     }
 }

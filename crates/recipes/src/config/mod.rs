@@ -16,6 +16,7 @@ mod key;
 mod page;
 mod preset;
 mod resolve;
+mod schema;
 mod section;
 mod table;
 mod value;
@@ -32,6 +33,7 @@ pub use init::init;
 pub use key::{Applies, Category, Choice, Fallback, Key, Kind, Range, Status};
 pub use page::page;
 pub use preset::{PRESETS, Preset};
+pub use schema::schema;
 pub use section::{
     ChatTemplate, DataSection, ModelSection, ObjectiveSection, OptimiserSection, Resume, RunSection,
     ScheduleSection, Warmup,
