@@ -5,7 +5,8 @@ use crate::cpu::vectorised;
 use crate::element::Element;
 use crate::segments::Segment;
 use crate::shared::{SharedMut, carve};
-use crate::tile::{self, Left, PANEL, Panels, Size, Target, pack_transposed};
+use crate::tile::{PANEL, Size, Target};
+use crate::tile_product::{LeftTile, TileProducts};
 use crate::vector::{exp_shifted_in_place, max};
 use crate::{AttentionShape, Engine};
 
@@ -93,12 +94,14 @@ pub(crate) unsafe fn forward_rows<E: Element>(
     lse: Option<&SharedMut<'_>>,
 ) {
     let AttentionShape { heads, head_dim, scale, .. } = shape;
-    let (path, group) = (engine.path(), shape.group());
-    let (seen, padded) = (keys.len(), head_dim.next_multiple_of(PANEL));
+    let (path, group, products) = (engine.path(), shape.group(), TileProducts::of::<E>(engine));
+    let (seen, padded) = (keys.len(), head_dim.next_multiple_of(products.width()));
     let rows = tile_queries(group).min(queries.len) * group;
     let sizes = [
-        seen.next_multiple_of(PANEL) * head_dim,
+        products.lines_len(seen, head_dim),
         seen * padded,
+        products.depth_len(seen, padded),
+        products.left_len(rows, TILE_KEYS.max(head_dim)),
         rows * head_dim,
         rows * TILE_KEYS,
         rows * padded,
@@ -106,9 +109,11 @@ pub(crate) unsafe fn forward_rows<E: Element>(
         rows,
     ];
     let mut scratch = engine.scratch.take(sizes.iter().sum());
-    let [key_panels, value_rows, q, scores, sums, maxima, totals] = carve(&mut scratch, sizes);
-    pack_transposed(seen, head_dim, |index| keys.row(index), key_panels);
+    let [key_room, value_rows, value_room, left_room, q, scores, sums, maxima, totals] =
+        carve(&mut scratch, sizes);
+    let key_lines = products.pack_lines(seen, head_dim, |index| keys.row(index), key_room);
     values.copy_padded(padded, value_rows);
+    let value_rows = products.by_depth(value_rows, padded, value_room);
     for first in (0..queries.len).step_by(tile_queries(group)) {
         let count = tile_queries(group).min(queries.len - first);
         let m = count * group;
@@ -123,23 +128,17 @@ pub(crate) unsafe fn forward_rows<E: Element>(
         let limit = hidden + first + count;
         for key in (0..limit).step_by(TILE_KEYS) {
             let width = TILE_KEYS.min(limit - key);
-            let right = Panels {
-                values: &key_panels[key * head_dim..],
-                panel_stride: head_dim * PANEL,
-                row_stride: PANEL,
-            };
-            let left = Left { values: q, row_stride: head_dim, col_stride: 1 };
-            let size = Size { m, n: width.next_multiple_of(PANEL), k: head_dim };
+            let left = LeftTile { values: q, stride: head_dim, transposed: false };
+            let size = Size { m, n: width.next_multiple_of(products.width()), k: head_dim };
             let target = Target { values: scores, row_stride: TILE_KEYS, add: false };
-            tile::multiply(path, size, left, right, target);
+            products.multiply(size, left, key_lines.columns_from(key), target, left_room);
             let edge = CausalEdge { visible: hidden + first + 1, key, width, group };
             let state = Softmax { maxima: &mut maxima[..m], totals, sums, padded };
             softmax_tile(path, edge, scores, state);
-            let right =
-                Panels { values: &value_rows[key * padded..], panel_stride: PANEL, row_stride: padded };
-            let left = Left { values: scores, row_stride: TILE_KEYS, col_stride: 1 };
+            let left = LeftTile { values: scores, stride: TILE_KEYS, transposed: false };
             let target = Target { values: sums, row_stride: padded, add: key > 0 };
-            tile::multiply(path, Size { m, n: padded, k: width }, left, right, target);
+            let size = Size { m, n: padded, k: width };
+            products.multiply(size, left, value_rows.depth_from(key), target, left_room);
         }
         for row in 0..m {
             let (token, head) = (queries.start + first + row / group, queries.kv_head * group + row % group);

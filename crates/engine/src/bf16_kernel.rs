@@ -23,8 +23,9 @@ pub(crate) struct TileTarget<E> {
 pub(crate) struct Tile<E> {
     pub(crate) pairs: usize,
     pub(crate) left: LeftStrip,
-    /// `[pairs][RIGHT]` words.
+    /// [`RIGHT`] words for each pair, `right_stride` apart.
     pub(crate) right: *const u32,
+    pub(crate) right_stride: usize,
     pub(crate) target: TileTarget<E>,
 }
 
@@ -95,7 +96,7 @@ impl<E: Output> Tile<E> {
                 return self.avx512();
             }
             let _ = bf16_instructions;
-            self.store(&widened(self.pairs, self.left, self.right));
+            self.store(&widened(self.pairs, self.left, (self.right, self.right_stride)));
         }
     }
 
@@ -127,7 +128,7 @@ impl<E: Output> Tile<E> {
                     sums[1] = _mm512_dpbf16_ps(sums[1], word, right_words[1]);
                 }
                 left = left.map(|left| left.wrapping_add(pair_stride));
-                right = right.add(RIGHT);
+                right = right.wrapping_add(self.right_stride);
             }
         }
         let target = &self.target;
@@ -174,11 +175,11 @@ impl<E: Output> Tile<E> {
 ///
 /// # Safety
 /// As [`Tile::compute`], of `left` and `right`.
-unsafe fn widened(pairs: usize, left: LeftStrip, right: *const u32) -> Sums {
+unsafe fn widened(pairs: usize, left: LeftStrip, (right, right_stride): (*const u32, usize)) -> Sums {
     let mut sums = [[0.0; RIGHT]; LEFT];
     for p in 0..pairs {
         // SAFETY: by the caller, for p < pairs.
-        let right = unsafe { &*right.add(p * RIGHT).cast::<[u32; RIGHT]>() };
+        let right = unsafe { &*right.add(p * right_stride).cast::<[u32; RIGHT]>() };
         for (line, sums) in sums.iter_mut().enumerate() {
             // SAFETY: by the caller, for line < LEFT and p < pairs.
             let left =

@@ -120,7 +120,7 @@ impl LeftBlock {
 
 /// Words from one pair to the next of `lines` columns: an odd number of cache lines, so that the pairs of a strip spread
 /// over the whole first cache.
-fn column_stride(lines: usize) -> usize {
+pub(crate) fn column_stride(lines: usize) -> usize {
     (lines.next_multiple_of(LEFT).div_ceil(16) | 1) * 16
 }
 

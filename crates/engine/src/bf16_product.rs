@@ -147,7 +147,13 @@ impl Engine {
                                 add: accumulate == Accumulate::Add || start > 0,
                             };
                             let left = left.strip(row - rows.start);
-                            let tile = Tile { pairs: stretch.len(), left, right: right.as_ptr(), target };
+                            let tile = Tile {
+                                pairs: stretch.len(),
+                                left,
+                                right: right.as_ptr(),
+                                right_stride: RIGHT,
+                                target,
+                            };
                             tile.compute(self.bf16_instructions);
                         }
                     }
