@@ -8,8 +8,8 @@ use crate::segments::Segment;
 use crate::shared::{SharedMut, carve};
 use crate::tile::{PANEL, Size, Target};
 use crate::tile_product::{LeftTile, Right, TileProducts};
-use crate::vector::{LANES, exp, sum_lanes};
-use crate::{AttentionShape, Engine};
+use crate::vector::{LANES, add_in_place, exp, narrow_scaled, sum_lanes, widen_scaled};
+use crate::{AttentionShape, CpuPath, Engine};
 
 /// What the forward left, by value, and the gradient that comes in.
 #[derive(Clone, Copy)]
@@ -69,7 +69,7 @@ pub(crate) unsafe fn backward_segment<E: Element>(
         carve(tile_part, tile_sizes);
     let key_lines = products.pack_lines(seen, head_dim, |index| keys.row(index), key_room);
     let value_lines = products.pack_lines(seen, head_dim, |index| values.row(index), value_room);
-    keys.copy_padded(padded, key_rows);
+    keys.copy_padded(engine.path(), padded, key_rows);
     let key_rows = products.by_depth(key_rows, padded, key_depth);
     dk.fill(0.0);
     dv.fill(0.0);
@@ -102,14 +102,14 @@ pub(crate) unsafe fn backward_segment<E: Element>(
             work.differentiate(engine, edge, head_dim, &queries, sides);
         }
         // SAFETY: the segment's rows in the columns of this task's heads.
-        unsafe { work.write_dq(shape, &grads.dq, (segment.start + first, count), kv_head) };
+        unsafe { work.write_dq(engine.path(), shape, &grads.dq, (segment.start + first, count), kv_head) };
     }
     for index in 0..seen {
         let at = keys.matrix_row(index) * keys.stride + keys.column;
         for (from, to) in [(&*dk, &grads.dk), (&*dv, &grads.dv)] {
             // SAFETY: a row that the segment sees, in the columns of this task's key head.
             let to = unsafe { to.part(at, head_dim) };
-            to.iter_mut().zip(&from[index * padded..]).for_each(|(to, from)| *to += from);
+            add_in_place(engine.path(), &from[index * padded..][..head_dim], to);
         }
     }
 }
@@ -173,7 +173,7 @@ impl Tile<'_> {
             let head = (first + row / group) * heads + kv_head * group + row % group;
             let at = head * head_dim;
             let (q, pad) = self.q[row * padded..][..padded].split_at_mut(head_dim);
-            q.iter_mut().zip(&stored.q[at..]).for_each(|(q, value)| *q = value.to_f32() * scale);
+            widen_scaled(engine.path(), &stored.q[at..][..head_dim], scale, q);
             pad.fill(0.0);
             let gradient = &stored.dout[at..][..head_dim];
             let (dout, pad) = self.dout[row * padded..][..padded].split_at_mut(head_dim);
@@ -220,6 +220,7 @@ impl Work<'_> {
     /// Nobody else uses these rows in these heads' columns meanwhile.
     unsafe fn write_dq(
         &self,
+        path: CpuPath,
         shape: AttentionShape,
         out: &SharedMut<'_>,
         (first, count): (usize, usize),
@@ -231,7 +232,7 @@ impl Work<'_> {
             let head = (first + row / group) * heads + kv_head * group + row % group;
             // SAFETY: by the caller.
             let out = unsafe { out.part(head * head_dim, head_dim) };
-            out.iter_mut().zip(&self.dq[row * self.padded..]).for_each(|(out, dq)| *out = dq * scale);
+            narrow_scaled(path, &self.dq[row * self.padded..][..head_dim], scale, out);
         }
     }
 }

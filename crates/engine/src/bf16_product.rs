@@ -69,6 +69,8 @@ impl<E: Element> Right<'_, E> {
 
 /// Words of a block of either factor that a task packs at a time: a quarter of the second cache.
 const BLOCK: usize = 64 * 1024;
+/// Strips of left lines up to which tasks share out the columns only: a batch of sequences that are being generated.
+const FEW_STRIPS: usize = 16;
 /// Pairs summed before a product in f32 goes to memory: a panel of the right factor stays in the first cache.
 const DEPTH: usize = 128;
 
@@ -176,6 +178,16 @@ impl Grid {
     fn of(m: usize, panels: usize, depth: usize, packs: bool, threads: usize) -> Self {
         let strips = m.div_ceil(LEFT);
         let most = (BLOCK / (LEFT * depth)).max(1);
+        if !packs && threads > 1 && strips <= most.min(FEW_STRIPS) && panels >= 2 * threads {
+            // All rows at once: each task reads its part of the weight, and reads it once.
+            let panels_each = panels.div_ceil(4 * threads);
+            return Self {
+                rows: strips * LEFT,
+                panels: panels_each,
+                across: panels.div_ceil(panels_each),
+                down: 1,
+            };
+        }
         // Four tasks a thread even out what threads meet on their way.
         let aim =
             if threads == 1 || packs { most } else { strips.div_ceil(4 * threads).clamp(most.min(4), most) };

@@ -13,6 +13,7 @@ mod bf16_kernel;
 mod bf16_panels;
 mod bf16_product;
 mod bf16_round;
+mod cached_attention;
 mod cpu;
 mod device;
 mod each;

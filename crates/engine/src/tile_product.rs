@@ -54,18 +54,23 @@ impl TileProducts {
     }
 
     /// Columns of a panel: what rows of right factors and of targets are padded to.
-    pub(crate) fn width(self) -> usize {
+    pub(crate) const fn width(self) -> usize {
         match self {
             Self::F32(_) => PANEL,
             Self::Bf16 => RIGHT,
         }
     }
 
-    fn depth_rows(self, depth: usize) -> usize {
+    /// Values of the depth in a word.
+    fn group(self) -> usize {
         match self {
-            Self::F32(_) => depth,
-            Self::Bf16 => depth.div_ceil(2),
+            Self::F32(_) => 1,
+            Self::Bf16 => 2,
         }
+    }
+
+    fn depth_rows(self, depth: usize) -> usize {
+        depth.div_ceil(self.group())
     }
 
     /// Room that [`TileProducts::pack_lines`] needs for `lines` columns.
@@ -81,18 +86,17 @@ impl TileProducts {
         row: impl Fn(usize) -> &'r [E],
         room: &'a mut [f32],
     ) -> Right<'a> {
-        let (width, rows) = (self.width(), self.depth_rows(depth));
         match self {
             Self::F32(_) => pack_transposed(lines, depth, row, room),
             Self::Bf16 => pack_pairs(lines, depth, row, bytemuck::cast_slice_mut(room)),
         }
-        Right {
-            words: room,
-            width,
-            group: depth.div_ceil(rows.max(1)),
-            panel_stride: rows * width,
-            row_stride: width,
-        }
+        self.packed_lines(room, depth)
+    }
+
+    /// What [`TileProducts::pack_lines`] left.
+    pub(crate) fn packed_lines(self, words: &[f32], depth: usize) -> Right<'_> {
+        let (width, rows) = (self.width(), self.depth_rows(depth));
+        Right { words, width, group: self.group(), panel_stride: rows * width, row_stride: width }
     }
 
     /// Room that [`TileProducts::by_depth`] needs for `depth` rows of `padded` values.
@@ -105,15 +109,26 @@ impl TileProducts {
 
     /// A right factor with these rows, `padded` values each (a multiple of the width), summed over the rows.
     pub(crate) fn by_depth<'a>(self, rows: &'a [f32], padded: usize, room: &'a mut [f32]) -> Right<'a> {
-        let (words, group): (&[f32], usize) = match self {
-            Self::F32(_) => (rows, 1),
+        let words: &[f32] = match self {
+            Self::F32(_) => rows,
             Self::Bf16 => {
                 let words = &mut room[..(rows.len() / padded).div_ceil(2) * padded];
                 pair_rows(rows, padded, padded, bytemuck::cast_slice_mut(words), padded);
-                (words, 2)
+                words
             }
         };
-        Right { words, width: self.width(), group, panel_stride: self.width(), row_stride: padded }
+        self.packed_depth(words, padded)
+    }
+
+    /// What [`TileProducts::by_depth`] left.
+    pub(crate) fn packed_depth(self, words: &[f32], padded: usize) -> Right<'_> {
+        Right {
+            words,
+            width: self.width(),
+            group: self.group(),
+            panel_stride: self.width(),
+            row_stride: padded,
+        }
     }
 
     /// Room that [`TileProducts::multiply`] needs for left factors of at most `rows` by `cols` values.

@@ -3,12 +3,11 @@
 //! layer takes from most prompt rows only their keys and values. What training computes is in `layer`.
 
 use crate::activations::Matrix;
-use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::layer::attention_shape;
 use crate::layout::{LayerPlace, LinearPlace};
-use bso_engine::{Array, CachedRows, Engine, EngineError, KvCache, Projection, RotaryTable};
+use bso_engine::{Array, CachedRows, EngineError, KvCache, Projection, RotaryTable};
 
 /// The rows to compute.
 #[derive(Debug, Default)]
@@ -81,14 +80,14 @@ pub(crate) fn run(
         engine.embedding(&pass.tokens, decoder.embedding(), &mut m.residual)?;
         for (index, cache) in caches.iter_mut().enumerate() {
             let place = &decoder.layout().layers[index];
-            let layer = PassLayer { engine, config, parameters: decoder.arrays(), place, rotary: &rotary };
+            let layer = PassLayer { decoder, place, rotary: &rotary };
             if index == last {
                 layer.forward_ready_rows(pass, cache, m)?;
             } else {
                 layer.forward(pass, cache, m)?;
             }
         }
-        m.normed.resize(pass.ready.len(), config.hidden_size);
+        m.normed.fit(decoder.dtype(), (pass.ready.len(), config.hidden_size))?;
         m.inv_rms.resize(pass.ready.len(), 0.0);
         m.logits.resize(pass.ready.len(), config.vocab_size);
         if pass.ready.is_empty() {
@@ -96,16 +95,14 @@ pub(crate) fn run(
         }
         let (norm, eps) = (decoder.final_norm(), config.rms_norm_eps);
         engine.rms_norm(&m.ready, norm, eps, &mut m.normed, &mut m.inv_rms)?;
-        engine.project(&m.normed, [Projection::new(decoder.head().values, None, &mut m.logits)])
+        engine.project(&m.normed, [Projection::new(decoder.head(), None, &mut m.logits)])
     })?;
     Ok(())
 }
 
-/// A layer with what it computes on.
+/// A layer with what it computes on. What products read is in the decoder's precision, residuals are in f32.
 struct PassLayer<'a> {
-    engine: &'a Engine,
-    config: &'a ModelConfig,
-    parameters: &'a [Array],
+    decoder: &'a Decoder,
     place: &'a LayerPlace,
     rotary: &'a RotaryTable,
 }
@@ -113,15 +110,15 @@ struct PassLayer<'a> {
 impl<'a> PassLayer<'a> {
     /// `m.residual` becomes the layer's output.
     fn forward(&self, pass: &PassRows, cache: &mut KvCache, m: &mut PassMemory) -> Result<(), EngineError> {
-        let Self { engine, config, place, .. } = *self;
+        let (engine, config, place) = (self.decoder.engine(), self.decoder.config(), self.place);
         self.norm(place.input_norm, &m.residual, &mut m.normed, &mut m.inv_rms)?;
         let [query, key, value] =
-            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value]);
+            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value])?;
         engine.project(&m.normed, [query, key, value])?;
         engine.rotary(&mut m.query, &pass.positions, self.rotary, false)?;
         engine.rotary(&mut m.key, &pass.positions, self.rotary, false)?;
         cache.append(&pass.rows, &m.key, &m.value)?;
-        m.attended.resize(m.query.rows(), m.query.cols());
+        m.attended.fit(m.query.dtype(), (m.query.rows(), m.query.cols()))?;
         engine.cached_attention(&m.query, &pass.rows, cache, attention_shape(config), &mut m.attended)?;
         engine.project(&m.attended, [self.added(place.output, &mut m.residual)])?;
         // The MLP works where the last layer's rows lie.
@@ -138,10 +135,10 @@ impl<'a> PassLayer<'a> {
         cache: &mut KvCache,
         m: &mut PassMemory,
     ) -> Result<(), EngineError> {
-        let Self { engine, config, place, .. } = *self;
+        let (engine, config, place) = (self.decoder.engine(), self.decoder.config(), self.place);
         self.norm(place.input_norm, &m.residual, &mut m.normed, &mut m.inv_rms)?;
         let [_, key, value] =
-            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value]);
+            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value])?;
         engine.project(&m.normed, [key, value])?;
         engine.rotary(&mut m.key, &pass.positions, self.rotary, false)?;
         cache.append(&pass.rows, &m.key, &m.value)?;
@@ -151,10 +148,11 @@ impl<'a> PassLayer<'a> {
         m.ready.resize(pass.ready.len(), config.hidden_size);
         engine.gather_rows(&m.residual, &pass.ready, &mut m.ready)?;
         self.norm(place.input_norm, &m.ready, &mut m.normed, &mut m.inv_rms)?;
-        let [query, ..] = self.attention_inputs(pass.ready.len(), [&mut m.query, &mut m.key, &mut m.value]);
+        let [query, ..] =
+            self.attention_inputs(pass.ready.len(), [&mut m.query, &mut m.key, &mut m.value])?;
         engine.project(&m.normed, [query])?;
         engine.rotary(&mut m.query, &pass.ready_positions, self.rotary, false)?;
-        m.attended.resize(m.query.rows(), m.query.cols());
+        m.attended.fit(m.query.dtype(), (m.query.rows(), m.query.cols()))?;
         engine.cached_attention(
             &m.query,
             &pass.ready_rows,
@@ -168,10 +166,10 @@ impl<'a> PassLayer<'a> {
 
     /// The gated MLP, added to `m.ready`.
     fn mlp(&self, m: &mut PassMemory) -> Result<(), EngineError> {
-        let Self { engine, config, place, .. } = *self;
+        let (engine, config, place) = (self.decoder.engine(), self.decoder.config(), self.place);
         self.norm(place.post_attention_norm, &m.ready, &mut m.normed, &mut m.inv_rms)?;
         for matrix in [&mut m.gate, &mut m.up, &mut m.gated] {
-            matrix.resize(m.ready.rows(), config.intermediate_size);
+            matrix.fit(self.decoder.dtype(), (m.ready.rows(), config.intermediate_size))?;
         }
         engine.project(
             &m.normed,
@@ -186,12 +184,16 @@ impl<'a> PassLayer<'a> {
         &'b self,
         rows: usize,
         [query, key, value]: [&'b mut Matrix; 3],
-    ) -> [Projection<'b>; 3] {
-        let (config, place) = (self.config, self.place);
-        query.resize(rows, config.heads * config.head_dim);
-        key.resize(rows, config.kv_heads * config.head_dim);
-        value.resize(rows, config.kv_heads * config.head_dim);
-        [self.replaced(place.query, query), self.replaced(place.key, key), self.replaced(place.value, value)]
+    ) -> Result<[Projection<'b>; 3], EngineError> {
+        let (config, place, dtype) = (self.decoder.config(), self.place, self.decoder.dtype());
+        query.fit(dtype, (rows, config.heads * config.head_dim))?;
+        key.fit(dtype, (rows, config.kv_heads * config.head_dim))?;
+        value.fit(dtype, (rows, config.kv_heads * config.head_dim))?;
+        Ok([
+            self.replaced(place.query, query),
+            self.replaced(place.key, key),
+            self.replaced(place.value, value),
+        ])
     }
 
     fn norm(
@@ -201,16 +203,21 @@ impl<'a> PassLayer<'a> {
         y: &mut Matrix,
         inv_rms: &mut Vec<f32>,
     ) -> Result<(), EngineError> {
-        y.resize(x.rows(), x.cols());
+        y.fit(self.decoder.dtype(), (x.rows(), x.cols()))?;
         inv_rms.resize(x.rows(), 0.0);
-        self.engine.rms_norm(x, &self.parameters[weight], self.config.rms_norm_eps, y, inv_rms)
+        let (weight, eps) = (&self.decoder.arrays()[weight], self.decoder.config().rms_norm_eps);
+        self.decoder.engine().rms_norm(x, weight, eps, y, inv_rms)
     }
 
     fn replaced<'b>(&'b self, place: LinearPlace, out: &'b mut Array) -> Projection<'b> {
-        Projection::new(&self.parameters[place.weight], place.bias.map(|bias| &self.parameters[bias]), out)
+        Projection::new(self.decoder.weight(place.weight), self.bias(place), out)
     }
 
     fn added<'b>(&'b self, place: LinearPlace, out: &'b mut Array) -> Projection<'b> {
-        Projection::added(&self.parameters[place.weight], place.bias.map(|bias| &self.parameters[bias]), out)
+        Projection::added(self.decoder.weight(place.weight), self.bias(place), out)
+    }
+
+    fn bias(&self, place: LinearPlace) -> Option<&'a Array> {
+        place.bias.map(|bias| &self.decoder.arrays()[bias])
     }
 }
