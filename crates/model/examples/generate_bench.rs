@@ -2,10 +2,10 @@
 //! the peer's (`transformers.generate` on a left-padded batch), so that greedy tokens can be compared.
 //!
 //! Usage: generate_bench MODEL_DIR [prompts=64] [new_tokens=128] [batch_size=64] [threads=2] [repetitions=3]
-//! [temperature=0]; prints one JSON line.
+//! [temperature=0] [dtype=f32]; prints one JSON line.
 #![expect(clippy::print_stdout, reason = "a measuring program, not part of the library")]
 
-use bso_model::{Decoder, Engine, GenerateConfig, ModelError};
+use bso_model::{DType, Decoder, Engine, GenerateConfig, ModelError};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ fn main() -> Result<(), ModelError> {
     let number = |i: usize, default: usize| arguments.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
     let temperature = arguments.get(6).and_then(|a| a.parse().ok()).unwrap_or(0.0);
     let engine = Arc::new(Engine::cpu(Some(number(4, 2)))?);
-    let decoder = Decoder::load(Path::new(arguments.first().map_or(".", String::as_str)), engine)?;
+    let mut decoder = Decoder::load(Path::new(arguments.first().map_or(".", String::as_str)), engine)?;
+    decoder.compute_in(DType::parse(arguments.get(7).map_or("f32", String::as_str))?, false)?;
     let prompts = random_prompts(number(1, 64), decoder.config().vocab_size as u32);
     let config = GenerateConfig {
         max_new_tokens: number(2, 128),
