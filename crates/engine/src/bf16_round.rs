@@ -1,21 +1,31 @@
 //! Rows of f32 rounded to bf16 in registers, for kernels that run only where AVX512-BF16 is there. Rounding is to
 //! nearest even, as everywhere; numbers too small for a normal f32 become zero, which the products make of them anyway.
 
+use crate::CpuPath;
+use crate::element::Element;
+
+/// The values as f32 where they are, and the processor rounds them by itself: else the plain loops do.
+pub(crate) fn natively<E: Element>(path: CpuPath, values: &[E]) -> Option<&[f32]> {
+    (!E::IS_BF16 && path.has_bf16_instructions()).then(|| bytemuck::cast_slice(values))
+}
+
 /// A row as words of two neighbours; an odd end is filled up with zero.
 pub(crate) fn round_row(row: &[f32], words: &mut [u32]) {
     let halves: &mut [u16] = bytemuck::cast_slice_mut(words);
     let (halves, rest) = halves.split_at_mut(row.len());
     rest.fill(0);
+    round_values(row, halves);
+}
+
+/// As many values as there are.
+pub(crate) fn round_values(row: &[f32], halves: &mut [u16]) {
     // SAFETY: callers run only where the instructions are (see the banner).
     #[cfg(target_arch = "x86_64")]
     unsafe {
         x86::round(row, halves);
     }
     #[cfg(not(target_arch = "x86_64"))]
-    halves
-        .iter_mut()
-        .zip(row)
-        .for_each(|(half, value)| *half = crate::element::Element::to_bf16_bits(*value));
+    halves.iter_mut().zip(row).for_each(|(half, value)| *half = value.to_bf16_bits());
 }
 
 /// Two rows as one of words: `low` in the low halves, `high` (or zeros) in the high ones.
@@ -27,7 +37,7 @@ pub(crate) fn round_pairs(low: &[f32], high: Option<&[f32]>, words: &mut [u32]) 
     }
     #[cfg(not(target_arch = "x86_64"))]
     for (index, (word, low)) in words.iter_mut().zip(low).enumerate() {
-        let bits = |value: f32| u32::from(crate::element::Element::to_bf16_bits(value));
+        let bits = |value: f32| u32::from(value.to_bf16_bits());
         *word = bits(*low) | high.map_or(0, |high| bits(high[index])) << 16;
     }
 }
@@ -86,7 +96,6 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::element::Element;
     use crate::testing::{engines, random};
 
     #[test]

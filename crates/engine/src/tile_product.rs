@@ -2,8 +2,8 @@
 //! where the processor has the instructions. Attention holds its tiles in f32 and does not know which.
 
 use crate::bf16_kernel::{LeftStrip, Tile, TileTarget};
-use crate::bf16_panels::{LEFT, RIGHT, column_stride};
-use crate::bf16_round::{round_pairs, round_row};
+use crate::bf16_panels::{LEFT, RIGHT, column_stride, pair_rows};
+use crate::bf16_round::round_row;
 use crate::element::Element;
 use crate::tile::{self, Left, PANEL, Panels, Size, Target, pack_transposed};
 use crate::{CpuPath, Engine};
@@ -113,7 +113,7 @@ impl TileProducts {
             Self::F32(_) => rows,
             Self::Bf16 => {
                 let words = &mut room[..(rows.len() / padded).div_ceil(2) * padded];
-                pair_rows(rows, padded, padded, bytemuck::cast_slice_mut(words), padded);
+                pair_rows(rows, (padded, padded), usize::MAX, (bytemuck::cast_slice_mut(words), padded));
                 words
             }
         };
@@ -172,13 +172,7 @@ fn multiply_bf16(size: Size, left: LeftTile<'_>, right: Right<'_>, target: Targe
     let (pairs, panels) = (k.div_ceil(2), n.div_ceil(RIGHT));
     let (line_stride, pair_stride) = if left.transposed {
         let stride = column_stride(m);
-        pair_rows(
-            &left.values[..(k - 1) * left.stride + m],
-            left.stride,
-            m,
-            &mut room[..pairs * stride],
-            stride,
-        );
+        pair_rows(left.values, (left.stride, m), k, (&mut room[..pairs * stride], stride));
         (1, stride)
     } else {
         for (line, words) in room[..m * pairs].chunks_exact_mut(pairs.max(1)).enumerate() {
@@ -215,15 +209,6 @@ fn multiply_bf16(size: Size, left: LeftTile<'_>, right: Right<'_>, target: Targe
             // processor has the instructions.
             unsafe { tile.compute(true) };
         }
-    }
-}
-
-/// Pairs of consecutive rows (the last with zeros where their number is odd) as rows of words, `words_stride` apart.
-fn pair_rows(values: &[f32], stride: usize, count: usize, words: &mut [u32], words_stride: usize) {
-    let mut rows = values.chunks(stride);
-    for words in words.chunks_mut(words_stride) {
-        let Some(low) = rows.next() else { return };
-        round_pairs(&low[..count], rows.next().map(|high| &high[..count]), &mut words[..count]);
     }
 }
 

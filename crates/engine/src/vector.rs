@@ -3,6 +3,8 @@
 //! Loops over a `[f32; LANES]` compile to vector instructions on every path; a plain running sum would not, since
 //! the compiler may not reorder it.
 
+use crate::CpuPath;
+use crate::bf16_round::round_values;
 use crate::cpu::{mul_add, vectorised};
 use crate::element::Element;
 
@@ -84,6 +86,15 @@ vectorised! {
 #[inline(always)]
 fn widen_scaled_body<const FMA: bool, E: Element>(from: &[E], scale: f32, to: &mut [f32]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32() * scale);
+}
+
+/// `to = from`, rounded to what `to` holds.
+pub(crate) fn narrow<E: Element>(path: CpuPath, from: &[f32], to: &mut [E]) {
+    if E::IS_BF16 && path.has_bf16_instructions() {
+        round_values(from, bytemuck::cast_slice_mut(to));
+    } else {
+        narrow_scaled(path, from, 1.0, to);
+    }
 }
 
 vectorised! {
