@@ -45,9 +45,9 @@ pub(crate) fn round_pairs(low: &[f32], high: Option<&[f32]>, words: &mut [u32]) 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256bh, __m256i, __m512, __m512i, __mmask16, _mm256_mask_storeu_epi16, _mm512_cvtepu16_epi32,
-        _mm512_cvtneps_pbh, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_ps, _mm512_or_si512,
-        _mm512_setzero_si512, _mm512_slli_epi32,
+        __m256bh, __m256i, __m512, __m512i, __mmask16, _mm256_mask_storeu_epi16, _mm256_storeu_si256,
+        _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_loadu_ps, _mm512_mask_storeu_epi32,
+        _mm512_maskz_loadu_ps, _mm512_or_si512, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_si512,
     };
 
     const WIDTH: usize = 16;
@@ -65,30 +65,50 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     pub(super) fn round(row: &[f32], halves: &mut [u16]) {
-        for (row, halves) in row.chunks(WIDTH).zip(halves.chunks_mut(WIDTH)) {
-            let mask = mask(row.len().min(halves.len()));
-            // SAFETY: the mask keeps to both chunks.
+        let (rows, row_rest) = row.as_chunks::<WIDTH>();
+        let (whole, rest) = halves.as_chunks_mut::<WIDTH>();
+        for (row, halves) in rows.iter().zip(whole) {
+            // SAFETY: sixteen values on either side.
             unsafe {
-                let values = _mm512_maskz_loadu_ps(mask, row.as_ptr());
-                _mm256_mask_storeu_epi16(halves.as_mut_ptr().cast(), mask, rounded(values));
-            }
+                _mm256_storeu_si256(halves.as_mut_ptr().cast(), rounded(_mm512_loadu_ps(row.as_ptr())))
+            };
         }
+        let mask = mask(row_rest.len().min(rest.len()));
+        // SAFETY: the mask keeps to what is left of both.
+        unsafe {
+            let values = _mm512_maskz_loadu_ps(mask, row_rest.as_ptr());
+            _mm256_mask_storeu_epi16(rest.as_mut_ptr().cast(), mask, rounded(values));
+        }
+    }
+
+    /// `low` in the low halves, `high` in the high ones.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn word(low: __m512, high: __m512) -> __m512i {
+        let [low, high] = [low, high].map(|half| _mm512_cvtepu16_epi32(rounded(half)));
+        _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     pub(super) fn pair(low: &[f32], high: Option<&[f32]>, words: &mut [u32]) {
         let count = low.len().min(words.len()).min(high.map_or(usize::MAX, <[f32]>::len));
-        for start in (0..count).step_by(WIDTH) {
-            let mask = mask(count - start);
-            // SAFETY: the mask keeps to `count` values of each row.
+        let whole = count / WIDTH * WIDTH;
+        for start in (0..whole).step_by(WIDTH) {
+            // SAFETY: sixteen values from `start` on are inside each row.
             unsafe {
-                let half = |row: &[f32]| -> __m512i {
-                    _mm512_cvtepu16_epi32(rounded(_mm512_maskz_loadu_ps(mask, row.as_ptr().add(start))))
-                };
-                let high = high.map_or(_mm512_setzero_si512(), |high| _mm512_slli_epi32::<16>(half(high)));
-                let word = _mm512_or_si512(half(low), high);
-                _mm512_mask_storeu_epi32(words.as_mut_ptr().add(start).cast(), mask, word);
+                let load = |row: &[f32]| _mm512_loadu_ps(row.as_ptr().add(start));
+                let word = word(load(low), high.map_or(_mm512_setzero_ps(), load));
+                _mm512_storeu_si512(words.as_mut_ptr().add(start).cast(), word);
             }
+        }
+        if whole == count {
+            return;
+        }
+        let mask = mask(count - whole);
+        // SAFETY: the mask keeps to `count` values of each row.
+        unsafe {
+            let load = |row: &[f32]| _mm512_maskz_loadu_ps(mask, row.as_ptr().add(whole));
+            let word = word(load(low), high.map_or(_mm512_setzero_ps(), load));
+            _mm512_mask_storeu_epi32(words.as_mut_ptr().add(whole).cast(), mask, word);
         }
     }
 }
