@@ -178,7 +178,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
     ] {
         says(&error(&format!("loss_type: dpo\n{yaml}"), ""), &["a.yaml, line 4", part, "not supported yet"]);
     }
-    says(&error("loss_type: modpo\nmargin_model: m", ""), &["margin_model", "not supported yet"]);
     says(&error("loss_type: orpo", ""), &["loss_type: orpo", "not supported yet"]);
     // Saying what happens anyway is no error: configs of other programs say it.
     config(
