@@ -39,19 +39,24 @@ pub struct SamplingArgs {
     #[arg(long, default_value = "f32", value_parser = ["f32"])]
     dtype: String,
     /// 0 takes the most likely token; above 0 samples
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f64,
     /// Sample from the fewest tokens whose probability reaches this
-    #[arg(long = "top_p", alias = "top-p", default_value_t = 1.0)]
+    #[arg(long = "top_p", alias = "top-p", default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f64,
     /// Sample from this many most likely tokens; 0 is all
-    #[arg(long = "top_k", alias = "top-k", default_value_t = 0)]
+    #[arg(long = "top_k", alias = "top-k", default_value_t = 0, allow_negative_numbers = true)]
     top_k: usize,
     /// Most tokens of one answer
-    #[arg(long = "max_new_tokens", alias = "max-new-tokens", default_value_t = 256)]
+    #[arg(
+        long = "max_new_tokens",
+        alias = "max-new-tokens",
+        default_value_t = 256,
+        allow_negative_numbers = true
+    )]
     max_new_tokens: usize,
     /// Seed of sampling
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
     /// Text that ends an answer; can be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
