@@ -28,7 +28,7 @@ for line in open(s["pairs"], encoding="utf-8"):
 class Clock(TrainerCallback):
     first_step = None
 
-    def on_step_end(self, *_, **__):
+    def on_step_begin(self, *_, **__):
         self.first_step = self.first_step or time.time()
 
 

@@ -29,7 +29,7 @@ pub struct Settings {
     pub threads: usize,
 }
 
-/// `startup_seconds` (to the end of the first step, the reference pass aside), `reference_seconds`,
+/// `startup_seconds` (to the beginning of the first step, the reference pass aside), `reference_seconds`,
 /// `training_seconds`, `first_loss`, `last_loss`, `mean_reference_log_prob`.
 pub fn run(settings: &Settings) -> anyhow::Result<Value> {
     let before = since_start().unwrap_or_default();
@@ -40,10 +40,10 @@ pub fn run(settings: &Settings) -> anyhow::Result<Value> {
     let resolved = config::load_text("", "the benchmark", &overrides)?;
     train(&resolved.config, &Interrupt::new(), &clock)?;
     let times = clock.times.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let first_step = times.first_step.context("no step was done")?;
+    let to_first_step = times.to_first_step.context("no step was done")?;
     let losses = logged_losses(&output)?;
     Ok(json!({
-        "startup_seconds": (before + first_step - times.reference).as_secs_f64(),
+        "startup_seconds": (before + to_first_step - times.reference).as_secs_f64(),
         "reference_seconds": times.reference.as_secs_f64(),
         "training_seconds": times.training.as_secs_f64(),
         "first_loss": losses.first(),
@@ -91,7 +91,7 @@ struct Clock {
 struct Times {
     task: String,
     reference: Duration,
-    first_step: Option<Duration>,
+    to_first_step: Option<Duration>,
     training: Duration,
 }
 
@@ -99,10 +99,11 @@ impl Observer for Clock {
     fn event(&self, event: Event) {
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Started { task, .. } => times.task = task,
-            Event::Advanced { .. } if times.task == "training" => {
-                let now = self.start.elapsed();
-                times.first_step.get_or_insert(now);
+            Event::Started { task, .. } => {
+                if task == "training" {
+                    times.to_first_step = Some(self.start.elapsed());
+                }
+                times.task = task;
             }
             Event::Finished { elapsed, .. } if times.task == "training" => times.training = elapsed,
             Event::Finished { elapsed, .. } if times.task.starts_with("reference") => {

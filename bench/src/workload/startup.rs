@@ -1,4 +1,4 @@
-//! From process start to the end of the first training step, the reference pass aside; and the speed of tokenising.
+//! From process start to the first training step, the reference pass aside; and the speed of tokenising.
 
 use super::{Bench, job, numbers};
 use crate::process::{Ended, Side, by_turns};
@@ -28,9 +28,8 @@ pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (precision, sides) in bench.precisions.iter().zip(jobs.chunks(each)) {
         let measured = numbers(&sides[0], "startup_seconds")?;
-        let note = "From process start to the end of the first step of w2, the reference pass aside: the step itself \
-                    included.";
-        let row = Row::new(NAME, format!("first step done {}", precision.name()), "s", measured);
+        let note = "From process start to the beginning of w2's first step, the reference pass aside.";
+        let row = Row::new(NAME, format!("to the first step {}", precision.name()), "s", measured);
         rows.push(row.target(Target::AtMost(1.0)).note(note));
         if let Some(peer) = sides.get(1) {
             let theirs = numbers(peer, "startup_seconds")?;
