@@ -33,8 +33,10 @@ pub struct Sizes {
     pub new_tokens: usize,
     /// Pairs to tokenise.
     pub tokenised: usize,
-    /// Width of the square products that measure the machine.
+    /// Width of the products that measure the machine.
     pub product: usize,
+    /// How long each of them is repeated, seconds.
+    pub product_seconds: f64,
 }
 
 /// The models of the workloads.
@@ -66,6 +68,7 @@ impl Sizes {
             new_tokens: 128,
             tokenised: 100_000,
             product: 2048,
+            product_seconds: 1.0,
         }
     }
 
@@ -86,6 +89,7 @@ impl Sizes {
             new_tokens: 8,
             tokenised: 200,
             product: 128,
+            product_seconds: 0.01,
         }
     }
 }

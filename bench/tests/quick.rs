@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::process::Command;
 
 #[test]
-fn every_workload_gives_finite_figures_and_no_verdict_on_a_peer_that_was_not_measured() {
+fn every_workload_gives_finite_figures() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bench.json");
     let mut command = Command::new(env!("CARGO_BIN_EXE_bso-bench"));
@@ -19,11 +19,12 @@ fn every_workload_gives_finite_figures_and_no_verdict_on_a_peer_that_was_not_mea
     for row in rows {
         let finite = |v: &Value| v.as_f64().is_some_and(f64::is_finite);
         assert!(row["measured"].as_array().is_some_and(|m| !m.is_empty() && m.iter().all(finite)), "{row}");
-        let other_missing = row["against"]["values"].as_array().is_some_and(Vec::is_empty);
-        assert!(!other_missing || row["passes"].is_null(), "{row}");
+        assert!(row["passes"].is_null(), "a verdict on tiny sizes: {row}");
     }
-    let equal = |what: &str| rows.iter().find(|row| row["what"] == what).unwrap()["passes"] == true;
-    assert!(equal("difference of values f32") && equal("difference of gradients f32"));
+    for what in ["difference of values f32", "difference of gradients f32"] {
+        let row = rows.iter().find(|row| row["what"] == what).unwrap();
+        assert!(row["measured"][0].as_f64().unwrap() <= 1e-5, "{row}");
+    }
 
     let again = Command::new(env!("CARGO_BIN_EXE_bso-bench")).arg("--markdown").arg(&file).output().unwrap();
     let table = String::from_utf8(again.stdout).unwrap();

@@ -11,11 +11,12 @@ use std::time::Instant;
 pub struct Settings {
     /// Width of square products; half and twice as many rows are tried too.
     pub size: usize,
+    /// How long each product is repeated: long enough to meet an undisturbed moment.
+    pub seconds: f64,
     /// Threads.
     pub threads: usize,
 }
 
-const REPEATS: usize = 8;
 /// Far beyond any cache, numbers.
 const LONG: usize = 1 << 24;
 
@@ -23,14 +24,14 @@ const LONG: usize = 1 << 24;
 pub fn run(settings: &Settings) -> anyhow::Result<Value> {
     let engine = Engine::cpu(Some(settings.threads))?;
     Ok(json!({
-        "f32": rounded(product(&engine, DType::F32, settings.size)?),
-        "bf16": rounded(product(&engine, DType::Bf16, settings.size)?),
-        "memory": rounded(memory(&engine, settings.size)?),
+        "f32": rounded(product(&engine, DType::F32, (settings.size, settings.seconds))?),
+        "bf16": rounded(product(&engine, DType::Bf16, (settings.size, settings.seconds))?),
+        "memory": rounded(memory(&engine, (settings.size, settings.seconds))?),
     }))
 }
 
 /// The fastest product, GFLOP/s.
-pub fn product(engine: &Engine, dtype: DType, size: usize) -> anyhow::Result<f64> {
+pub fn product(engine: &Engine, dtype: DType, (size, seconds): (usize, f64)) -> anyhow::Result<f64> {
     let mut best: f64 = 0.0;
     for (rows, cols) in [(size, size), (2 * size, size), (2 * size, size / 2)] {
         let [x, w] = [(rows, cols), (size, cols)].map(|(rows, cols)| numbers(rows, cols));
@@ -39,26 +40,34 @@ pub fn product(engine: &Engine, dtype: DType, size: usize) -> anyhow::Result<f64
         let mut packed = PackedWeight::new(size, cols, false);
         engine.pack_weight(&w, &mut packed)?;
         let mut y = Array::zeros_of(dtype, rows, size)?;
-        for _ in 0..REPEATS {
-            let start = Instant::now();
-            engine.linear(&x, Weight { values: &w, packed: Some(&packed) }, None, &mut y)?;
-            best = best.max(2.0 * (rows * cols * size) as f64 / start.elapsed().as_secs_f64());
-        }
+        let shortest = shortest(seconds, || {
+            Ok(engine.linear(&x, Weight { values: &w, packed: Some(&packed) }, None, &mut y)?)
+        })?;
+        best = best.max(2e-9 * (rows * cols * size) as f64 / shortest);
     }
-    Ok(best / 1e9)
+    Ok(best)
 }
 
 /// A long sum `y += x`: two numbers read and one written, GB/s.
-pub fn memory(engine: &Engine, size: usize) -> anyhow::Result<f64> {
+pub fn memory(engine: &Engine, (size, seconds): (usize, f64)) -> anyhow::Result<f64> {
     let rows = LONG.min(size * size * 4) / size;
     let (mut y, x) = (numbers(rows, size)?, numbers(rows, size)?);
-    let mut best: f64 = 0.0;
-    for _ in 0..REPEATS {
+    let shortest = shortest(seconds, || Ok(engine.add_assign(&mut y, &x)?))?;
+    Ok(12e-9 * (rows * size) as f64 / shortest)
+}
+
+/// The shortest of the repetitions that fit into so many seconds, at least two.
+fn shortest(seconds: f64, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    let (begin, mut shortest) = (Instant::now(), f64::INFINITY);
+    work()?;
+    loop {
         let start = Instant::now();
-        engine.add_assign(&mut y, &x)?;
-        best = best.max(12.0 * (rows * size) as f64 / start.elapsed().as_secs_f64());
+        work()?;
+        shortest = shortest.min(start.elapsed().as_secs_f64());
+        if begin.elapsed().as_secs_f64() > seconds {
+            return Ok(shortest);
+        }
     }
-    Ok(best / 1e9)
 }
 
 /// Numbers between -0.5 and 0.5, none of them denormal.

@@ -28,7 +28,8 @@ pub fn settings(bench: &Bench, precision: Precision) -> anyhow::Result<Settings>
 
 /// All precisions and their peers by turns, the machine's peak between them.
 pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
-    let machine = peak::Settings { size: bench.sizes.product, threads: bench.threads };
+    let (size, seconds) = (bench.sizes.product, bench.sizes.product_seconds);
+    let machine = peak::Settings { size, seconds, threads: bench.threads };
     let mut sides = vec![Side::ours("matrix peak", "peak", &machine)?];
     sides.extend(bench.peer("peak.py", &machine)?);
     let of_machine = sides.len();

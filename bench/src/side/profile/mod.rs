@@ -13,6 +13,8 @@ use std::time::Instant;
 
 /// Rounds of all operations, of which the median counts.
 const ROUNDS: usize = 5;
+/// How long each product that measures the machine is repeated.
+const PEAK_SECONDS: f64 = 0.2;
 
 /// `step_seconds`, `peak` (GFLOP/s) and `memory` (GB/s) of the machine, and `operations`: `name`, `calls`, `seconds`
 /// of one call, `flops` and `bytes` of one call.
@@ -46,11 +48,11 @@ pub fn run(settings: &step::Settings) -> anyhow::Result<Value> {
         })
     });
     let rows: Vec<Value> = rows.collect();
-    let width = shapes.config.hidden_size.max(64) * 4;
+    let bound = (shapes.config.hidden_size * 4, PEAK_SECONDS);
     Ok(json!({
         "step_seconds": measured["step_seconds"],
-        "peak": peak::product(&engine, shapes.dtype, width)?,
-        "memory": peak::memory(&engine, width)?,
+        "peak": peak::product(&engine, shapes.dtype, bound)?,
+        "memory": peak::memory(&engine, bound)?,
         "operations": rows,
     }))
 }
