@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use crate::array::with_values;
+use crate::array::{Values, ValuesMut, with_values};
 use crate::bf16_panels::Lines;
 use crate::bf16_product::Right;
 use crate::element::Element;
@@ -61,16 +61,7 @@ impl Engine {
             with_values!(ValuesMut, y.values_mut(), |y| repeat_row(bias.as_slice(), y));
             accumulate = Accumulate::Add;
         }
-        if x.dtype() == DType::F32 {
-            self.matmul(x.into(), Operand::from(w.values).transposed(), y.as_mut_slice(), accumulate);
-            return Ok(());
-        }
-        let right = Right::<f32>::Panels(w.packed(OP, false)?.forward(0, w.values.rows()));
-        with_values!(Values, x.values(), |x_values| {
-            let left = Lines::rows(x_values, x.cols());
-            with_values!(ValuesMut, y.values_mut(), |y| self.product_bf16(left, right, y, accumulate));
-        });
-        Ok(())
+        self.times_weight(OP, (x.values(), x.cols()), w, y.values_mut(), accumulate)
     }
 
     /// `dx = dy w`, `dw += dy^T x`, `db += sum of the rows of dy`.
@@ -92,30 +83,12 @@ impl Engine {
         if let Some(db) = &db {
             expect_size(OP, "values of db", w.values.rows(), db.len())?;
         }
-        if x.dtype() == DType::F32 {
-            if let Some((dx, accumulate)) = dx {
-                self.matmul(dy.into(), w.values.into(), dx.as_mut_slice(), accumulate);
-            }
-            if let Some(dw) = dw {
-                let dy = Operand::from(dy).transposed();
-                self.matmul(dy, x.into(), dw.as_mut_slice(), Accumulate::Add);
-            }
-        } else {
-            let right = Right::<f32>::Panels(w.packed(OP, true)?.backward(0, w.values.rows()));
-            with_values!(Values, dy.values(), |dy_values| {
-                if let Some((dx, accumulate)) = dx {
-                    let left = Lines::rows(dy_values, dy.cols());
-                    with_values!(ValuesMut, dx.values_mut(), |dx| self
-                        .product_bf16(left, right, dx, accumulate));
-                }
-                if let Some(dw) = dw {
-                    let left = Lines::columns(dy_values, dy.cols());
-                    with_values!(Values, x.values(), |x_values| {
-                        let right = Right::Lines(Lines::columns(x_values, x.cols()));
-                        self.product_bf16(left, right, dw.as_mut_slice(), Accumulate::Add);
-                    });
-                }
-            });
+        let bf16 = x.dtype() == DType::Bf16;
+        if let Some((dx, accumulate)) = dx {
+            self.gradient_times_weight(OP, (dy.values(), bf16), w, dx.values_mut(), accumulate)?;
+        }
+        if let Some(dw) = dw {
+            self.add_weight_gradient((dy.values(), dy.cols()), (x.values(), x.cols()), dw.as_mut_slice());
         }
         if let Some(db) = db {
             with_values!(Values, dy.values(), |dy_values| {
@@ -123,6 +96,70 @@ impl Engine {
             });
         }
         Ok(())
+    }
+
+    /// `y[n, o] = x[n, i] w[o, i]^T` (or `+=`), in the precision of `x`. Shapes are the caller's to have checked.
+    pub(crate) fn times_weight(
+        &self,
+        operation: &'static str,
+        (x, cols): (Values<'_>, usize),
+        w: Weight<'_>,
+        y: ValuesMut<'_>,
+        accumulate: Accumulate,
+    ) -> Result<(), EngineError> {
+        match (x, y) {
+            (Values::F32(x), ValuesMut::F32(y)) => {
+                self.matmul(Operand::rows_of(x, cols), Operand::from(w.values).transposed(), y, accumulate);
+            }
+            (Values::F32(_), ValuesMut::Bf16(_)) => return Err(mixed(operation)),
+            (Values::Bf16(x), y) => {
+                let right = Right::<f32>::Panels(w.packed(operation, false)?.forward(0, w.values.rows()));
+                with_values!(ValuesMut, y, |y| self.product_bf16(Lines::rows(x, cols), right, y, accumulate));
+            }
+        }
+        Ok(())
+    }
+
+    /// `dx[n, i] = dy[n, o] w[o, i]` (or `+=`), in products of bf16 where the forward's were.
+    pub(crate) fn gradient_times_weight(
+        &self,
+        operation: &'static str,
+        (dy, bf16): (Values<'_>, bool),
+        w: Weight<'_>,
+        dx: ValuesMut<'_>,
+        accumulate: Accumulate,
+    ) -> Result<(), EngineError> {
+        let outputs = w.values.rows();
+        if bf16 {
+            let right = Right::<f32>::Panels(w.packed(operation, true)?.backward(0, outputs));
+            with_values!(Values, dy, |dy| {
+                let left = Lines::rows(dy, outputs);
+                with_values!(ValuesMut, dx, |dx| self.product_bf16(left, right, dx, accumulate));
+            });
+            return Ok(());
+        }
+        let (Values::F32(dy), ValuesMut::F32(dx)) = (dy, dx) else { return Err(mixed(operation)) };
+        self.matmul(Operand::rows_of(dy, outputs), w.values.into(), dx, accumulate);
+        Ok(())
+    }
+
+    /// `dw[o, i] += dy[n, o]^T x[n, i]`, in the precision of `x`.
+    pub(crate) fn add_weight_gradient(
+        &self,
+        (dy, outputs): (Values<'_>, usize),
+        (x, inputs): (Values<'_>, usize),
+        dw: &mut [f32],
+    ) {
+        match (dy, x) {
+            (Values::F32(dy), Values::F32(x)) => {
+                let dy = Operand::rows_of(dy, outputs).transposed();
+                self.matmul(dy, Operand::rows_of(x, inputs), dw, Accumulate::Add);
+            }
+            (dy, x) => with_values!(Values, dy, |dy| with_values!(Values, x, |x| {
+                let right = Right::Lines(Lines::columns(x, inputs));
+                self.product_bf16(Lines::columns(dy, outputs), right, dw, Accumulate::Add);
+            })),
+        }
     }
 
     /// Sums within fixed blocks of rows, then over the blocks in order: the same for any number of threads.
@@ -150,6 +187,12 @@ impl Engine {
             sum.iter_mut().zip(partial).for_each(|(sum, value)| *sum += value);
         }
     }
+}
+
+/// Rows in f32 with a result in bf16, or the reverse: no operation of a decoder asks for it.
+fn mixed(operation: &'static str) -> EngineError {
+    let reason = "rows in f32 have their results and gradients in f32".to_owned();
+    EngineError::Invalid { operation, reason }
 }
 
 /// Every row of `y` becomes `row`.
