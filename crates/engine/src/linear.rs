@@ -108,6 +108,7 @@ impl Engine {
         accumulate: Accumulate,
     ) -> Result<(), EngineError> {
         match (x, y) {
+            (_, y) if cols == 0 => empty_sum(y, accumulate),
             (Values::F32(x), ValuesMut::F32(y)) => {
                 self.matmul(Operand::rows_of(x, cols), Operand::from(w.values).transposed(), y, accumulate);
             }
@@ -130,6 +131,10 @@ impl Engine {
         accumulate: Accumulate,
     ) -> Result<(), EngineError> {
         let outputs = w.values.rows();
+        if outputs == 0 {
+            empty_sum(dx, accumulate);
+            return Ok(());
+        }
         if bf16 {
             let right = Right::<f32>::Panels(w.packed(operation, true)?.backward(0, outputs));
             with_values!(Values, dy, |dy| {
@@ -150,6 +155,9 @@ impl Engine {
         (x, inputs): (Values<'_>, usize),
         dw: &mut [f32],
     ) {
+        if dw.is_empty() {
+            return;
+        }
         match (dy, x) {
             (Values::F32(dy), Values::F32(x)) => {
                 let dy = Operand::rows_of(dy, outputs).transposed();
@@ -193,6 +201,13 @@ impl Engine {
 fn mixed(operation: &'static str) -> EngineError {
     let reason = "rows in f32 have their results and gradients in f32".to_owned();
     EngineError::Invalid { operation, reason }
+}
+
+/// A product that sums over nothing.
+fn empty_sum(y: ValuesMut<'_>, accumulate: Accumulate) {
+    if accumulate == Accumulate::Overwrite {
+        with_values!(ValuesMut, y, |y| y.fill(Element::from_f32(0.0)));
+    }
 }
 
 /// Every row of `y` becomes `row`.

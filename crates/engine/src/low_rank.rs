@@ -5,6 +5,7 @@ use crate::array::{Values, ValuesMut, with_values};
 use crate::dropout::{Dropout, Mask};
 use crate::element::Element;
 use crate::error::{expect_same_shape, expect_size};
+use crate::matmul::Operand;
 use crate::scratch::Scratch;
 use crate::{Accumulate, Array, DType, Engine, EngineError, Weight};
 
@@ -63,34 +64,68 @@ impl Engine {
         let LowRankGrads { dy, x, w, dx, da, db } = grads;
         w.check(OP, x, dy)?;
         expect_same_shape(OP, ("rows of dx", "columns of dx"), x, dx)?;
-        expect_same_shape(OP, ("rows of da", "columns of da"), w.a.values, da)?;
-        expect_same_shape(OP, ("rows of db", "columns of db"), w.b.values, db)?;
-        let (bf16, rank) = (x.dtype() == DType::Bf16, w.rank());
+        let bf16 = x.dtype() == DType::Bf16;
         let mut room = Numbers::take(self, x.dtype(), w.dropout.map_or(0, |_| x.len()));
         let seen = self.seen(x, w.dropout, &mut room);
         let inner = self.inner(OP, (seen, x), w)?;
-        self.add_weight_gradient((dy.values(), dy.cols()), (inner.values(), rank), db.as_mut_slice());
-
-        let mut dinner = inner;
-        let overwrite = Accumulate::Overwrite;
-        self.gradient_times_weight(OP, (dy.values(), bf16), w.b, dinner.values_mut(), overwrite)?;
-        dinner.scale(w.scale);
-        self.add_weight_gradient((dinner.values(), rank), (seen, x.cols()), da.as_mut_slice());
-
+        let dinner = self.low_rank_grads(OP, (seen, x), (dy.values(), inner), w, (da, db))?;
         let Some(dropout) = w.dropout else {
             let dinner = (dinner.values(), bf16);
             return self.gradient_times_weight(OP, dinner, w.a, dx.values_mut(), Accumulate::Add);
         };
         let mut dseen = self.scratch.take(x.len());
         let dseen_values = ValuesMut::F32(&mut dseen);
+        let overwrite = Accumulate::Overwrite;
         self.gradient_times_weight(OP, (dinner.values(), bf16), w.a, dseen_values, overwrite)?;
         let cols = x.cols();
         with_values!(ValuesMut, dx.values_mut(), |dx| self.drop_out(dropout, (&dseen, cols), dx, Mask::Add));
         Ok(())
     }
 
+    /// Adds the gradients of `a` and `b`; gives that of the inner product, in the memory of `inner`.
+    pub(crate) fn low_rank_grads<'a>(
+        &self,
+        operation: &'static str,
+        (seen, x): (Values<'_>, &Array),
+        (dy, inner): (Values<'_>, Numbers<'a>),
+        w: LowRank<'_>,
+        (da, db): (&mut Array, &mut Array),
+    ) -> Result<Numbers<'a>, EngineError> {
+        let (bf16, rank, outputs) = (x.dtype() == DType::Bf16, w.rank(), w.b.values.rows());
+        expect_same_shape(operation, ("rows of da", "columns of da"), w.a.values, da)?;
+        expect_same_shape(operation, ("rows of db", "columns of db"), w.b.values, db)?;
+        self.add_weight_gradient((dy, outputs), (inner.values(), rank), db.as_mut_slice());
+        let mut dinner = inner;
+        let overwrite = Accumulate::Overwrite;
+        self.gradient_times_weight(operation, (dy, bf16), w.b, dinner.values_mut(), overwrite)?;
+        dinner.scale(w.scale);
+        self.add_weight_gradient((dinner.values(), rank), (seen, x.cols()), da.as_mut_slice());
+        Ok(dinner)
+    }
+
+    /// `w[o, i] += scale b[o, r] a[r, i]`: the update itself, once and for all.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn add_low_rank(&self, a: &Array, b: &Array, scale: f32, w: &mut Array) -> Result<(), EngineError> {
+        const OP: &str = "add_low_rank";
+        expect_size(OP, "columns of b (rows of a)", a.rows(), b.cols())?;
+        expect_size(OP, "rows of w", b.rows(), w.rows())?;
+        expect_size(OP, "columns of w", a.cols(), w.cols())?;
+        let mut scaled = self.scratch.take(b.len());
+        scaled.iter_mut().zip(b.as_slice()).for_each(|(scaled, b)| *scaled = scale * b);
+        let b = Operand::rows_of(&scaled, b.cols());
+        self.matmul(b, a.into(), w.as_mut_slice(), Accumulate::Add);
+        Ok(())
+    }
+
     /// The input after dropout, in `room` where there is any.
-    fn seen<'a>(&self, x: &'a Array, dropout: Option<Dropout>, room: &'a mut Numbers<'_>) -> Values<'a> {
+    pub(crate) fn seen<'a>(
+        &self,
+        x: &'a Array,
+        dropout: Option<Dropout>,
+        room: &'a mut Numbers<'_>,
+    ) -> Values<'a> {
         let Some(dropout) = dropout else { return x.values() };
         with_values!(Values, x.values(), |x_values| {
             with_values!(ValuesMut, room.values_mut(), |room| {
@@ -101,7 +136,7 @@ impl Engine {
     }
 
     /// `scale seen a^T`, in the precision of `x`.
-    fn inner(
+    pub(crate) fn inner(
         &self,
         operation: &'static str,
         (seen, x): (Values<'_>, &Array),
@@ -115,11 +150,11 @@ impl Engine {
 }
 
 impl LowRank<'_> {
-    fn rank(&self) -> usize {
+    pub(crate) fn rank(&self) -> usize {
         self.a.values.rows()
     }
 
-    fn check(&self, operation: &'static str, x: &Array, y: &Array) -> Result<(), EngineError> {
+    pub(crate) fn check(&self, operation: &'static str, x: &Array, y: &Array) -> Result<(), EngineError> {
         expect_size(operation, "columns of x (inputs of a)", self.a.values.cols(), x.cols())?;
         expect_size(operation, "columns of b (rows of a)", self.rank(), self.b.values.cols())?;
         expect_size(operation, "rows of y", x.rows(), y.rows())?;
@@ -128,30 +163,42 @@ impl LowRank<'_> {
 }
 
 /// Borrowed working memory in either precision.
-struct Numbers<'a> {
+pub(crate) struct Numbers<'a> {
     memory: Scratch<'a>,
     dtype: DType,
     len: usize,
 }
 
 impl<'a> Numbers<'a> {
-    fn take(engine: &'a Engine, dtype: DType, len: usize) -> Self {
+    pub(crate) fn take(engine: &'a Engine, dtype: DType, len: usize) -> Self {
         let words = if dtype == DType::F32 { len } else { len.div_ceil(2) };
         Self { memory: engine.scratch.take(words), dtype, len }
     }
 
-    fn values(&self) -> Values<'_> {
+    pub(crate) fn values(&self) -> Values<'_> {
         match self.dtype {
             DType::F32 => Values::F32(&self.memory),
             _ => Values::Bf16(&bytemuck::cast_slice(&self.memory)[..self.len]),
         }
     }
 
-    fn values_mut(&mut self) -> ValuesMut<'_> {
+    pub(crate) fn values_mut(&mut self) -> ValuesMut<'_> {
         match self.dtype {
             DType::F32 => ValuesMut::F32(&mut self.memory),
             _ => ValuesMut::Bf16(&mut bytemuck::cast_slice_mut(&mut self.memory)[..self.len]),
         }
+    }
+
+    /// Becomes `from - less`.
+    pub(crate) fn difference(&mut self, from: Values<'_>, less: Values<'_>) {
+        with_values!(ValuesMut, self.values_mut(), |to| {
+            with_values!(Values, from, |from| with_values!(Values, less, |less| {
+                let values = from.iter().zip(less);
+                to.iter_mut().zip(values).for_each(|(to, (from, less))| {
+                    *to = Element::from_f32(from.to_f32() - less.to_f32());
+                });
+            }));
+        });
     }
 
     fn scale(&mut self, factor: f32) {
@@ -191,8 +238,7 @@ mod tests {
         for engine in engines() {
             for shape @ [n, i, r, o] in [[1, 1, 1, 1], [5, 7, 2, 11], [34, 9, 3, 17]] {
                 for dropout in DROPOUTS {
-                    let (x, a, b, dy) =
-                        (random(1, n, i), random(2, r, i), random(3, o, r), random(4, n, o));
+                    let (x, a, b, dy) = (random(1, n, i), random(2, r, i), random(3, o, r), random(4, n, o));
                     let w = LowRank { a: (&a).into(), b: (&b).into(), scale: SCALE as f32, dropout };
                     let mask = mask(&engine, dropout, n, i);
                     let (wx, wa, wb, wdy) = (wide(&x), wide(&a), wide(&b), wide(&dy));
@@ -256,6 +302,22 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn an_added_update_gives_what_the_update_beside_the_weight_gives() {
+        let (n, i, r, o) = (9, 12, 3, 20);
+        for engine in engines() {
+            let (x, mut w, a, b) = (random(1, n, i), random(2, o, i), random(3, r, i), random(4, o, r));
+            let mut beside = Array::zeros(n, o);
+            engine.linear(&x, &w, None, &mut beside).unwrap();
+            let update = LowRank { a: (&a).into(), b: (&b).into(), scale: 0.7, dropout: None };
+            engine.low_rank(&x, update, &mut beside).unwrap();
+            engine.add_low_rank(&a, &b, 0.7, &mut w).unwrap();
+            let mut added = Array::zeros(n, o);
+            engine.linear(&x, &w, None, &mut added).unwrap();
+            assert_close("added", added.as_slice(), &wide(&beside), 1e-5);
         }
     }
 

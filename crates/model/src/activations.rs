@@ -4,7 +4,9 @@
 
 use crate::batch_size::BatchSize;
 use crate::config::ModelConfig;
+use bso_durable::Seed;
 use bso_engine::{Array, DType, EngineError};
+use rand::Rng;
 
 /// Rows and columns of an array.
 pub(crate) type Shape = (usize, usize);
@@ -287,6 +289,8 @@ impl BackwardBuffers {
 #[derive(Debug, Default)]
 pub struct Activations {
     pub(crate) checkpointed: bool,
+    /// What decides the adapter's dropout; none: nothing is dropped.
+    pub(crate) dropout: Option<u64>,
     /// The residual stream before each layer.
     pub(crate) residual: Vec<Matrix>,
     /// The last layer's output, on the rows that meet the head.
@@ -310,6 +314,12 @@ impl Activations {
     /// runs the same operations on the same numbers again, so that gradients are the same to the bit.
     pub fn checkpointed() -> Self {
         Self { checkpointed: true, ..Self::default() }
+    }
+
+    /// The next forward passes, with their backward, drop inputs of the adapter as `seed` decides; without one, none. A
+    /// training step gives every batch a seed of its own.
+    pub fn drop_by(&mut self, seed: Option<Seed>) {
+        self.dropout = seed.map(|seed| seed.rng().random());
     }
 
     pub(crate) fn fit(

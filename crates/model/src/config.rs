@@ -4,6 +4,7 @@
 use crate::config_fields::Fields;
 use crate::error::ModelError;
 use crate::family::Family;
+use crate::model_directory::ModelDirectory;
 use crate::rope::RopeScaling;
 use crate::weights::torch_name;
 use bso_engine::DType;
@@ -62,12 +63,12 @@ const LARGEST_VOCABULARY: u64 = 1 << 24;
 const LARGEST_FILE: u64 = 16 << 20;
 
 impl ModelConfig {
-    /// Reads `dir/config.json`.
+    /// Reads `dir/config.json`; in an adapter's directory, that of its base.
     ///
     /// # Errors
     /// A missing or broken file, an unsupported architecture or setting, a size out of range: each by name.
     pub fn from_dir(dir: &Path) -> Result<Self, ModelError> {
-        let file = dir.join("config.json");
+        let file = ModelDirectory::find(dir)?.base.join("config.json");
         let bytes = crate::weights::read_small(&file, LARGEST_FILE)?;
         let value = serde_json::from_slice(&bytes).map_err(|e| ModelError::Config {
             file: file.clone(),
@@ -166,6 +167,12 @@ impl ModelConfig {
         fields.insert(key.into(), Value::from(torch_name(dtype)));
         fields.entry("architectures").or_insert_with(|| Value::from(vec![self.family.architecture]));
         Ok(bso_durable::write_json(&dir.join("config.json"), &fields)?)
+    }
+
+    /// The head is no longer the embedding.
+    pub(crate) fn untie_head(&mut self) {
+        self.tied_head = false;
+        self.original.insert("tie_word_embeddings".into(), Value::Bool(false));
     }
 
     /// `model_type`, e.g. "llama".

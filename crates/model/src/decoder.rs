@@ -1,10 +1,12 @@
 //! A decoder: its config, its parameters by their Hugging Face names, and the engine it computes on. Loading,
 //! random starts and saving; what it computes is in `sequence_log_prob` and `generate`.
 
+use crate::adapter::Adapter;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::layer::Layer;
 use crate::layout::{Layout, TensorSpec};
+use crate::model_directory::ModelDirectory;
 use crate::rope::inverse_frequencies;
 use crate::weights::{Checkpoint, TensorToWrite, save_tensors};
 use bso_durable::Seed;
@@ -16,16 +18,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Largest shard that [`Decoder::save`] writes, bytes; transformers' default.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Weights and shape of a decoder-only language model. The weights are kept in f32; products are computed in f32, or in
+/// Weights and shape of a decoder-only language model, with or without an adapter. The weights are kept in f32; products are computed in f32, or in
 /// bf16 with sums in f32 ([`Decoder::compute_in`]).
 #[derive(Debug)]
 pub struct Decoder {
-    config: ModelConfig,
-    layout: Layout,
-    parameters: Vec<Array>,
-    dtype: DType,
+    pub(crate) config: ModelConfig,
+    pub(crate) layout: Layout,
+    /// With an adapter, its tensors stand last; those before them are frozen.
+    pub(crate) parameters: Vec<Array>,
+    pub(crate) dtype: DType,
     /// Rounded copies of the matrices that products read; none in f32.
-    packed: Vec<Option<PackedWeight>>,
+    pub(crate) packed: Vec<Option<PackedWeight>>,
+    pub(crate) adapter: Option<Adapter>,
     inverse_frequencies: Vec<f32>,
     attention_factor: f32,
     /// Covers the longest batch so far; grown when a longer one comes.
@@ -34,16 +38,18 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Loads a model directory in Hugging Face layout; bf16 and f16 become f32.
+    /// Loads a model directory in Hugging Face layout; bf16 and f16 become f32. An adapter's directory gives its base model
+    /// with the adapter merged in.
     ///
     /// Names, shapes and sizes of all tensors are checked before any memory is taken for them.
     ///
     /// # Errors
     /// A missing, damaged or unsupported config or weight file; a missing, superfluous or misshapen tensor.
     pub fn load(dir: &Path, engine: Arc<Engine>) -> Result<Self, ModelError> {
-        let config = ModelConfig::from_dir(dir)?;
+        let ModelDirectory { base: dir, adapter } = ModelDirectory::find(dir)?;
+        let config = ModelConfig::from_dir(&dir)?;
         let layout = Layout::of(&config);
-        let checkpoint = Checkpoint::open(dir)?;
+        let checkpoint = Checkpoint::open(&dir)?;
         for spec in &layout.tensors {
             checkpoint.check(&spec.name, &spec.shape)?;
         }
@@ -53,6 +59,10 @@ impl Decoder {
             checkpoint.read(&spec.name, &spec.shape, array.as_mut_slice())?;
         }
         decoder.refuse_untied_head(&checkpoint)?;
+        if let Some(adapter) = adapter {
+            decoder.load_adapter(&adapter)?;
+            decoder.merge_adapter()?;
+        }
         Ok(decoder)
     }
 
@@ -86,6 +96,7 @@ impl Decoder {
             parameters,
             dtype: DType::F32,
             packed: Vec::new(),
+            adapter: None,
             inverse_frequencies,
             attention_factor,
             rotary,
@@ -103,7 +114,8 @@ impl Decoder {
         self.packed = match dtype {
             DType::F32 => Vec::new(),
             DType::Bf16 => {
-                let matrices = self.layout.products();
+                let mut matrices = self.layout.products();
+                matrices.extend(self.adapter.iter().flat_map(Adapter::products));
                 let pack = |(i, array): (usize, &Array)| {
                     matrices.contains(&i).then(|| PackedWeight::new(array.rows(), array.cols(), gradients))
                 };
@@ -112,7 +124,7 @@ impl Decoder {
             DType::F16 => return Err(EngineError::NoArithmetic(dtype).into()),
         };
         self.dtype = dtype;
-        Ok(self.renew_packed()?)
+        Ok(self.pack_from(0)?)
     }
 
     /// The precision of products.
@@ -120,11 +132,19 @@ impl Decoder {
         self.dtype
     }
 
-    /// Rounds the parameters into their packed copies: due after every change.
+    /// Rounds the trained parameters into their packed copies, and whatever else follows from them: due after every
+    /// change.
     pub(crate) fn renew_packed(&mut self) -> Result<(), EngineError> {
+        if let Some(adapter) = &mut self.adapter {
+            adapter.renew_norms(&self.engine, &self.parameters)?;
+        }
+        self.pack_from(self.first_trained())
+    }
+
+    fn pack_from(&mut self, first: usize) -> Result<(), EngineError> {
         let Self { engine, parameters, packed, .. } = self;
         engine.install(|| {
-            parameters.iter().zip(packed).try_for_each(|(parameter, packed)| match packed {
+            parameters.iter().zip(packed).skip(first).try_for_each(|(parameter, packed)| match packed {
                 Some(packed) => engine.pack_weight(parameter, packed),
                 None => Ok(()),
             })
@@ -145,6 +165,12 @@ impl Decoder {
     /// # Errors
     /// The I/O error with the path.
     pub fn save_sharded(&self, dir: &Path, dtype: DType, max_shard_bytes: u64) -> Result<(), ModelError> {
+        if self.adapter.is_some() {
+            return Err(ModelError::argument(
+                "the model has an adapter, which whole weights cannot hold",
+                "merge it, or save it by itself",
+            ));
+        }
         let tensors = self.layout.tensors.iter().zip(&self.parameters).map(|(spec, array)| TensorToWrite {
             name: spec.name.clone(),
             shape: spec.shape.clone(),
@@ -179,6 +205,16 @@ impl Decoder {
         self.parameters.iter().map(Array::len).sum()
     }
 
+    /// The place of the first parameter that is trained; every later one is as well.
+    pub(crate) fn first_trained(&self) -> usize {
+        self.adapter.as_ref().map_or(0, |adapter| adapter.first)
+    }
+
+    /// Number of parameters that are trained: all, or an adapter's.
+    pub fn trained_count(&self) -> usize {
+        self.parameters.iter().skip(self.first_trained()).map(Array::len).sum()
+    }
+
     pub(crate) fn arrays(&self) -> &[Array] {
         &self.parameters
     }
@@ -187,8 +223,16 @@ impl Decoder {
         &self.layout
     }
 
+    pub(crate) fn embedding_place(&self) -> usize {
+        self.adapter.as_ref().and_then(|adapter| adapter.embedding).unwrap_or(self.layout.embedding)
+    }
+
+    pub(crate) fn head_place(&self) -> usize {
+        self.adapter.as_ref().and_then(|adapter| adapter.head).unwrap_or(self.layout.head)
+    }
+
     pub(crate) fn embedding(&self) -> &Array {
-        &self.parameters[self.layout.embedding]
+        &self.parameters[self.embedding_place()]
     }
 
     pub(crate) fn final_norm(&self) -> &Array {
@@ -196,7 +240,7 @@ impl Decoder {
     }
 
     pub(crate) fn head(&self) -> Weight<'_> {
-        self.weight(self.layout.head)
+        self.weight(self.head_place())
     }
 
     /// A matrix as products take it.
@@ -215,6 +259,8 @@ impl Decoder {
             config: &self.config,
             parameters: &self.parameters,
             packed: &self.packed,
+            adapter: self.adapter.as_ref(),
+            dropout: None,
             dtype: self.dtype,
             place: &self.layout.layers[index],
             rotary,
@@ -252,7 +298,7 @@ impl Decoder {
         checkpoint.check(name, &spec.shape)?;
         let mut head = allocate(spec)?;
         checkpoint.read(name, &spec.shape, head.as_mut_slice())?;
-        if head.as_slice() == self.embedding().as_slice() {
+        if head.as_slice() == self.parameters[self.layout.embedding].as_slice() {
             return Ok(());
         }
         Err(ModelError::Tensor {
@@ -274,6 +320,7 @@ impl Clone for Decoder {
             parameters: self.parameters.clone(),
             dtype: self.dtype,
             packed: self.packed.clone(),
+            adapter: self.adapter.clone(),
             inverse_frequencies: self.inverse_frequencies.clone(),
             attention_factor: self.attention_factor,
             rotary: Mutex::new(rotary),
@@ -304,7 +351,7 @@ fn refuse_superfluous(
     }
 }
 
-fn allocate(spec: &TensorSpec) -> Result<Array, ModelError> {
+pub(crate) fn allocate(spec: &TensorSpec) -> Result<Array, ModelError> {
     let (rows, cols) = spec.rows_cols();
     let mut data = Vec::new();
     let fits = rows.checked_mul(cols).filter(|n| data.try_reserve_exact(*n).is_ok());

@@ -131,6 +131,12 @@ fn complete(results: Vec<Option<Generated>>) -> Vec<Generated> {
 
 fn check(decoder: &Decoder, prompts: &[Vec<u32>], config: &GenerateConfig) -> Result<(), ModelError> {
     let refuse = |problem: String, remedy: &str| Err(ModelError::argument(problem, remedy));
+    if decoder.adapter().is_some() {
+        return refuse(
+            "generation computes on whole weights, and the model has an adapter".into(),
+            "merge it first",
+        );
+    }
     if !(config.temperature.is_finite() && config.temperature >= 0.0) {
         return refuse(
             format!("temperature {} is not a number of at least 0", config.temperature),

@@ -5,18 +5,19 @@ use crate::error::ModelError;
 use bso_engine::{Array, Engine};
 use std::sync::Arc;
 
-/// Gradients of a decoder's parameters, in the decoder's order.
+/// Gradients of a decoder's trained parameters, in the decoder's order.
 #[derive(Clone, Debug)]
 pub struct Gradients {
+    /// One per parameter, empty for a frozen one.
     pub(crate) arrays: Vec<Array>,
     names: Arc<[String]>,
     engine: Arc<Engine>,
 }
 
 impl Gradients {
-    /// Zeros for every parameter.
+    /// Zeros for every trained parameter.
     pub fn zeros(decoder: &Decoder) -> Self {
-        let arrays = decoder.arrays().iter().map(|p| Array::zeros(p.rows(), p.cols())).collect();
+        let arrays = zeros_of_trained(decoder);
         let names = decoder.parameters().map(|(name, _)| name.to_owned()).collect();
         Self { arrays, names, engine: decoder.engine().clone() }
     }
@@ -46,17 +47,35 @@ impl Gradients {
         self.iter().filter(|(_, a)| a.as_slice().iter().all(|x| *x == 0.0)).map(|(name, _)| name).collect()
     }
 
-    /// Names and gradients in order.
+    /// Names and gradients in order; frozen parameters have none.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Array)> {
-        self.names.iter().map(String::as_str).zip(&self.arrays)
+        self.names.iter().map(String::as_str).zip(&self.arrays).filter(|(_, gradient)| !gradient.is_empty())
     }
 
     /// Refuses gradients made for another model.
     pub(crate) fn fits(&self, decoder: &Decoder) -> Result<(), ModelError> {
-        let same = |(g, p): (&Array, &Array)| (g.rows(), g.cols()) == (p.rows(), p.cols());
-        if self.arrays.len() == decoder.arrays().len() && self.arrays.iter().zip(decoder.arrays()).all(same) {
+        let first = decoder.first_trained();
+        let same = |(i, (g, p)): (usize, (&Array, &Array))| {
+            (g.rows(), g.cols()) == if i < first { (0, 0) } else { (p.rows(), p.cols()) }
+        };
+        let mut pairs = self.arrays.iter().zip(decoder.arrays()).enumerate();
+        if self.arrays.len() == decoder.arrays().len() && pairs.all(same) {
             return Ok(());
         }
         Err(ModelError::argument("the gradients belong to another model", "make them with Gradients::zeros"))
     }
+}
+
+/// An array of zeros for each trained parameter, an empty one for each frozen.
+pub(crate) fn zeros_of_trained(decoder: &Decoder) -> Vec<Array> {
+    let first = decoder.first_trained();
+    let zeros = |(i, p): (usize, &Array)| {
+        if i < first { Array::zeros(0, 0) } else { Array::zeros(p.rows(), p.cols()) }
+    };
+    decoder.arrays().iter().enumerate().map(zeros).collect()
+}
+
+/// The gradient to add to; none of a frozen parameter.
+pub(crate) fn trained(gradient: &mut Array) -> Option<&mut Array> {
+    (!gradient.is_empty()).then_some(gradient)
 }

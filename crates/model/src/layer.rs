@@ -2,11 +2,14 @@
 //! forward. Generation, which attends over a cache and keeps nothing, is in `generation_pass`.
 
 use crate::activations::{BackwardBuffers, KeptActivations, PassingActivations};
+use crate::adapter::{Adapter, LowRankPlace};
 use crate::config::ModelConfig;
+use crate::gradients::trained;
 use crate::layout::{LayerPlace, LinearPlace};
 use bso_engine::{
-    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, DType, Engine, EngineError,
-    LinearGrads, PackedWeight, Qkv, RmsNormGrads, RotaryTable, Segments, SwigluGrads, Weight,
+    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, DType, Dora, DoraGrads, Dropout,
+    Engine, EngineError, LinearGrads, LowRank, LowRankGrads, PackedWeight, Qkv, RmsNormGrads, RotaryTable,
+    Segments, SwigluGrads, Weight,
 };
 
 /// A layer with what it computes on.
@@ -15,6 +18,9 @@ pub(crate) struct Layer<'a> {
     pub config: &'a ModelConfig,
     pub parameters: &'a [Array],
     pub packed: &'a [Option<PackedWeight>],
+    pub adapter: Option<&'a Adapter>,
+    /// What decides the adapter's dropout; none: nothing is dropped.
+    pub dropout: Option<u64>,
     /// Precision of products.
     pub dtype: DType,
     pub place: &'a LayerPlace,
@@ -184,7 +190,7 @@ impl Layer<'_> {
             weight: self.parameter(place.post_attention_norm),
             inv_rms: &passing.inv_rms,
             dx: (residual, Add),
-            dweight: Some(&mut gradients[place.post_attention_norm]),
+            dweight: trained(&mut gradients[place.post_attention_norm]),
         })
     }
 
@@ -244,7 +250,7 @@ impl Layer<'_> {
             weight: self.parameter(place.input_norm),
             inv_rms: &passing.inv_rms,
             dx: (&mut b.residual, Add),
-            dweight: Some(&mut gradients[place.input_norm]),
+            dweight: trained(&mut gradients[place.input_norm]),
         })
     }
 
@@ -257,7 +263,40 @@ impl Layer<'_> {
     }
 
     fn linear(&self, place: LinearPlace, x: &Array, y: &mut Array) -> Result<(), EngineError> {
-        self.engine.linear(x, self.weight(place.weight), place.bias.map(|b| self.parameter(b)), y)
+        let (w, bias) = (self.weight(place.weight), place.bias.map(|b| self.parameter(b)));
+        match self.low_rank(place) {
+            None => self.engine.linear(x, w, bias, y),
+            Some((places, update)) => match self.dora(place, (places, update)) {
+                Some((_, dora)) => self.engine.dora(x, dora, y),
+                None => {
+                    self.engine.linear(x, w, bias, y)?;
+                    self.engine.low_rank(x, update, y)
+                }
+            },
+        }
+    }
+
+    /// The same where the lengths of rows are trained, and the place of these.
+    fn dora<'b>(
+        &'b self,
+        place: LinearPlace,
+        (places, update): (LowRankPlace, LowRank<'b>),
+    ) -> Option<(usize, Dora<'b>)> {
+        let (magnitude, norm) = (places.magnitude?, self.adapter?.norms.get(&place.weight)?);
+        let (w, bias) = (self.weight(place.weight), place.bias.map(|b| self.parameter(b)));
+        Some((magnitude, Dora { w, bias, update, magnitude: self.parameter(magnitude), norm }))
+    }
+
+    /// The adapter of a linear layer: its places and values, and the mask's key for this layer.
+    fn low_rank(&self, place: LinearPlace) -> Option<(LowRankPlace, LowRank<'_>)> {
+        let adapter = self.adapter?;
+        let places = *adapter.low_rank.get(&place.weight)?;
+        let rate = adapter.config.dropout;
+        // Odd, so that no two layers share a key.
+        let of_layer = (2 * place.weight as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let dropout = self.dropout.filter(|_| rate > 0.0).map(|key| Dropout { rate, key: key ^ of_layer });
+        let (a, b) = (self.weight(places.a), self.weight(places.b));
+        Some((places, LowRank { a, b, scale: adapter.config.scale() as f32, dropout }))
     }
 
     fn linear_backward(
@@ -265,16 +304,27 @@ impl Layer<'_> {
         place: LinearPlace,
         dy: &Array,
         x: &Array,
-        dx: (&mut Array, Accumulate),
+        (dx, accumulate): (&mut Array, Accumulate),
         gradients: &mut [Array],
     ) -> Result<(), EngineError> {
-        let w = self.weight(place.weight);
+        let (w, adapted) = (self.weight(place.weight), self.low_rank(place));
+        if let Some((places, update)) = adapted
+            && let Some((magnitude, w)) = self.dora(place, (places, update))
+        {
+            let places = [places.a, places.b, magnitude];
+            let Ok([da, db, dmagnitude]) = gradients.get_disjoint_mut(places) else { return Ok(()) };
+            let dx = (dx, accumulate);
+            return self.engine.dora_backward(DoraGrads { dy, x, w, dx, da, db, dmagnitude });
+        }
         // A bias stands directly after its weight in the layout.
         let (dw, db) = match (place.bias, gradients[place.weight..].split_first_mut()) {
             (_, None) => (None, None),
-            (None, Some((dw, _))) => (Some(dw), None),
-            (Some(_), Some((dw, rest))) => (Some(dw), rest.first_mut()),
+            (None, Some((dw, _))) => (trained(dw), None),
+            (Some(_), Some((dw, rest))) => (trained(dw), rest.first_mut().and_then(trained)),
         };
-        self.engine.linear_backward(LinearGrads { dy, x, w, dx: Some(dx), dw, db })
+        self.engine.linear_backward(LinearGrads { dy, x, w, dx: Some((&mut *dx, accumulate)), dw, db })?;
+        let Some((places, w)) = adapted else { return Ok(()) };
+        let Ok([da, db]) = gradients.get_disjoint_mut([places.a, places.b]) else { return Ok(()) };
+        self.engine.low_rank_backward(LowRankGrads { dy, x, w, dx, da, db })
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Layout {
     pub head: usize,
 }
 
+const HEAD: &str = "lm_head.weight";
+
 impl Layout {
     pub(crate) fn of(config: &ModelConfig) -> Self {
         let mut list = TensorList(Vec::new());
@@ -78,20 +80,29 @@ impl Layout {
         });
         let layers = layers.collect();
         let norm = list.push("model.norm.weight".into(), &[hidden]);
-        let head = if config.tied_head {
-            embedding
-        } else {
-            list.push("lm_head.weight".into(), &[config.vocab_size, hidden])
-        };
+        let head =
+            if config.tied_head { embedding } else { list.push(HEAD.into(), &[config.vocab_size, hidden]) };
         Self { tensors: list.0, embedding, layers, norm, head }
+    }
+
+    /// The linear layers; the head is not among them.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = LinearPlace> {
+        let of_layer = |layer: &LayerPlace| {
+            [layer.query, layer.key, layer.value, layer.output, layer.gate, layer.up, layer.down]
+        };
+        self.layers.iter().flat_map(of_layer)
     }
 
     /// Places of the matrices that products read.
     pub(crate) fn products(&self) -> HashSet<usize> {
-        let of_layer = |layer: &LayerPlace| {
-            [layer.query, layer.key, layer.value, layer.output, layer.gate, layer.up, layer.down]
-        };
-        self.layers.iter().flat_map(of_layer).map(|linear| linear.weight).chain([self.head]).collect()
+        self.linears().map(|linear| linear.weight).chain([self.head]).collect()
+    }
+
+    /// A head beside the embedding, as the last tensor.
+    pub(crate) fn untie_head(&mut self) {
+        let shape = self.tensors[self.embedding].shape.clone();
+        self.head = self.tensors.len();
+        self.tensors.push(TensorSpec { name: HEAD.into(), shape });
     }
 }
 

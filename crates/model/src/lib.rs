@@ -5,6 +5,7 @@
 //! sequence; one weight per sequence -> [`Decoder::backward`] -> [`Gradients`] -> [`Optimiser::step`].
 
 mod activations;
+mod adapter;
 mod batch_size;
 mod config;
 mod config_fields;
@@ -18,6 +19,7 @@ mod gradients;
 mod layer;
 mod layout;
 mod logits;
+mod model_directory;
 mod optimiser;
 mod optimiser_state;
 mod packed_batch;
@@ -27,6 +29,7 @@ mod sequence_log_prob;
 mod weights;
 
 pub use activations::{Activations, Workspace};
+pub use adapter::{AdapterConfig, Targets};
 pub use batch_size::BatchSize;
 pub use bso_engine::{CpuPath, DType, Device, Engine, EngineError};
 pub use config::ModelConfig;
@@ -34,6 +37,7 @@ pub use decoder::Decoder;
 pub use error::ModelError;
 pub use generate::{FinishReason, GenerateConfig, Generated, NewToken};
 pub use gradients::Gradients;
+pub use model_directory::ModelDirectory;
 pub use optimiser::{Optimiser, OptimiserKind};
 pub use packed_batch::{PackedBatch, PromptResponse};
 pub use rope::RopeScaling;

@@ -3,7 +3,7 @@
 
 use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::gradients::Gradients;
+use crate::gradients::{Gradients, zeros_of_trained};
 use bso_engine::{AdamW, AdamWState, Array, RmsProp, Sgd};
 
 /// Which rule, with its constants.
@@ -84,7 +84,7 @@ pub struct Optimiser {
     pub(crate) weight_decay: f64,
     /// Steps done.
     pub(crate) steps: u64,
-    /// For each slot of the kind, one array per parameter.
+    /// For each slot of the kind, one array per parameter, empty for a frozen one.
     pub(crate) state: Vec<Vec<Array>>,
 }
 
@@ -101,8 +101,8 @@ impl Optimiser {
                 "correct weight_decay",
             ));
         }
-        let zeros = || decoder.arrays().iter().map(|p| Array::zeros(p.rows(), p.cols())).collect();
-        Ok(Self { kind, weight_decay, steps: 0, state: kind.slots().iter().map(|_| zeros()).collect() })
+        let state = kind.slots().iter().map(|_| zeros_of_trained(decoder)).collect();
+        Ok(Self { kind, weight_decay, steps: 0, state })
     }
 
     /// Changes the parameters by one step with gradient `factor * gradients` and learning rate `learning_rate`.
@@ -137,7 +137,8 @@ impl Optimiser {
         let engine = decoder.engine().clone();
         let (kind, steps, all_decay, state) = (self.kind, self.steps, self.weight_decay, &mut self.state);
         engine.install(|| -> Result<(), bso_engine::EngineError> {
-            for (i, (name, parameter)) in decoder.parameters_mut().enumerate() {
+            let first = decoder.first_trained();
+            for (i, (name, parameter)) in decoder.parameters_mut().enumerate().skip(first) {
                 let gradient = &gradients.arrays[i];
                 let weight_decay = if decays(name) { all_decay } else { 0.0 };
                 match (kind, state.as_mut_slice()) {

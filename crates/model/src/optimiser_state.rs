@@ -15,7 +15,7 @@ impl Optimiser {
     pub fn save(&self, path: &Path, decoder: &Decoder) -> Result<(), ModelError> {
         let mut tensors = Vec::new();
         for (slot, arrays) in self.kind.slots().iter().zip(&self.state) {
-            for ((name, _), array) in decoder.parameters().zip(arrays) {
+            for ((name, _), array) in decoder.parameters().zip(arrays).skip(decoder.first_trained()) {
                 let (name, shape) = (format!("{slot}.{name}"), vec![array.rows(), array.cols()]);
                 tensors.push(TensorToWrite { name, shape, data: array.as_slice() });
             }
@@ -48,7 +48,7 @@ impl Optimiser {
         let steps = steps.ok_or_else(|| wrong("does not say how many steps were done".into()))?;
         let mut names = Vec::new();
         for slot in kind.slots() {
-            for (name, parameter) in decoder.parameters() {
+            for (name, parameter) in decoder.parameters().skip(decoder.first_trained()) {
                 let name = format!("{slot}.{name}");
                 file.check_exact(&name, &[parameter.rows(), parameter.cols()])?;
                 names.push(name);
@@ -59,7 +59,8 @@ impl Optimiser {
         }
         let mut optimiser = Self::new(kind, weight_decay, decoder)?;
         optimiser.steps = steps;
-        for (name, array) in names.iter().zip(optimiser.state.iter_mut().flatten()) {
+        let arrays = optimiser.state.iter_mut().flatten().filter(|array| !array.is_empty());
+        for (name, array) in names.iter().zip(arrays) {
             let shape = [array.rows(), array.cols()];
             file.read(name, &shape, array.as_mut_slice())?;
         }

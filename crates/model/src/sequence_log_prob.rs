@@ -5,7 +5,8 @@ use crate::activations::{Activations, BackwardBuffers, HeadActivations, Workspac
 use crate::batch_size::BatchSize;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::gradients::Gradients;
+use crate::gradients::{Gradients, trained};
+use crate::layer::Layer;
 use crate::packed_batch::PackedBatch;
 use bso_engine::{
     Accumulate, Array, EngineError, HeadInputs, RmsNormGrads, RotaryTable, SelectedLogProbGrads,
@@ -27,7 +28,7 @@ impl Decoder {
         activations.size = None;
         activations.fit(self.dtype(), size, self.config())?;
         self.engine().install(|| -> Result<(), EngineError> {
-            let Activations { residual, output, layers, passing, head, .. } = &mut *activations;
+            let Activations { dropout, residual, output, layers, passing, head, .. } = &mut *activations;
             self.engine().embedding(batch.tokens(), self.embedding(), &mut residual[0])?;
             let last = layers.len() - 1;
             for i in 0..self.config().layers {
@@ -36,12 +37,8 @@ impl Decoder {
                 // Checkpointed, all layers use the one there is.
                 let kept = &mut layers[i.min(last)];
                 let seen = (batch.segments(), self.rows_of(i, batch));
-                self.layer(i, batch.positions(), &rotary).forward_packed(
-                    &from[i],
-                    seen,
-                    (kept, passing),
-                    next,
-                )?;
+                let layer = Layer { dropout: *dropout, ..self.layer(i, batch.positions(), &rotary) };
+                layer.forward_packed(&from[i], seen, (kept, passing), next)?;
             }
             self.head_forward(batch, output, head)
         })?;
@@ -84,7 +81,8 @@ impl Decoder {
             // The last layer's activations, which the forward left, are overwritten on the way down.
             activations.size = None;
         }
-        let Activations { checkpointed, residual, layers, passing, head, backward, .. } = activations;
+        let Activations { checkpointed, dropout, residual, layers, passing, head, backward, .. } =
+            activations;
         backward.fit(self.dtype(), size, self.config())?;
         for (range, weight) in batch.scored().iter().zip(weights) {
             backward.row_weights.extend(std::iter::repeat_n(*weight, range.len()));
@@ -93,7 +91,8 @@ impl Decoder {
             self.head_backward(batch, head, backward, &mut gradients.arrays)?;
             let last = layers.len() - 1;
             for i in (0..self.config().layers).rev() {
-                let (layer, rows) = (self.layer(i, batch.positions(), &rotary), self.rows_of(i, batch));
+                let layer = Layer { dropout: *dropout, ..self.layer(i, batch.positions(), &rotary) };
+                let rows = self.rows_of(i, batch);
                 let kept = &mut layers[i.min(last)];
                 if *checkpointed && rows.is_none() {
                     layer.recompute(&residual[i], batch.segments(), (kept, passing))?;
@@ -101,8 +100,10 @@ impl Decoder {
                 let seen = (batch.segments(), rows);
                 layer.backward(&residual[i], seen, (kept, passing), backward, &mut gradients.arrays)?;
             }
-            let dtable = &mut gradients.arrays[self.layout().embedding];
-            self.engine().embedding_backward(batch.tokens(), &backward.residual, dtable)
+            match trained(&mut gradients.arrays[self.embedding_place()]) {
+                Some(dtable) => self.engine().embedding_backward(batch.tokens(), &backward.residual, dtable),
+                None => Ok(()),
+            }
         })?;
         Ok(())
     }
@@ -122,7 +123,7 @@ impl Decoder {
                 lse: &head.lse,
                 weights: &b.row_weights,
                 dhidden: &mut b.head_normed,
-                dhead: Some(&mut gradients[self.layout().head]),
+                dhead: trained(&mut gradients[self.head_place()]),
             },
         )?;
         engine.rms_norm_backward(RmsNormGrads {
@@ -131,7 +132,7 @@ impl Decoder {
             weight: self.final_norm(),
             inv_rms: &head.inv_rms,
             dx: (&mut b.head_gathered, Accumulate::Overwrite),
-            dweight: Some(&mut gradients[self.layout().norm]),
+            dweight: trained(&mut gradients[self.layout().norm]),
         })?;
         b.last_residual.fill(0.0);
         engine.scatter_add_rows(&b.head_gathered, batch.head_index(), &mut b.last_residual)

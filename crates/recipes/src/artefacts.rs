@@ -6,10 +6,11 @@ use crate::config::TrainConfig;
 use crate::dataset::Dataset;
 use crate::fitting::{DIVERGED, check_finite};
 use crate::objective::TrainingObjective;
+use crate::policy;
 use crate::reference::fingerprint_model;
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Observer, atomic_write, fingerprint_bytes};
-use bso_model::{DType, Decoder};
+use bso_model::Decoder;
 use bso_runs::report::{Estimate, run_report, write_report};
 use bso_runs::{
     Environment, Fingerprinted, LedgerRow, Manifest, ModelCard, Results, RunDirectory, Status, StepMetrics,
@@ -20,6 +21,7 @@ use std::time::SystemTime;
 
 /// What is known about a run before its first step; the same for the manifest, the card and the report.
 pub struct Facts {
+    settings: TrainConfig,
     manifest: Manifest,
     config: String,
     method: &'static str,
@@ -67,17 +69,18 @@ impl Facts {
             environment: Environment::detect(),
             stage: config.stage.to_string(),
             objective: objective.formula(),
-            reference: objective.needs_reference().then(|| config.model.reference_in_words()),
+            reference: objective.needs_reference().then(|| config.reference_in_words()),
             device: decoder.engine().device().name().to_owned(),
             dtype: config.model.dtype.to_string(),
             num_threads: decoder.engine().num_threads(),
             seed: config.model.seed,
-            trainable_parameters: decoder.parameter_count() as u64,
+            trainable_parameters: decoder.trained_count() as u64,
             fingerprints,
             ledger: ledger.map(|(what, count, note)| LedgerRow { what, count: count as u64, note }).collect(),
             more: Map::new(),
         };
         Ok(Self {
+            settings: config.clone(),
             manifest,
             config: config.to_yaml(),
             method: config.method(),
@@ -136,7 +139,7 @@ pub fn finish(
 ) -> Result<Vec<(String, f64)>, RecipeError> {
     check_finite(decoder, "after the last step", DIVERGED)?;
     let rows = read_metrics(&run.metrics())?.rows;
-    decoder.save(run.model(), DType::F32)?;
+    policy::save(decoder, run.model(), &facts.settings)?;
     tokenizer.save(run.model())?;
     write_generation_config(run, decoder, tokenizer)?;
     facts.intervals.clone().after(rows.clone()).write(&run.trainer_state())?;

@@ -5,9 +5,10 @@ use crate::RecipeError;
 use crate::config::TrainConfig;
 use crate::fitting::{DIVERGED, check_finite};
 use crate::objective::Observation;
+use crate::policy;
 use bso_data::ChatTokenizer;
 use bso_durable::write_json;
-use bso_model::{DType, Decoder, Optimiser, OptimiserKind};
+use bso_model::{Decoder, Optimiser, OptimiserKind};
 use bso_runs::{Checkpoint, RunDirectory};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -71,8 +72,8 @@ pub fn save(
 ) -> Result<Checkpoint, RecipeError> {
     check_finite(decoder, &format!("after step {}", progress.step), DIVERGED)?;
     let building = run.begin_checkpoint(progress.step)?;
-    // f32 whatever the run's dtype on disk: the next step continues from these very bits.
-    decoder.save(building.path(), DType::F32)?;
+    // In f32 whatever the run's dtype: the next step continues from these very bits.
+    policy::save(decoder, building.path(), ingredients.config)?;
     tokenizer.save(building.path())?;
     optimiser.save(&building.path().join(OPTIMISER), decoder)?;
     let state = State {

@@ -3,8 +3,8 @@
 
 use crate::RecipeError;
 use crate::objective::{Detail, Observation};
-use bso_model::Gradients;
-use std::collections::BTreeSet;
+use bso_model::{Decoder, Gradients};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Rounding of one sequence's log-prob in f32: nats, and relative to the log-prob for very long sequences.
 const ROUNDING: (f64, f64) = (1e-4, 1e-6);
@@ -37,30 +37,35 @@ pub fn check_margins(observations: &[Observation]) -> Result<(), RecipeError> {
 /// Watches the first steps for tensors that receive no gradient.
 #[derive(Debug, Default)]
 pub struct IdleTensors {
-    idle: Option<BTreeSet<String>>,
-    steps: u64,
+    /// Steps with pull in which each tensor that never received any was seen without; none before the first.
+    idle: Option<BTreeMap<String, u64>>,
 }
 
 impl IdleTensors {
-    /// Looks at the gradients of one step; `pulls` says whether any weight of the step was not zero.
+    /// Looks at the gradients of one step; `pulls` says whether any weight of the step was not zero. A tensor that rests
+    /// ([`Decoder::rests`]) is looked at later.
     ///
     /// # Errors
-    /// After a few steps with pull, the tensors that never received any.
-    pub fn look(&mut self, gradients: &Gradients, pulls: bool) -> Result<(), RecipeError> {
-        if !pulls || self.steps >= PATIENCE {
+    /// The tensors that received none in the first few steps with pull.
+    pub fn look(&mut self, gradients: &Gradients, decoder: &Decoder, pulls: bool) -> Result<(), RecipeError> {
+        if !pulls || self.idle.as_ref().is_some_and(BTreeMap::is_empty) {
             return Ok(());
         }
-        let zero: BTreeSet<String> = gradients.all_zero().into_iter().map(str::to_owned).collect();
-        let still: BTreeSet<String> = match self.idle.take() {
-            Some(idle) => idle.intersection(&zero).cloned().collect(),
-            None => zero,
+        let zero: BTreeSet<&str> = gradients.all_zero().into_iter().collect();
+        let mut idle = match self.idle.take() {
+            None => zero.iter().map(|name| ((*name).to_owned(), 0)).collect(),
+            Some(mut idle) => {
+                idle.retain(|name, _| zero.contains(name.as_str()));
+                idle
+            }
         };
-        self.steps += 1;
-        if self.steps < PATIENCE || still.is_empty() {
-            self.idle = Some(still);
+        idle.iter_mut().filter(|(name, _)| !decoder.rests(name)).for_each(|(_, steps)| *steps += 1);
+        let names: Vec<&str> =
+            idle.iter().filter(|(_, steps)| **steps >= PATIENCE).map(|(name, _)| name.as_str()).collect();
+        if names.is_empty() {
+            self.idle = Some(idle);
             return Ok(());
         }
-        let names: Vec<&str> = still.iter().map(String::as_str).collect();
         Err(RecipeError::failed(format!(
             "{} of the model's tensors received no gradient in the first {PATIENCE} steps: {}; the weights are damaged \
              (all zero before them?) or the architecture is not what config.json says",

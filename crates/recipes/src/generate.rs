@@ -3,6 +3,7 @@
 use crate::RecipeError;
 use crate::fitting::{check_finite, check_vocabulary};
 use crate::lines::{self, ReadRows};
+use crate::policy::tokenizer_folder;
 use bso_data::{ChatTokenizer, Message, TemplateChoice};
 use bso_durable::{Event, Interrupt, Observer, Task};
 use bso_model::{Decoder, Engine, FinishReason, GenerateConfig, ModelError, NewToken};
@@ -40,12 +41,12 @@ pub struct AnswerSettings {
 }
 
 impl ChatModel {
-    /// Opens a model directory.
+    /// Opens a model directory, or an adapter's.
     ///
     /// # Errors
     /// A tokenizer or weights that cannot be used, or that do not fit each other.
     pub fn open(dir: &Path, template: &TemplateChoice, engine: Arc<Engine>) -> Result<Self, RecipeError> {
-        let tokenizer = ChatTokenizer::load(dir, template)?;
+        let tokenizer = ChatTokenizer::load(&tokenizer_folder(dir)?, template)?;
         let decoder = Decoder::load(dir, engine)?;
         check_vocabulary(&tokenizer, decoder.config(), dir)?;
         check_finite(&decoder, &format!("in {}", dir.display()), "fetch or save the model again")?;

@@ -18,6 +18,7 @@ pub mod generate;
 pub mod lines;
 pub mod logprobs;
 mod objective;
+mod policy;
 mod reference;
 mod run_log;
 mod schedule;

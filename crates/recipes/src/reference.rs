@@ -5,8 +5,9 @@ use crate::RecipeError;
 use crate::example::Example;
 use crate::score::score;
 use bso_durable::{Event, Fingerprint, Interrupt, Observer, atomic_write, fingerprint_file};
-use bso_model::Decoder;
+use bso_model::{Decoder, ModelDirectory};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -35,22 +36,32 @@ struct Header {
 
 const FORMAT: u32 = 1;
 
-/// Fingerprint of a model folder: its configuration and its weights.
+/// Fingerprint of a model folder: its configuration and its weights; of an adapter's, with those of its base.
 ///
 /// # Errors
 /// A folder or file that cannot be read.
 pub fn fingerprint_model(dir: &Path) -> Result<String, RecipeError> {
+    let found = ModelDirectory::find(dir)?;
+    let mut fingerprint = Fingerprint::new();
+    for dir in std::iter::once(&found.base).chain(&found.adapter) {
+        add_weights(&mut fingerprint, dir)?;
+    }
+    Ok(fingerprint.finish())
+}
+
+fn add_weights(fingerprint: &mut Fingerprint, dir: &Path) -> Result<(), RecipeError> {
     let mut names: Vec<_> = fs::read_dir(dir)
         .map_err(|e| RecipeError::input(format!("cannot read the model folder {}: {e}", dir.display())))?
         .filter_map(|entry| entry.ok().map(|e| e.file_name().to_string_lossy().into_owned()))
-        .filter(|name| name == "config.json" || name.ends_with(".safetensors"))
+        .filter(|name| {
+            ["config.json", "adapter_config.json"].contains(&name.as_str()) || name.ends_with(".safetensors")
+        })
         .collect();
     names.sort();
-    let mut fingerprint = Fingerprint::new();
     for name in names {
         fingerprint.part(&name).part(fingerprint_file(&dir.join(&name))?);
     }
-    Ok(fingerprint.finish())
+    Ok(())
 }
 
 /// Fingerprint of everything that a loss reads of the examples beside their sequences: labels, margins, judgements.
@@ -91,11 +102,11 @@ impl ReferenceLogProbs {
     /// # Errors
     /// A file made from other ingredients (they are named) or damaged; what the model refuses or does not answer in
     /// finite numbers; a full disk.
-    pub fn obtain(
+    pub fn obtain<'a>(
         path: &Path,
         depends_on: &Dependencies,
         examples: (&[Example], &[Example]),
-        reference: impl FnOnce() -> Result<Decoder, RecipeError>,
+        reference: impl FnOnce() -> Result<Cow<'a, Decoder>, RecipeError>,
         (interrupt, observer): (&Interrupt, &dyn Observer),
     ) -> Result<Self, RecipeError> {
         if path.exists() {

@@ -8,6 +8,7 @@ use crate::dataset::Dataset;
 use crate::example::Example;
 use crate::first_steps::{IdleTensors, check_margins};
 use crate::objective::{BatchLogProbs, Observation, TrainingObjective};
+use crate::policy;
 use crate::reference::ReferenceLogProbs;
 use crate::run_log::RunLog;
 use crate::schedule::Schedule;
@@ -102,8 +103,7 @@ impl<'a> Session<'a> {
             None => (Progress::default(), Optimiser::new(kind, decay, decoder)?),
             Some(dir) => {
                 let progress = checkpoint::load_progress(dir, ingredients)?;
-                *decoder = Decoder::load(dir, decoder.engine().clone())?;
-                decoder.compute_in(config.model.compute_dtype(), true)?;
+                policy::restore(decoder, dir, config)?;
                 observer.event(Event::Note(format!(
                     "resumed     from {}, step {}",
                     dir.display(),
@@ -208,12 +208,13 @@ impl<'a> Session<'a> {
             micro_batches,
             rate: self.schedule.rate(index),
             max_grad_norm: self.inputs.config.optimiser.max_grad_norm,
+            dropout: Seed::new(self.inputs.config.model.seed).derive("dropout", index),
         };
-        let first = index == 0 && self.inputs.config.model.ref_model.is_none();
+        let first = index == 0 && self.inputs.config.model.ref_model.is_none() && !decoder.drops_out();
         let check = |observations: &[Observation]| if first { check_margins(observations) } else { Ok(()) };
         let outcome =
             optimise(decoder, &mut self.optimiser, &mut self.memory, self.inputs.objective, &step, check)?;
-        self.idle.look(self.memory.gradients(), outcome.grad_norm > 0.0)?;
+        self.idle.look(self.memory.gradients(), decoder, outcome.grad_norm > 0.0)?;
         self.progress.step += 1;
         self.progress.tokens += outcome.tokens as u64;
         self.progress.grad_norm = outcome.grad_norm;

@@ -4,6 +4,7 @@ use crate::RecipeError;
 use crate::example::Example;
 use crate::objective::{BatchLogProbs, Observation, TrainingObjective};
 use bso_data::TokenisedSequence;
+use bso_durable::Seed;
 use bso_model::{Activations, Decoder, Gradients, Optimiser, PackedBatch, Workspace};
 use bso_objective::{SequenceWeights, clip_factor};
 
@@ -97,7 +98,7 @@ pub fn optimise(
     step: &Step<'_>,
     check: impl FnOnce(&[Observation]) -> Result<(), RecipeError>,
 ) -> Result<StepOutcome, RecipeError> {
-    let mut outcome = accumulate(decoder, memory, objective, &step.micro_batches)?;
+    let mut outcome = accumulate(decoder, memory, objective, step)?;
     check(&outcome.observations)?;
     let gradients = &memory.gradients;
     let scaled_norm = gradients.scaled_norm();
@@ -121,6 +122,8 @@ pub struct Step<'a> {
     pub rate: f64,
     /// Clipping of the global norm, if any.
     pub max_grad_norm: Option<f64>,
+    /// Decides what an adapter's dropout drops in this step.
+    pub dropout: Seed,
 }
 
 /// Leaves the step's mean gradient in `memory` and returns what was seen; the norm is not yet known.
@@ -128,12 +131,13 @@ fn accumulate(
     decoder: &Decoder,
     memory: &mut StepMemory,
     objective: &TrainingObjective,
-    micro_batches: &[MicroBatch<'_>],
+    step: &Step<'_>,
 ) -> Result<StepOutcome, RecipeError> {
-    let divisor = objective.divisor(micro_batches.iter().flat_map(|m| m.examples.iter().copied()));
+    let divisor = objective.divisor(step.micro_batches.iter().flat_map(|m| m.examples.iter().copied()));
     let mut outcome = StepOutcome { observations: Vec::new(), grad_norm: f64::NAN, tokens: 0 };
     memory.gradients.clear();
-    for micro in micro_batches {
+    for (index, micro) in step.micro_batches.iter().enumerate() {
+        memory.activations.drop_by(Some(step.dropout.derive("micro-batch", index as u64)));
         let batch = pack(micro.examples.iter().flat_map(|e| &e.sequences))?;
         let mismatched = mismatched_log_probs(decoder, &mut memory.workspace, &micro.examples)?;
         let policy = decoder.forward(&batch, &mut memory.activations)?;

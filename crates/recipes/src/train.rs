@@ -7,14 +7,16 @@ use crate::config::{DeviceChoice, Resume, TrainConfig};
 use crate::dataset::{Dataset, template_choice};
 use crate::fitting::{check_context, check_vocabulary};
 use crate::objective::TrainingObjective;
+use crate::policy;
 use crate::reference::{
     Dependencies, ReferenceLogProbs, fingerprint_labels, fingerprint_model, fingerprint_sequences,
 };
 use crate::session::{Inputs, Session};
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Interrupt, Observer};
-use bso_model::{Decoder, Engine, ModelConfig};
+use bso_model::{Decoder, Engine, ModelConfig, ModelDirectory};
 use bso_runs::{Existing, Opening, RunDirectory};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,7 +50,8 @@ pub fn train(
     let engine = engine(config)?;
     let objective = config.objective.build()?;
     let model_dir = &config.model.model_name_or_path;
-    let tokenizer = ChatTokenizer::load(model_dir, &template_choice(&config.data.chat_template))?;
+    let tokenizer_dir = policy::tokenizer_folder(model_dir)?;
+    let tokenizer = ChatTokenizer::load(&tokenizer_dir, &template_choice(&config.data.chat_template))?;
     for dir in
         std::iter::once(model_dir).chain(&config.model.ref_model).chain(config.objective.margin_model())
     {
@@ -57,33 +60,33 @@ pub fn train(
     let mut dataset = Dataset::load(config, &tokenizer, objective.pair_loss(), observer)?;
     let sequences = fingerprint_sequences(&dataset.train, &dataset.eval);
     let labels = fingerprint_labels(&dataset.train, &dataset.eval);
-    let mut decoder = Decoder::load(model_dir, engine.clone())?;
-    decoder.compute_in(config.model.compute_dtype(), true)?;
+    let mut decoder = policy::load(config, &engine, observer)?;
     check_context(dataset.train.iter().chain(&dataset.eval), decoder.config(), model_dir)?;
     // Last of the checks: opening may replace an earlier run.
-    let run = RunDirectory::open(&config.run.output_dir, &opening(config))?;
+    let run = RunDirectory::open(&config.run.output_dir, &opening(config)?)?;
     announce(config, &objective, &dataset, &decoder, observer);
 
     let ingredients = Ingredients { config, sequences: &sequences, labels: &labels };
     let facts = Facts::gather(&ingredients, &objective, &dataset, &tokenizer, &decoder)?;
-    let frozen = |dir: &Path, file: PathBuf, dataset: &Dataset| {
-        let depends_on = dependencies(config, dir, &tokenizer, &sequences)?;
+    // None: the policy before its first step, which needs no second copy of the weights.
+    let frozen = |other: Option<&Path>, file: PathBuf, dataset: &Dataset| {
+        let depends_on = dependencies(config, other.unwrap_or(model_dir), &tokenizer, &sequences)?;
         let load = || {
+            let Some(dir) = other else { return Ok(Cow::Borrowed(&decoder)) };
             let mut model = Decoder::load(dir, engine.clone())?;
             model.compute_in(config.model.compute_dtype(), false)?;
-            Ok(model)
+            Ok(Cow::Owned(model))
         };
         let data = (dataset.train.as_slice(), dataset.eval.as_slice());
         ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer))
     };
     let reference = if objective.needs_reference() {
-        let dir = config.model.ref_model.as_ref().unwrap_or(model_dir);
-        frozen(dir, run.reference_log_probs(), &dataset)?
+        frozen(config.model.ref_model.as_deref(), run.reference_log_probs(), &dataset)?
     } else {
         ReferenceLogProbs::default()
     };
     if let Some(dir) = config.objective.margin_model() {
-        let margin = frozen(dir, run.margin_log_probs(), &dataset)?;
+        let margin = frozen(Some(dir), run.margin_log_probs(), &dataset)?;
         dataset.set_margins(&margin, &reference, config.objective.beta());
     }
 
@@ -131,14 +134,16 @@ pub fn engine(config: &TrainConfig) -> Result<Arc<Engine>, RecipeError> {
     }
 }
 
-fn opening(config: &TrainConfig) -> Opening {
+fn opening(config: &TrainConfig) -> Result<Opening, RecipeError> {
+    let base = ModelDirectory::find(&config.model.model_name_or_path)?.base;
     let inputs = [
         Some(&config.model.model_name_or_path),
+        Some(&base),
         config.model.ref_model.as_ref(),
         config.objective.margin_model(),
         Some(&config.data.dataset_name),
     ];
-    Opening {
+    Ok(Opening {
         existing: match &config.run.resume_from_checkpoint {
             Resume::Last | Resume::From(_) => Existing::Resume,
             Resume::No if config.run.overwrite_output_dir => Existing::Overwrite,
@@ -146,7 +151,7 @@ fn opening(config: &TrainConfig) -> Opening {
         },
         needed_bytes: None,
         inputs: inputs.into_iter().flatten().cloned().collect(),
-    }
+    })
 }
 
 /// What the log-probs of the frozen model in `weights` depend on, by role.
@@ -179,7 +184,7 @@ fn announce(
     let note = |text: String| observer.event(Event::Note(text));
     note(format!("objective   {}", objective.formula()));
     if objective.needs_reference() {
-        note(format!("reference   {}", config.model.reference_in_words()));
+        note(format!("reference   {}", config.reference_in_words()));
     }
     if let Some(dir) = config.objective.margin_model() {
         note(format!("margins     of the frozen model in {} against the reference", dir.display()));
@@ -195,5 +200,5 @@ fn announce(
         dataset.train.len(),
         dataset.eval.len()
     ));
-    note(format!("parameters  {} trainable, of {}", decoder.parameter_count(), decoder.parameter_count()));
+    note(format!("parameters  {} trainable, of {}", decoder.trained_count(), decoder.parameter_count()));
 }

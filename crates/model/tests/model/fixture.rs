@@ -36,7 +36,11 @@ pub struct Expected(BTreeMap<String, Vec<f32>>);
 
 impl Expected {
     pub fn of(case: &str) -> Self {
-        let bytes = std::fs::read(directory(case).join("expected.safetensors")).unwrap();
+        Self::at(&directory(case))
+    }
+
+    pub fn at(dir: &Path) -> Self {
+        let bytes = std::fs::read(dir.join("expected.safetensors")).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let floats = |data: &[u8]| data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         Self(tensors.iter().map(|(name, view)| (name.to_owned(), floats(view.data()))).collect())

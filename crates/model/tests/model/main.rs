@@ -7,6 +7,7 @@
     reason = "a failing test panics, and the largest differences are shown also on success"
 )]
 
+mod adapter;
 mod bf16;
 mod config;
 mod equalities;

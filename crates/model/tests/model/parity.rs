@@ -75,7 +75,7 @@ fn preference_loss(log_probs: &[f64]) -> (f64, Vec<f32>) {
     (loss / 2.0, weights)
 }
 
-fn ten_losses(
+pub fn ten_losses(
     mut decoder: Decoder,
     expected: &Expected,
     kind: OptimiserKind,

@@ -2,9 +2,10 @@
 
 use super::choices::Strategy;
 use super::error::ConfigError;
+use super::key::Category;
 use super::resolve::Resolver;
 use super::section::ObjectiveSection;
-use super::{ClosedSet, TrainConfig};
+use super::{ClosedSet, TrainConfig, table};
 use bso_data::SafetyTransform;
 use bso_objective::{BsoSettings, Generator, Tail};
 
@@ -28,7 +29,8 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
             "nothing is held out to evaluate on; raise eval_split, or set eval_strategy to no",
         );
     }
-    Ok(match &config.objective {
+    let mut advice = unread_adapter_keys(config, r);
+    advice.extend(match &config.objective {
         ObjectiveSection::Bso(bso) => of_bso(bso, config.data.safety_transform),
         ObjectiveSection::SafeDpo { .. } if config.data.safety_transform != SafetyTransform::SwapDrop => {
             vec![format!(
@@ -37,7 +39,18 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
             )]
         }
         _ => Vec::new(),
-    })
+    });
+    Ok(advice)
+}
+
+fn unread_adapter_keys(config: &TrainConfig, r: &Resolver) -> Vec<String> {
+    let adapter_keys = table::keys().filter(|key| key.category == Category::Lora && key.name != "use_peft");
+    let given: Vec<&str> =
+        adapter_keys.filter(|key| r.given(key.name).is_some()).map(|key| key.name).collect();
+    if config.adapter.is_some() || given.is_empty() {
+        return Vec::new();
+    }
+    vec![format!("{} is not read without use_peft: true: all weights are trained", given.join(", "))]
 }
 
 fn of_bso(bso: &BsoSettings, transform: SafetyTransform) -> Vec<String> {

@@ -41,6 +41,7 @@ pub use section::{
 pub use table::{key, keys};
 pub use value::Setting;
 
+use bso_model::AdapterConfig;
 use resolve::{Resolver, Surroundings};
 use std::path::{Path, PathBuf};
 use written::Written;
@@ -60,6 +61,8 @@ pub struct TrainConfig {
     pub schedule: ScheduleSection,
     /// The optimiser.
     pub optimiser: OptimiserSection,
+    /// The adapter that is trained; none: all weights are.
+    pub adapter: Option<AdapterConfig>,
     /// Evaluation, checkpoints, logs, folders.
     pub run: RunSection,
 }
@@ -123,6 +126,7 @@ fn resolve_written(
         objective: ObjectiveSection::read(&mut r)?,
         schedule: ScheduleSection::read(&r)?,
         optimiser: OptimiserSection::read(&r)?,
+        adapter: section::adapter::read(&r)?,
         run: RunSection::read(&r)?,
     };
     config.objective.build()?;
@@ -132,6 +136,13 @@ fn resolve_written(
 }
 
 impl TrainConfig {
+    /// The reference in words, for the start of a run.
+    pub fn reference_in_words(&self) -> String {
+        let same = self.model.ref_model.is_none() && self.adapter.is_some();
+        let how = if same { ", in the same memory: the adapter is off or as it came" } else { "" };
+        format!("{}{how}", self.model.reference_in_words())
+    }
+
     /// Refuses paths that cannot be read from. `output_dir` is not looked at: whoever writes there does.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use super::*;
 use bso_data::{Preference, SafetyTransform, Schema, TruncationMode};
+use bso_model::Targets;
 use bso_objective::{BsoSettings, Generator, Tail};
 use std::fs;
 
@@ -163,8 +164,6 @@ fn unknown_keys_are_refused_with_a_suggestion_and_a_line() {
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
     for (yaml, part) in [
-        ("use_peft: true", "use_peft: true"),
-        ("lora_r: 64", "lora_r: 64"),
         ("dtype: float16", "dtype: float16"),
         ("device: cuda", "device: cuda"),
         ("device: cuda:1", "device: cuda:1"),
@@ -184,6 +183,33 @@ fn what_is_not_there_yet_is_refused_by_name() {
         "loss_type: dpo\nuse_peft: false\nlora_r: 16\nbf16: false\nreport_to: []\nprecompute_ref_log_probs: true",
         "",
     );
+}
+
+#[test]
+fn adapters_are_read_as_peft_and_trl_write_them() {
+    assert_eq!(config("loss_type: dpo\nlora_r: 16", "").adapter, None);
+    let default = config("loss_type: dpo\nuse_peft: true", "").adapter.unwrap();
+    assert_eq!((default.r, default.alpha, default.dropout, default.rslora), (16, 32.0, 0.05, false));
+    assert_eq!((default.targets, default.modules_to_save), (Targets::AllLinear, Vec::new()));
+    for (written, targets) in [
+        ("all-linear", Targets::AllLinear),
+        ("[q_proj, v_proj]", Targets::Names(vec!["q_proj".into(), "v_proj".into()])),
+        ("q_proj", Targets::Names(vec!["q_proj".into()])),
+        (r"'.*\.(q|v)_proj'", Targets::Pattern(r".*\.(q|v)_proj".into())),
+        ("['.*{1,2}[qv]_proj']", Targets::Pattern(".*{1,2}[qv]_proj".into())),
+    ] {
+        let yaml = format!("loss_type: dpo\nuse_peft: true\nlora_rank: 4\nlora_target_modules: {written}");
+        let config = config(&yaml, "");
+        let adapter = config.adapter.clone().unwrap();
+        assert_eq!((adapter.r, &adapter.targets), (4, &targets), "{written}");
+        let again = resolve(&config.to_yaml(), "").unwrap().config;
+        assert_eq!(again.adapter, Some(adapter), "{}", config.to_yaml());
+    }
+    says(
+        &error("loss_type: dpo\nuse_peft: true\nlora_target_modules: ['(q_proj']", ""),
+        &["lora_target_modules", "(q_proj"],
+    );
+    says(&notices("loss_type: dpo\nlora_r: 64", ""), &["lora_r", "use_peft"]);
 }
 
 #[test]

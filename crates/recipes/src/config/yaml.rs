@@ -18,6 +18,7 @@ impl TrainConfig {
         self.objective.write(&mut out);
         self.schedule.write(&mut out);
         self.optimiser.write(&mut out);
+        super::section::adapter::write(self.adapter.as_ref(), &mut out);
         self.run.write(&mut out);
         out.0.into_iter().filter_map(|(name, setting)| table::key(name).map(|key| (key, setting))).collect()
     }

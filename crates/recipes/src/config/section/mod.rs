@@ -1,6 +1,7 @@
 //! The resolved configuration: one typed section per heading, each in a file that reads it from the layers and
 //! writes it back.
 
+pub(super) mod adapter;
 mod data;
 mod model;
 mod objective;

@@ -1,29 +1,29 @@
-//! Keys of low-rank adapters, which are known by name and not there yet.
+//! Keys of low-rank adapters.
 
 use super::super::key::{Category::Lora, Key, Kind, Range};
 
 const PEFT: &str = "TRL ModelConfig";
-const WHY: &str = "adapters are not trained by this version; all weights are. Use `use_peft: false`";
-
 pub(super) const KEYS: &[Key] = &[
-    Key::new("use_peft", Lora, Kind::Bool, "false")
-        .says(PEFT, "Train a low-rank adapter in place of all weights.")
-        .not_yet(WHY),
+    Key::new("use_peft", Lora, Kind::Bool, "false").says(
+        PEFT,
+        "Train a low-rank adapter beside frozen weights in place of all weights; where model_name_or_path is an adapter's folder, go on training that one. The run leaves PEFT's files.",
+    ),
     Key::new("lora_r", Lora, Kind::Integer { min: 1, max: 65536 }, "16")
-        .says(PEFT, "Rank.")
-        .not_yet(WHY)
+        .says(PEFT, "Rank of the adapter.")
         .aliases(&["lora_rank"]),
     Key::new("lora_alpha", Lora, Kind::Real(Range::POSITIVE), "32")
-        .says(PEFT, "Scale; the update is alpha / r.")
-        .not_yet(WHY),
+        .says(PEFT, "Scale of the adapter: its update is multiplied by alpha / r."),
     Key::new("lora_dropout", Lora, Kind::Real(Range::below(0.0, 1.0)), "0.05")
-        .says(PEFT, "Dropout before the adapter.")
-        .not_yet(WHY),
-    Key::optional("lora_target_modules", Lora, Kind::Words, &["none"], "all linear layers")
-        .says(PEFT, "Names of the layers that get one.")
-        .not_yet(WHY),
-    Key::new("use_rslora", Lora, Kind::Bool, "false").says(PEFT, "Scale by alpha / sqrt(r).").not_yet(WHY),
+        .says(PEFT, "Share of the adapter's input that is dropped in training."),
+    Key::optional("lora_target_modules", Lora, Kind::Words, &["all-linear"], "every linear layer but the head")
+        .example("[q_proj, v_proj]")
+        .says("bso (PEFT: by architecture)", "Layers that get one: names (whole, or what a name ends in after a dot), or one regular expression for the whole name."),
+    Key::optional("lora_modules_to_save", Lora, Kind::Words, &["none"], "none")
+        .example("[embed_tokens, lm_head]")
+        .says(PEFT, "Modules trained whole beside the adapter: embed_tokens, lm_head.")
+        .aliases(&["modules_to_save"]),
+    Key::new("use_rslora", Lora, Kind::Bool, "false")
+        .says(PEFT, "Scale by alpha / sqrt(r) in place of alpha / r (rsLoRA, arXiv 2312.03732)."),
     Key::new("use_dora", Lora, Kind::Bool, "false")
-        .says(PEFT, "Decompose magnitude and direction.")
-        .not_yet(WHY),
+        .says(PEFT, "Train magnitude and direction of the adapted weights apart (DoRA, arXiv 2402.09353)."),
 ];

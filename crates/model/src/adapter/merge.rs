@@ -1,0 +1,48 @@
+//! Folding an adapter into the weights that it stands beside: `w += scale b a`, rows scaled where that is trained, after which the model is a plain one.
+
+use crate::decoder::Decoder;
+use crate::error::ModelError;
+use bso_engine::{Array, DType, PackedWeight};
+
+impl Decoder {
+    /// Folds the adapter into the weights, in f32; without one, nothing happens. A trained copy of one side of tied weights
+    /// unties them.
+    ///
+    /// # Errors
+    /// None on a decoder whose shapes fit together.
+    pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
+        let Some((adapter, mut arrays)) = self.drop_adapter() else { return Ok(()) };
+        let (scale, engine) = (adapter.config.scale() as f32, self.engine().clone());
+        for (weight, place) in &adapter.low_rank {
+            let [a, b] = [place.a, place.b].map(|place| &arrays[place - adapter.first]);
+            engine.add_low_rank(a, b, scale, &mut self.parameters[*weight])?;
+            if let Some(magnitude) = place.magnitude {
+                engine.set_row_norms(&mut self.parameters[*weight], &arrays[magnitude - adapter.first])?;
+            }
+        }
+        let mut take =
+            |place: usize| std::mem::replace(&mut arrays[place - adapter.first], Array::zeros(0, 0));
+        let (embedding, head) = (adapter.embedding.map(&mut take), adapter.head.map(&mut take));
+        if self.config.tied_head && (embedding.is_some() || head.is_some()) {
+            self.untie_head();
+        }
+        if let Some(embedding) = embedding {
+            self.parameters[self.layout.embedding] = embedding;
+        }
+        if let Some(head) = head {
+            self.parameters[self.layout.head] = head;
+        }
+        Ok(self.renew_packed()?)
+    }
+
+    /// Gives the head a tensor of its own, with the embedding's values.
+    fn untie_head(&mut self) {
+        let head = self.parameters[self.layout.embedding].clone();
+        if self.dtype != DType::F32 {
+            self.packed.push(Some(PackedWeight::new(head.rows(), head.cols(), true)));
+        }
+        self.parameters.push(head);
+        self.layout.untie_head();
+        self.config.untie_head();
+    }
+}

@@ -1,0 +1,411 @@
+//! Adapters: beside PEFT's numbers, what they leave alone, and what must not change a result.
+
+use crate::fixture::{Expected, directory, engine, log_probs_and_gradients, pack, relative_l2, relative_max};
+use bso_durable::Seed;
+use bso_model::{
+    Activations, AdapterConfig, DType, Decoder, Gradients, ModelDirectory, Optimiser, OptimiserKind,
+    PackedBatch, Targets,
+};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Adapters that `fixtures/make_adapters.py` had PEFT make, each with its base's fixture.
+const CASES: [(&str, &str); 6] = [
+    ("lora_names", "llama_untied_biases_sharded"),
+    ("rslora_all_linear", "qwen2_tied_gqa"),
+    ("lora_pattern_embedding_and_head", "llama_tied_gqa"),
+    ("lora_embedding_of_tied", "qwen2_tied_gqa"),
+    ("dora_biases", "llama_untied_biases_sharded"),
+    ("dora_tied", "llama_tied_gqa"),
+];
+
+fn adapter_dir(case: &str) -> PathBuf {
+    directory("adapters").join(case)
+}
+
+fn adapted(case: &str, base: &str) -> Decoder {
+    let mut decoder = decoder(base);
+    decoder.load_adapter(&adapter_dir(case)).unwrap();
+    decoder
+}
+
+fn settings() -> AdapterConfig {
+    AdapterConfig {
+        r: 3,
+        alpha: 6.0,
+        dropout: 0.0,
+        targets: Targets::AllLinear,
+        rslora: false,
+        dora: false,
+        modules_to_save: Vec::new(),
+    }
+}
+
+/// A new adapter after some steps, so that nothing in it is zero.
+fn trained(base: &str, settings: &AdapterConfig, dtype: DType) -> Decoder {
+    let mut decoder = decoder(base);
+    decoder.attach_adapter(settings, Seed::new(5)).unwrap();
+    decoder.compute_in(dtype, true).unwrap();
+    let (batch, weights) = sequences(base, true);
+    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder));
+    let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.0, &decoder).unwrap();
+    for step in 0..3 {
+        gradients.zero();
+        activations.drop_by(Some(Seed::new(step)));
+        decoder.forward(&batch, &mut activations).unwrap();
+        decoder.backward(&batch, &mut activations, &weights, &mut gradients).unwrap();
+        optimiser.step(&mut decoder, &gradients, 1.0, 0.02).unwrap();
+    }
+    decoder
+}
+
+fn sequences(base: &str, share: bool) -> (PackedBatch, Vec<f32>) {
+    let expected = Expected::of(base);
+    (pack(&expected.sequences(), share), expected.floats("weights").to_vec())
+}
+
+#[test]
+fn an_adapter_made_by_peft_gives_its_logits_log_probs_and_gradients() {
+    for (case, base) in CASES {
+        let (of_base, expected) = (Expected::of(base), Expected::at(&adapter_dir(case)));
+        let decoder = adapted(case, base);
+        let (prompt, response) = of_base.sequences().remove(0);
+        let logits = decoder.logits(&[prompt, response].concat()).unwrap();
+        let difference = relative_max(logits.as_slice(), expected.floats("logits"));
+        println!("{case}: logits differ by {difference:.1e} relative");
+        assert!(difference < 2e-5, "{case}: {difference}");
+        for share in [false, true] {
+            let (batch, weights) = sequences(base, share);
+            let (log_probs, gradients) = log_probs_and_gradients(&decoder, &batch, &weights);
+            for (found, expected) in log_probs.iter().zip(expected.floats("logp")) {
+                assert!((found / f64::from(*expected) - 1.0).abs() < 1e-5, "{case}: {found} {expected}");
+            }
+            let found: std::collections::BTreeMap<_, _> = gradients.iter().collect();
+            assert_eq!(found.len(), expected.gradients().count(), "{case}: another set of trained tensors");
+            let mut worst = (0.0, "");
+            for (name, expected) in expected.gradients() {
+                let difference = relative_l2(found[name].as_slice(), expected);
+                if difference > worst.0 {
+                    worst = (difference, name);
+                }
+            }
+            println!(
+                "{case}, prompts shared: {share}: gradients differ by at most {:.1e} ({})",
+                worst.0, worst.1
+            );
+            assert!(worst.0 < 1e-4, "{case}: {worst:?}");
+        }
+    }
+}
+
+#[test]
+fn ten_training_steps_give_the_losses_of_pytorch() {
+    for (case, base) in CASES {
+        let expected = Expected::at(&adapter_dir(case));
+        let losses =
+            crate::parity::ten_losses(adapted(case, base), &Expected::of(base), OptimiserKind::ADAMW, 1e-2);
+        // Losses near zero carry the rounding of margins in the tens.
+        let differences = losses.iter().zip(expected.floats("loss.adamw"));
+        let largest = differences.map(|(l, e)| (l - f64::from(*e)).abs() / f64::from(*e).max(1e-2));
+        let largest = largest.fold(0.0, f64::max);
+        println!("{case}: losses from {:.4} to {:.6} differ by at most {largest:.1e}", losses[0], losses[10]);
+        assert!(largest < 2e-3, "{case}: {losses:?} against {:?}", expected.floats("loss.adamw"));
+    }
+}
+
+#[test]
+fn a_new_adapter_changes_no_log_prob_and_only_its_own_tensors_are_trained() {
+    for dora in [false, true] {
+        for dtype in [DType::F32, DType::Bf16] {
+            let base = "llama_untied_biases_sharded";
+            let (batch, weights) = sequences(base, true);
+            let mut plain = decoder(base);
+            plain.compute_in(dtype, true).unwrap();
+            let mut decoder = decoder(base);
+            decoder.attach_adapter(&AdapterConfig { dora, ..settings() }, Seed::new(5)).unwrap();
+            decoder.compute_in(dtype, true).unwrap();
+            let (log_probs, gradients) = log_probs_and_gradients(&decoder, &batch, &weights);
+            let expected = plain.log_probs(&batch).unwrap();
+            if dora {
+                for (found, expected) in log_probs.iter().zip(&expected) {
+                    assert!((found / expected - 1.0).abs() < if dtype == DType::F32 { 1e-6 } else { 5e-3 });
+                }
+            } else {
+                assert_eq!(log_probs, expected, "not one bit");
+            }
+            assert_eq!(gradients.non_finite(), None);
+            assert!(gradients.iter().all(|(name, _)| name.contains("lora_")));
+            for (name, gradient) in gradients.iter() {
+                let is_zero = gradient.as_slice().iter().all(|x| *x == 0.0);
+                assert_eq!(is_zero, name.contains("lora_A"), "{name}: b is zero, so a rests");
+                assert_eq!(decoder.rests(name), is_zero, "{name}");
+            }
+            let before: Vec<_> = plain.parameters().map(|(_, array)| array.clone()).collect();
+            let numbers: usize = gradients.iter().map(|(_, gradient)| gradient.len()).sum();
+            assert_eq!(numbers, decoder.trained_count(), "no memory for the gradients of frozen weights");
+            let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.1, &decoder).unwrap();
+            optimiser.step(&mut decoder, &gradients, 1.0, 0.1).unwrap();
+            for ((name, after), before) in decoder.parameters().zip(&before) {
+                assert_eq!(after, before, "{name} is frozen");
+            }
+            assert_ne!(decoder.log_probs(&batch).unwrap(), log_probs);
+            let file = tempfile::NamedTempFile::new().unwrap();
+            optimiser.save(file.path(), &decoder).unwrap();
+            let size = std::fs::metadata(file.path()).unwrap().len() as usize;
+            assert!(size < 8 * numbers + 20_000, "the state holds the adapter's moments only: {size} bytes");
+            Optimiser::load(file.path(), OptimiserKind::ADAMW, 0.1, &decoder).unwrap();
+        }
+    }
+}
+
+#[test]
+fn packing_recomputing_and_sharing_do_not_change_an_adapters_gradients() {
+    for dora in [false, true] {
+        for dtype in [DType::F32, DType::Bf16] {
+            let base = "qwen2_tied_gqa";
+            let decoder = trained(base, &AdapterConfig { dora, dropout: 0.3, ..settings() }, dtype);
+            let (batch, weights) = sequences(base, true);
+            let run = |mut activations: Activations, seed: Option<u64>| {
+                let mut gradients = Gradients::zeros(&decoder);
+                activations.drop_by(seed.map(Seed::new));
+                let log_probs = decoder.forward(&batch, &mut activations).unwrap().to_vec();
+                decoder.backward(&batch, &mut activations, &weights, &mut gradients).unwrap();
+                let gradients: Vec<_> = gradients.iter().map(|(_, array)| array.clone()).collect();
+                (log_probs, gradients)
+            };
+            let kept = run(Activations::new(), Some(1));
+            assert_eq!(kept, run(Activations::checkpointed(), Some(1)), "masks are found again, to the bit");
+            assert_ne!(kept.0, run(Activations::new(), Some(2)).0, "another step drops others");
+            let without = run(Activations::new(), None);
+            assert_ne!(kept.0, without.0);
+            assert_eq!(without.0, decoder.log_probs(&batch).unwrap(), "nothing is dropped outside training");
+            let (apart, weights) = sequences(base, false);
+            let apart = log_probs_and_gradients(&decoder, &apart, &weights);
+            let tolerance = if dtype == DType::F32 { 1e-5 } else { 3e-2 };
+            for ((found, (name, expected)), _) in without.1.iter().zip(apart.1.iter()).zip(0..) {
+                let difference = relative_l2(found.as_slice(), expected.as_slice());
+                assert!(difference < tolerance, "{name}: {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bf16_stays_near_f32() {
+    for (case, base) in CASES {
+        let (batch, weights) = sequences(base, true);
+        let mut decoder = adapted(case, base);
+        let exact = log_probs_and_gradients(&decoder, &batch, &weights);
+        decoder.compute_in(DType::Bf16, true).unwrap();
+        let rounded = log_probs_and_gradients(&decoder, &batch, &weights);
+        let apart = exact.0.iter().zip(&rounded.0).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
+        let gradients = exact.1.iter().zip(rounded.1.iter());
+        let worst =
+            gradients.map(|((_, a), (_, b))| relative_l2(b.as_slice(), a.as_slice())).fold(0.0, f64::max);
+        println!("{case}: log-probs within {apart:.1e}, gradients within {worst:.1e}");
+        assert!(apart < 1e-2 && worst < 6e-2, "{case}: {apart} {worst}");
+    }
+}
+
+#[test]
+fn merging_keeps_the_logits_and_leaves_a_plain_model() {
+    let tokens = [5, 9, 33, 12, 60, 3, 3, 41];
+    for (case, base) in CASES {
+        let beside = adapted(case, base).logits(&tokens).unwrap();
+        let mut merged = adapted(case, base);
+        merged.merge_adapter().unwrap();
+        assert!(merged.adapter().is_none());
+        let difference = relative_max(merged.logits(&tokens).unwrap().as_slice(), beside.as_slice());
+        println!("{case}: merged logits differ by {difference:.1e} relative");
+        assert!(difference < 1e-5, "{case}: {difference}");
+        let dir = tempfile::tempdir().unwrap();
+        merged.save(dir.path(), DType::F32).unwrap();
+        let again = Decoder::load(dir.path(), engine()).unwrap();
+        assert_eq!(
+            again.logits(&tokens).unwrap(),
+            merged.logits(&tokens).unwrap(),
+            "{case}: saved and loaded"
+        );
+        let opened = Decoder::load(&adapter_dir(case), engine()).unwrap();
+        assert!(opened.parameters().eq(merged.parameters()), "{case}: an adapter's folder opens as a model");
+        merged.compute_in(DType::Bf16, true).unwrap();
+        let mut late = adapted(case, base);
+        late.compute_in(DType::Bf16, true).unwrap();
+        late.merge_adapter().unwrap();
+        assert_eq!(late.logits(&tokens).unwrap(), merged.logits(&tokens).unwrap(), "{case}: packed again");
+    }
+}
+
+#[test]
+fn a_saved_adapter_loads_to_the_bit_and_its_base_is_found() {
+    let base = directory("llama_tied_gqa");
+    for dora in [false, true] {
+        let modules_to_save = vec!["embed_tokens".to_owned(), "lm_head".to_owned()];
+        let settings = AdapterConfig { dora, rslora: true, dropout: 0.1, modules_to_save, ..settings() };
+        let decoder = trained("llama_tied_gqa", &settings, DType::F32);
+        let dir = tempfile::tempdir().unwrap();
+        decoder.save_adapter(dir.path(), &base, DType::F32).unwrap();
+        let found = ModelDirectory::find(dir.path()).unwrap();
+        assert_eq!((found.base.as_path(), found.adapter.as_deref()), (base.as_path(), Some(dir.path())));
+        let mut again = Decoder::load(&base, engine()).unwrap();
+        again.load_adapter(dir.path()).unwrap();
+        assert!(again.parameters().eq(decoder.parameters()));
+        again.load_adapter(dir.path()).unwrap();
+        assert!(again.parameters().eq(decoder.parameters()), "a second time, in place of the first");
+        assert!(decoder.save(dir.path(), DType::F32).is_err(), "whole weights would lose the adapter");
+    }
+}
+
+#[test]
+fn a_new_adapter_starts_as_peft_starts_it_and_repeats_by_seed() {
+    let attach = |seed| {
+        let mut decoder = decoder("llama_tied_gqa");
+        decoder.attach_adapter(&AdapterConfig { r: 64, ..settings() }, Seed::new(seed)).unwrap();
+        decoder
+    };
+    let first = attach(1);
+    assert!(first.parameters().eq(attach(1).parameters()));
+    assert!(!first.parameters().eq(attach(2).parameters()));
+    for (name, array) in first.parameters().filter(|(name, _)| name.contains("lora_A")) {
+        let bound = 1.0 / (array.cols() as f32).sqrt();
+        let largest = array.as_slice().iter().fold(0f32, |m, x| m.max(x.abs()));
+        assert!(largest <= bound && largest > 0.98 * bound, "{name}: {largest} of {bound}");
+        let mean = array.as_slice().iter().sum::<f32>() / array.len() as f32;
+        assert!(mean.abs() < 0.1 * bound, "{name}: {mean}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_refused_by_name() {
+    let refused = |change: &dyn Fn(&mut AdapterConfig), part: &str| {
+        let mut settings = settings();
+        change(&mut settings);
+        let error =
+            decoder("llama_tied_gqa").attach_adapter(&settings, Seed::new(1)).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused(&|s| s.targets = Targets::Names(vec!["query_key_value".into()]), "query_key_value");
+    refused(&|s| s.targets = Targets::Names(vec!["lm_head".into()]), "lora_modules_to_save");
+    refused(&|s| s.modules_to_save = vec!["norm".into()], "\"norm\"");
+    refused(&|s| s.r = 0, "rank 0");
+    refused(&|s| s.alpha = f64::NAN, "alpha");
+    let with_adapter = trained("llama_tied_gqa", &settings(), DType::F32);
+    let error = with_adapter.generate(&[vec![5]], &bso_model::GenerateConfig::default(), &mut |_| {
+        std::ops::ControlFlow::Continue(())
+    });
+    assert!(error.unwrap_err().to_string().contains("merge"));
+}
+
+/// A copy of a case's folder whose config goes through `change`.
+fn changed(case: &str, change: impl Fn(&mut serde_json::Value)) -> tempfile::TempDir {
+    let (from, to) = (adapter_dir(case), tempfile::tempdir().unwrap());
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(from.join(name), to.path().join(name)).unwrap();
+    }
+    let path = to.path().join("adapter_config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let base = from.join(config["base_model_name_or_path"].as_str().unwrap());
+    config["base_model_name_or_path"] = base.to_str().unwrap().into();
+    change(&mut config);
+    std::fs::write(path, config.to_string()).unwrap();
+    to
+}
+
+#[test]
+fn hostile_and_foreign_adapters_are_refused_by_name() {
+    type Change = fn(&mut serde_json::Value);
+    let cases: [(Change, &str); 12] = [
+        (|c| c["r"] = 5.into(), "shape"),
+        (|c| c["r"] = 4_000_000_000_000_u64.into(), "rank"),
+        (|c| c["r"] = (-1).into(), "r = -1"),
+        (|c| c["lora_alpha"] = "much".into(), "lora_alpha"),
+        (|c| c["peft_type"] = "IA3".into(), "IA3"),
+        (|c| c["bias"] = "all".into(), "bias"),
+        (|c| c["rank_pattern"] = serde_json::json!({"q_proj": 8}), "rank_pattern"),
+        (|c| c["layers_to_transform"] = serde_json::json!([0]), "layers_to_transform"),
+        (|c| c["init_lora_weights"] = "pissa".into(), "init_lora_weights"),
+        (|c| c["use_something_new"] = true.into(), "use_something_new"),
+        (|c| c["target_modules"] = serde_json::json!(["q_proj"]), "only the tensors"),
+        (|c| c["base_model_name_or_path"] = "someone/some-model".into(), "someone/some-model"),
+    ];
+    for (change, part) in cases {
+        let dir = changed("lora_names", change);
+        let error = Decoder::load(dir.path(), engine()).unwrap_err().to_string();
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let another = changed("lora_names", |c| {
+        c["base_model_name_or_path"] = directory("llama_rope_llama3").to_str().unwrap().into();
+    });
+    let error = Decoder::load(another.path(), engine()).unwrap_err().to_string();
+    assert!(
+        error.contains("lora_A") && error.contains("shape") || error.contains("only the tensors"),
+        "{error}"
+    );
+    let chained = changed("lora_names", |c| {
+        c["base_model_name_or_path"] = adapter_dir("dora_tied").to_str().unwrap().into();
+    });
+    assert!(Decoder::load(chained.path(), engine()).unwrap_err().to_string().contains("adapter itself"));
+    let cut = changed("lora_names", |_| ());
+    let weights = cut.path().join("adapter_model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() - 9]).unwrap();
+    assert!(Decoder::load(cut.path(), engine()).unwrap_err().to_string().contains("truncated"));
+    std::fs::remove_file(&weights).unwrap();
+    std::fs::write(cut.path().join("adapter_model.bin"), "x").unwrap();
+    assert!(Decoder::load(cut.path(), engine()).unwrap_err().to_string().contains("safetensors"));
+}
+
+const LOGITS: &str = "
+import sys, torch, transformers, peft
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
+model = peft.PeftModel.from_pretrained(model, sys.argv[2]).eval()
+with torch.no_grad(): logits = model(torch.tensor([[5, 9, 33, 12, 60, 3, 3, 41]])).logits[0]
+print(' '.join(repr(x) for x in logits.flatten().tolist()))
+";
+
+fn peft_logits(python: &str, base: &Path, adapter: &Path) -> Vec<f32> {
+    let output = Command::new(python).args(["-c", LOGITS]).args([base, adapter]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split_whitespace().map(|x| x.parse().unwrap()).collect()
+}
+
+#[test]
+fn peft_opens_what_is_trained_here_with_equal_logits() {
+    let python = std::env::var("BSO_PYTHON").unwrap_or_default();
+    let has_peft = |python: &str| {
+        Command::new(python).args(["-c", "import peft"]).output().is_ok_and(|output| output.status.success())
+    };
+    if python.is_empty() || !has_peft(&python) {
+        println!("skipped: BSO_PYTHON does not name a Python with torch, transformers and peft");
+        return;
+    }
+    let both = vec!["embed_tokens".to_owned(), "lm_head".to_owned()];
+    let names = Targets::Names(vec!["v_proj".to_owned(), "self_attn.o_proj".to_owned()]);
+    let pattern = Targets::Pattern(r".*\.0\..*(k|down)_proj".to_owned());
+    for (base, settings, dtype) in [
+        ("llama_untied_biases_sharded", settings(), DType::F32),
+        ("qwen2_tied_gqa", AdapterConfig { rslora: true, targets: names, ..settings() }, DType::Bf16),
+        (
+            "llama_tied_gqa",
+            AdapterConfig { modules_to_save: both, targets: pattern, ..settings() },
+            DType::F32,
+        ),
+        ("llama_untied_biases_sharded", AdapterConfig { dora: true, ..settings() }, DType::F32),
+    ] {
+        let decoder = trained(base, &settings, DType::F32);
+        let dir = tempfile::tempdir().unwrap();
+        decoder.save_adapter(dir.path(), &directory(base), dtype).unwrap();
+        let mut saved = crate::fixture::decoder(base);
+        saved.load_adapter(dir.path()).unwrap();
+        let found = saved.logits(&[5, 9, 33, 12, 60, 3, 3, 41]).unwrap();
+        let expected = peft_logits(&python, &directory(base), dir.path());
+        let difference = relative_max(found.as_slice(), &expected);
+        println!("{base}, {settings}: logits in PEFT differ by {difference:.1e} relative");
+        assert!(difference < 2e-5, "{base}, {settings}");
+    }
+}
+
+fn decoder(base: &str) -> Decoder {
+    crate::fixture::decoder(base)
+}

@@ -1,0 +1,84 @@
+//! The model that is trained: loaded, given an adapter where one is asked for, saved and taken up again.
+
+use crate::RecipeError;
+use crate::config::TrainConfig;
+use bso_durable::{Event, Observer, Seed};
+use bso_model::{DType, Decoder, Engine, ModelDirectory};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Loads the model to start from, in the run's arithmetic: with an adapter where the configuration asks for one, the one
+/// in its folder or a new one.
+///
+/// # Errors
+/// Weights or an adapter that cannot be used, or that do not fit each other.
+pub fn load(
+    config: &TrainConfig,
+    engine: &Arc<Engine>,
+    observer: &dyn Observer,
+) -> Result<Decoder, RecipeError> {
+    let dir = &config.model.model_name_or_path;
+    let note = |text: String| observer.event(Event::Note(text));
+    let found = ModelDirectory::find(dir)?;
+    let mut decoder = match (&config.adapter, found.adapter) {
+        (None, adapter) => {
+            if adapter.is_some() {
+                note(format!("adapter     merged into its base {}", found.base.display()));
+            }
+            Decoder::load(dir, engine.clone())?
+        }
+        (Some(settings), adapter) => {
+            let mut decoder = Decoder::load(&found.base, engine.clone())?;
+            match adapter {
+                Some(adapter) => {
+                    decoder.load_adapter(&adapter)?;
+                    decoder.set_adapter_dropout(settings.dropout);
+                }
+                None => {
+                    decoder.attach_adapter(settings, Seed::new(config.model.seed).derive("adapter", 0))?
+                }
+            }
+            decoder
+        }
+    };
+    if let Some(adapter) = decoder.adapter() {
+        note(format!("adapter     {adapter}, on {}", found.base.display()));
+    }
+    decoder.compute_in(config.model.compute_dtype(), true)?;
+    Ok(decoder)
+}
+
+/// Writes what is trained, in f32: all weights, or the adapter.
+///
+/// # Errors
+/// The I/O error with the path.
+pub fn save(decoder: &Decoder, dir: &Path, config: &TrainConfig) -> Result<(), RecipeError> {
+    if decoder.adapter().is_none() {
+        return Ok(decoder.save(dir, DType::F32)?);
+    }
+    let base = ModelDirectory::find(&config.model.model_name_or_path)?.base;
+    // Absolute: PEFT takes a relative path from wherever it runs.
+    Ok(decoder.save_adapter(dir, &base.canonicalize()?, DType::F32)?)
+}
+
+/// Takes up what [`save`] wrote into `dir`.
+///
+/// # Errors
+/// Files that are damaged or of another model.
+pub fn restore(decoder: &mut Decoder, dir: &Path, config: &TrainConfig) -> Result<(), RecipeError> {
+    if decoder.adapter().is_some() {
+        return Ok(decoder.load_adapter(dir)?);
+    }
+    *decoder = Decoder::load(dir, decoder.engine().clone())?;
+    Ok(decoder.compute_in(config.model.compute_dtype(), true)?)
+}
+
+/// Where a model's tokenizer is: an adapter's folder may leave it to its base.
+///
+/// # Errors
+/// An adapter whose base is not there.
+pub fn tokenizer_folder(dir: &Path) -> Result<PathBuf, RecipeError> {
+    let found = ModelDirectory::find(dir)?;
+    let own = found.adapter.is_none() || dir.join("tokenizer.json").is_file();
+    Ok(if own { dir.to_owned() } else { found.base })
+}
