@@ -169,6 +169,16 @@ impl ModelConfig {
         Ok(bso_durable::write_json(&dir.join("config.json"), &fields)?)
     }
 
+    /// A field of `config.json` that decides what is computed and is not the same in another config.
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
+        const DECIDES_NOTHING: [&str; 6] =
+            ["dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache", "architectures"];
+        let keys = self.original.keys().chain(other.original.keys());
+        keys.filter(|key| !DECIDES_NOTHING.contains(&key.as_str()))
+            .find(|key| self.original.get(*key) != other.original.get(*key))
+            .cloned()
+    }
+
     /// The head is no longer the embedding.
     pub(crate) fn untie_head(&mut self) {
         self.tied_head = false;

@@ -174,7 +174,7 @@ impl Decoder {
         let tensors = self.layout.tensors.iter().zip(&self.parameters).map(|(spec, array)| TensorToWrite {
             name: spec.name.clone(),
             shape: spec.shape.clone(),
-            data: array.as_slice(),
+            data: array.as_slice().into(),
         });
         save_tensors(dir, tensors.collect(), dtype, max_shard_bytes)?;
         self.config.save(dir, dtype)

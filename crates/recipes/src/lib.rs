@@ -15,8 +15,10 @@ mod example;
 mod first_steps;
 mod fitting;
 pub mod generate;
+mod gguf;
 pub mod lines;
 pub mod logprobs;
+pub mod merge;
 mod objective;
 mod policy;
 mod reference;
@@ -33,4 +35,4 @@ pub use objective::TrainingObjective;
 pub use train::{Trained, train};
 
 pub use bso_data::{Message, Preference, TemplateChoice, Truncation, TruncationMode};
-pub use bso_model::{DType, Engine, GenerateConfig};
+pub use bso_model::{DType, Engine, GenerateConfig, GgufType};

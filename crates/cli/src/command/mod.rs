@@ -5,9 +5,11 @@ mod completions;
 mod config;
 mod data;
 mod demo;
+mod export;
 mod generate;
 mod logprobs;
 mod loss;
+mod merge;
 mod train;
 mod verify;
 
@@ -48,6 +50,10 @@ pub enum Command {
     Logprobs(logprobs::LogprobsArgs),
     /// Answer prompts with a model
     Generate(generate::GenerateArgs),
+    /// Merge an adapter into its base, or combine models linearly
+    Merge(merge::MergeArgs),
+    /// Write a model in another number type, or as GGUF
+    Export(export::ExportArgs),
     /// Evaluate a loss and its derivatives on rows of log-probs
     Loss(loss::LossArgs),
     /// Check that every generator's optimum is the safe optimum, in worlds where it is known exactly
@@ -67,6 +73,8 @@ pub fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Config(args) => config::run(args).map(|()| Outcome::Done),
         Command::Logprobs(args) => logprobs::run(&args, &terminal),
         Command::Generate(args) => generate::run(&args, &terminal),
+        Command::Merge(args) => merge::run(&args, &terminal),
+        Command::Export(args) => export::run(&args, &terminal),
         Command::Loss(args) => loss::run(args).map(|()| Outcome::Done),
         Command::Verify(args) => verify::run(args).map(Outcome::passed),
         Command::Completions(args) => completions::run(&args).map(|()| Outcome::Done),

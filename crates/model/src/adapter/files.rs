@@ -58,7 +58,7 @@ impl Decoder {
             .map(|(spec, array)| TensorToWrite {
                 name: spec.name.clone(),
                 shape: spec.shape.clone(),
-                data: array.as_slice(),
+                data: array.as_slice().into(),
             })
             .collect();
         let modules: Vec<String> = adapter

@@ -229,7 +229,27 @@ fn parse_entry(value: &Value, data_start: usize) -> Result<TensorEntry, String> 
 pub(crate) struct TensorToWrite<'a> {
     pub name: String,
     pub shape: Vec<usize>,
-    pub data: &'a [f32],
+    pub data: Numbers<'a>,
+}
+
+/// The numbers of a tensor, or the way to them, for tensors that are not in memory together.
+#[derive(Clone, Copy)]
+pub(crate) enum Numbers<'a> {
+    Ready(&'a [f32]),
+    Later(&'a dyn Fn() -> io::Result<Vec<f32>>),
+}
+
+impl<'a> From<&'a [f32]> for Numbers<'a> {
+    fn from(data: &'a [f32]) -> Self {
+        Self::Ready(data)
+    }
+}
+
+impl TensorToWrite<'_> {
+    /// Bytes in a file.
+    pub(crate) fn size(&self, dtype: DType) -> usize {
+        self.shape.iter().product::<usize>() * dtype.size_in_bytes()
+    }
 }
 
 /// Writes one file atomically, rounding to `dtype` (to nearest, ties to even). The tensors' order is kept.
@@ -247,7 +267,7 @@ pub(crate) fn write_safetensors(
     header.insert("__metadata__".into(), Value::Object(metadata));
     let mut offset = 0usize;
     for tensor in tensors {
-        let end = offset + tensor.data.len() * dtype.size_in_bytes();
+        let end = offset + tensor.size(dtype);
         let name = match dtype {
             DType::F32 => "F32",
             DType::Bf16 => "BF16",
@@ -263,7 +283,10 @@ pub(crate) fn write_safetensors(
     bso_durable::atomic_write(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        tensors.iter().try_for_each(|t| write_numbers(out, t.data, dtype))
+        tensors.iter().try_for_each(|tensor| match tensor.data {
+            Numbers::Ready(data) => write_numbers(out, data, dtype),
+            Numbers::Later(read) => write_numbers(out, &read()?, dtype),
+        })
     })
 }
 

@@ -337,10 +337,7 @@ fn hostile_and_foreign_adapters_are_refused_by_name() {
         c["base_model_name_or_path"] = directory("llama_rope_llama3").to_str().unwrap().into();
     });
     let error = Decoder::load(another.path(), engine()).unwrap_err().to_string();
-    assert!(
-        error.contains("lora_A") && error.contains("shape") || error.contains("only the tensors"),
-        "{error}"
-    );
+    assert!(error.contains("lora_") && error.contains("shape"), "{error}");
     let chained = changed("lora_names", |c| {
         c["base_model_name_or_path"] = adapter_dir("dora_tied").to_str().unwrap().into();
     });

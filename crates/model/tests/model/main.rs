@@ -11,6 +11,7 @@ mod adapter;
 mod bf16;
 mod config;
 mod equalities;
+mod export;
 mod fixture;
 mod generation;
 mod optimiser;

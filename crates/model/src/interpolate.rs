@@ -1,0 +1,83 @@
+//! A linear combination of several models' weights, tensor by tensor: never more than one tensor in memory.
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::layout::{Layout, TensorSpec};
+use crate::model_directory::ModelDirectory;
+use crate::weights::{Checkpoint, TensorToWrite, save_tensors};
+use bso_engine::DType;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Largest shard that is written, bytes; transformers' default.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Writes `sum_i weights[i] * models[i]`, summed in f64 and rounded to `dtype`, into `dir` (which must exist), with the first
+/// model's `config.json`.
+///
+/// # Errors
+/// Another number of weights than models, or weights that do not add up to 1; models of different shape, named by the field
+/// of `config.json` that differs; a damaged model.
+pub fn interpolate_models(
+    models: &[PathBuf],
+    weights: &[f64],
+    dir: &Path,
+    dtype: DType,
+) -> Result<(), ModelError> {
+    if models.len() < 2 || models.len() != weights.len() {
+        return Err(ModelError::argument(
+            format!("{} weights for {} models", weights.len(), models.len()),
+            "give at least two models and one weight for each",
+        ));
+    }
+    let sum: f64 = weights.iter().sum();
+    if !((sum - 1.0).abs() < 1e-6) {
+        return Err(ModelError::argument(
+            format!("the weights {weights:?} add up to {sum}"),
+            "give weights that add up to 1, as 0.3,0.7",
+        ));
+    }
+    let configs = models.iter().map(|dir| whole_model(dir)).collect::<Result<Vec<_>, _>>()?;
+    let (first, others) = configs.split_at(1);
+    for (config, model) in others.iter().zip(&models[1..]) {
+        if let Some(field) = first[0].difference(config) {
+            return Err(ModelError::Config {
+                file: model.join("config.json"),
+                problem: format!("{field} is not as in {}", models[0].display()),
+                remedy: "only models of the same architecture and shape can be combined".into(),
+            });
+        }
+    }
+    let specs = Layout::of(&first[0]).tensors;
+    let checkpoints = models.iter().map(|dir| Checkpoint::open(dir)).collect::<Result<Vec<_>, _>>()?;
+    for checkpoint in &checkpoints {
+        specs.iter().try_for_each(|spec| checkpoint.check(&spec.name, &spec.shape))?;
+    }
+    let mixed = |spec: &TensorSpec| -> io::Result<Vec<f32>> {
+        let size = spec.shape.iter().product();
+        let (mut sum, mut values) = (vec![0.0_f64; size], vec![0.0_f32; size]);
+        for (checkpoint, weight) in checkpoints.iter().zip(weights) {
+            checkpoint.read(&spec.name, &spec.shape, &mut values).map_err(io::Error::other)?;
+            sum.iter_mut().zip(&values).for_each(|(sum, x)| *sum += weight * f64::from(*x));
+        }
+        Ok(sum.into_iter().map(|x| x as f32).collect())
+    };
+    let readers: Vec<_> = specs.iter().map(|spec| move || mixed(spec)).collect();
+    let tensors = specs.iter().zip(&readers).map(|(spec, read)| TensorToWrite {
+        name: spec.name.clone(),
+        shape: spec.shape.clone(),
+        data: crate::weights::Numbers::Later(read),
+    });
+    save_tensors(dir, tensors.collect(), dtype, SHARD_BYTES)?;
+    first[0].save(dir, dtype)
+}
+
+fn whole_model(dir: &Path) -> Result<ModelConfig, ModelError> {
+    if ModelDirectory::find(dir)?.adapter.is_some() {
+        return Err(ModelError::argument(
+            format!("{} holds an adapter", dir.display()),
+            "merge it into its base first (bso merge --model) and combine the merged model",
+        ));
+    }
+    ModelConfig::from_dir(dir)
+}

@@ -1,0 +1,133 @@
+//! Models in other files: combinations of several, and GGUF, read back with the format's own reader.
+
+use crate::fixture::{decoder, directory, engine, relative_max};
+use bso_model::{DType, Decoder, GgufType, GgufValue, interpolate_models};
+use std::process::Command;
+
+const TOKENS: [u32; 8] = [5, 9, 33, 12, 60, 3, 3, 41];
+
+#[test]
+fn a_combination_is_the_sum_of_the_weights_and_wrong_ones_are_refused() {
+    let base = directory("llama_untied_biases_sharded");
+    let (other, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut second = decoder("llama_untied_biases_sharded");
+    second.load_adapter(&directory("adapters").join("lora_names")).unwrap();
+    second.merge_adapter().unwrap();
+    second.save(other.path(), DType::F32).unwrap();
+    let models = [base.clone(), other.path().to_owned()];
+    interpolate_models(&models, &[0.25, 0.75], out.path(), DType::F32).unwrap();
+    let (a, b) = (Decoder::load(&base, engine()).unwrap(), Decoder::load(other.path(), engine()).unwrap());
+    let mixed = Decoder::load(out.path(), engine()).unwrap();
+    for (((name, mixed), (_, a)), (_, b)) in mixed.parameters().zip(a.parameters()).zip(b.parameters()) {
+        for ((mixed, a), b) in mixed.as_slice().iter().zip(a.as_slice()).zip(b.as_slice()) {
+            assert_eq!(*mixed, (0.25 * f64::from(*a) + 0.75 * f64::from(*b)) as f32, "{name}");
+        }
+    }
+    interpolate_models(&models, &[1.0, 0.0], out.path(), DType::F32).unwrap();
+    let first = Decoder::load(out.path(), engine()).unwrap();
+    assert!(first.parameters().eq(a.parameters()));
+
+    let refused = |models: &[std::path::PathBuf], weights: &[f64], part: &str| {
+        let error = interpolate_models(models, weights, out.path(), DType::F32).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused(&models, &[0.5], "1 weights for 2 models");
+    refused(&models, &[0.5, 0.6], "add up to 1.1");
+    refused(&models, &[f64::NAN, 1.0], "add up to");
+    refused(&models[..1], &[1.0], "at least two");
+    refused(&[base.clone(), directory("llama_tied_gqa")], &[0.5, 0.5], "is not as in");
+    refused(&[base, directory("adapters").join("lora_names")], &[0.5, 0.5], "merge it");
+}
+
+#[test]
+fn what_gguf_cannot_hold_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("model.gguf");
+    let error = decoder("llama_rope_dynamic").save_gguf(&file, GgufType::F32, "m", Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("dynamic"), "{error}");
+    assert!(!file.exists());
+}
+
+/// Compares every value with the weights that transformers reads, through the reader's own dequantisation.
+const READ: &str = r"
+import sys, numpy as np, torch, transformers
+from gguf import GGUFReader, dequantize
+path, base, kind = sys.argv[1:]
+reader = GGUFReader(path)
+config = transformers.AutoConfig.from_pretrained(base)
+weights = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).state_dict()
+names = {'token_embd': 'model.embed_tokens', 'output_norm': 'model.norm', 'output': 'lm_head', 'attn_norm': 'input_layernorm', 'ffn_norm': 'post_attention_layernorm',
+         'attn_q': 'self_attn.q_proj', 'attn_k': 'self_attn.k_proj', 'attn_v': 'self_attn.v_proj', 'attn_output': 'self_attn.o_proj',
+         'ffn_gate': 'mlp.gate_proj', 'ffn_up': 'mlp.up_proj', 'ffn_down': 'mlp.down_proj'}
+fields = {name: field.contents() for name, field in reader.fields.items()}
+assert fields['general.architecture'] == config.model_type, fields
+assert fields[config.model_type + '.block_count'] == config.num_hidden_layers
+assert fields['tokenizer.ggml.tokens'] == ['a', 'é', '\n'], fields['tokenizer.ggml.tokens']
+worst, seen = 0.0, set()
+for tensor in reader.tensors:
+    if tensor.name == 'rope_freqs.weight': continue
+    parts = tensor.name.split('.')
+    name = f'model.layers.{parts[1]}.{names[parts[2]]}.{parts[3]}' if parts[0] == 'blk' else f'{names[parts[0]]}.{parts[1]}'
+    seen.add(name)
+    want = weights[name].numpy()
+    found = dequantize(tensor.data, tensor.tensor_type).reshape(want.shape)
+    if config.model_type == 'llama' and parts[0] == 'blk' and parts[2] in ('attn_q', 'attn_k'):
+        heads = config.num_attention_heads if parts[2] == 'attn_q' else config.num_key_value_heads
+        found = found.reshape(heads, want.shape[0] // heads // 2, 2, *want.shape[1:]).swapaxes(1, 2).reshape(want.shape)
+    scale = np.abs(want).max() if kind == 'q8_0' and want.ndim == 2 else np.abs(want)
+    worst = max(worst, float((np.abs(found - want) / np.maximum(scale, 1e-6)).max()))
+missing = {n for n in weights if not n.endswith('inv_freq')} - seen - ({'lm_head.weight'} if config.tie_word_embeddings else set())
+assert not missing, missing
+print(worst)
+";
+
+#[test]
+fn a_gguf_reader_opens_what_is_written_with_equal_values() {
+    let python = std::env::var("BSO_PYTHON").unwrap_or_default();
+    let has_gguf = |python: &str| {
+        Command::new(python)
+            .args(["-c", "import gguf, transformers"])
+            .output()
+            .is_ok_and(|o| o.status.success())
+    };
+    if python.is_empty() || !has_gguf(&python) {
+        println!("skipped: BSO_PYTHON does not name a Python with torch, transformers and gguf");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let texts = ["a", "é", "\n"].map(str::to_owned).to_vec();
+    let metadata = vec![("tokenizer.ggml.tokens".to_owned(), GgufValue::Texts(texts))];
+    for (kind, tolerance) in
+        [(GgufType::F32, 0.0), (GgufType::F16, 1.0 / 1024.0), (GgufType::Q8_0, 1.0 / 250.0)]
+    {
+        for base in
+            ["llama_untied_biases_sharded", "llama_tied_gqa", "llama_rope_llama3", "qwen2_untied_yarn"]
+        {
+            let file = dir.path().join(format!("{base}-{}.gguf", kind.name()));
+            decoder(base).save_gguf(&file, kind, base, metadata.clone()).unwrap();
+            let output = Command::new(&python)
+                .args(["-c", READ])
+                .arg(&file)
+                .arg(directory(base))
+                .arg(kind.name())
+                .output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{base}: {}", String::from_utf8_lossy(&output.stderr));
+            let worst: f64 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+            println!("{base} as {}: values within {worst:.1e}", kind.name());
+            assert!(worst <= tolerance, "{base} as {}: {worst}", kind.name());
+        }
+    }
+}
+
+#[test]
+fn a_merged_adapter_in_bf16_stays_near_its_logits() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = directory("adapters").join("dora_biases");
+    let merged = Decoder::load(&adapter, engine()).unwrap();
+    merged.save_sharded(dir.path(), DType::Bf16, 9_000).unwrap();
+    let again = Decoder::load(dir.path(), engine()).unwrap();
+    let difference =
+        relative_max(again.logits(&TOKENS).unwrap().as_slice(), merged.logits(&TOKENS).unwrap().as_slice());
+    assert!(difference < 3e-2, "{difference}");
+}
