@@ -4,7 +4,7 @@
 mod decoder;
 mod quantise;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 const MAGIC: &[u8; 4] = b"GGUF";

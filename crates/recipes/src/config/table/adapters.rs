@@ -3,6 +3,7 @@
 use super::super::key::{Category::Lora, Key, Kind, Range};
 
 const PEFT: &str = "TRL ModelConfig";
+
 pub(super) const KEYS: &[Key] = &[
     Key::new("use_peft", Lora, Kind::Bool, "false").says(
         PEFT,
@@ -18,7 +19,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::optional("lora_target_modules", Lora, Kind::Words, &["all-linear"], "every linear layer but the head")
         .example("[q_proj, v_proj]")
         .says("bso (PEFT: by architecture)", "Layers that get one: names (whole, or what a name ends in after a dot), or one regular expression for the whole name."),
-    Key::optional("lora_modules_to_save", Lora, Kind::Words, &["none"], "none")
+    Key::optional("lora_modules_to_save", Lora, Kind::Words, &["none"], "nothing but the adapter is trained")
         .example("[embed_tokens, lm_head]")
         .says(PEFT, "Modules trained whole beside the adapter: embed_tokens, lm_head.")
         .aliases(&["modules_to_save"]),
