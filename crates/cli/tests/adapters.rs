@@ -108,3 +108,30 @@ fn an_adapters_folder_is_trained_on_merged_or_taken_as_a_reference() {
     here.run(&["train", &here.config("fourth", &named)]).ok();
     assert_ne!(metrics(&here.path("fourth"))[0]["rewards/margins"].as_f64(), Some(0.0));
 }
+
+#[test]
+fn merged_and_combined_models_answer_as_they_should() {
+    let here = Playground::new();
+    rows(&here);
+    here.run(&["train", &here.config("run", &format!("{ADAPTER}max_steps: 3\n"))]).ok();
+    let of = |model: &str| logp(&here.run(&["logprobs", "--model", model, "--data", "rows.jsonl"]).ok());
+    here.run(&["merge", "--model", "run", "--output", "merged"]).ok();
+    assert_eq!(of("merged"), of("run"));
+    here.run(&["export", "--model", "run", "--output", "half", "--dtype", "bf16", "--max_shard_size", "4KB"])
+        .ok();
+    assert!(here.path("half/model.safetensors.index.json").exists());
+    let apart = (of("half")[0] / of("run")[0] - 1.0).abs();
+    assert!(apart > 0.0 && apart < 0.05, "{apart}");
+
+    let both = ["merge", "--model", "model", "--model", "merged", "--output"];
+    here.run(&[&both[..], &["mixed", "--weights", "0.5,0.5"]].concat()).ok();
+    let (low, high) = (of("model")[0].min(of("merged")[0]), of("model")[0].max(of("merged")[0]));
+    assert!((low..=high).contains(&of("mixed")[0]), "{low} {high} {:?}", of("mixed"));
+    here.run(&[&both[..], &["mixed", "--weights", "0.5,0.5"]].concat())
+        .fails(2, &["mixed", "not an empty folder"]);
+    here.run(&[&both[..], &["other", "--weights", "0.5,0.6"]].concat()).fails(2, &["add up to 1.1"]);
+    assert!(!here.path("other").exists());
+    here.run(&["export", "--model", "run", "--output", "m.gguf", "--format", "gguf"])
+        .fails(2, &["tokenizer.json", "WordLevel"]);
+    assert!(!here.path("m.gguf").exists());
+}

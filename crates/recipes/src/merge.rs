@@ -4,7 +4,7 @@
 use crate::RecipeError;
 use crate::gguf;
 use crate::policy::tokenizer_folder;
-use bso_durable::{AtomicDir, Event, Observer};
+use bso_durable::{AtomicDir, Event, Observer, atomic_write};
 use bso_model::{DType, Decoder, Engine, GgufType, ModelError, interpolate_models};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -117,7 +117,8 @@ fn refuse_used(dir: &Path) -> Result<(), RecipeError> {
 fn copy_beside(model: &Path, to: &Path) -> Result<(), RecipeError> {
     let from = tokenizer_folder(model)?;
     for name in BESIDE.into_iter().filter(|name| from.join(name).is_file()) {
-        fs::copy(from.join(name), to.join(name))?;
+        let content = fs::read(from.join(name))?;
+        atomic_write(&to.join(name), |out| out.write_all(&content))?;
     }
     Ok(())
 }

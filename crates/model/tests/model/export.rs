@@ -83,17 +83,7 @@ print(worst)
 
 #[test]
 fn a_gguf_reader_opens_what_is_written_with_equal_values() {
-    let python = std::env::var("BSO_PYTHON").unwrap_or_default();
-    let has_gguf = |python: &str| {
-        Command::new(python)
-            .args(["-c", "import gguf, transformers"])
-            .output()
-            .is_ok_and(|o| o.status.success())
-    };
-    if python.is_empty() || !has_gguf(&python) {
-        println!("skipped: BSO_PYTHON does not name a Python with torch, transformers and gguf");
-        return;
-    }
+    let Some(python) = python_with_gguf() else { return };
     let dir = tempfile::tempdir().unwrap();
     let texts = ["a", "é", "\n"].map(str::to_owned).to_vec();
     let metadata = vec![("tokenizer.ggml.tokens".to_owned(), GgufValue::Texts(texts))];
@@ -118,6 +108,54 @@ fn a_gguf_reader_opens_what_is_written_with_equal_values() {
             assert!(worst <= tolerance, "{base} as {}: {worst}", kind.name());
         }
     }
+}
+
+const LOGITS: &str = r"
+import sys, torch, transformers
+folder, file = sys.argv[1:]
+model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
+with torch.no_grad(): logits = model(torch.tensor([[5, 9, 33, 12, 60, 3, 3, 41]])).logits[0]
+print(' '.join(repr(x) for x in logits.flatten().tolist()))
+";
+
+#[test]
+fn transformers_computes_the_same_logits_from_a_gguf_file() {
+    let Some(python) = python_with_gguf() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for base in ["llama_tied_gqa", "qwen2_tied_gqa"] {
+        for (kind, tolerance) in [(GgufType::F32, 1e-5), (GgufType::F16, 1e-2)] {
+            let texts = (0..64).map(|id| format!("t{id}")).collect();
+            let tokens = vec![
+                ("tokenizer.ggml.model".to_owned(), GgufValue::Text("gpt2".into())),
+                ("tokenizer.ggml.tokens".to_owned(), GgufValue::Texts(texts)),
+            ];
+            let decoder = decoder(base);
+            decoder.save_gguf(&dir.path().join("m.gguf"), kind, base, tokens).unwrap();
+            let output =
+                Command::new(&python).args(["-c", LOGITS]).arg(dir.path()).arg("m.gguf").output().unwrap();
+            assert!(output.status.success(), "{base}: {}", String::from_utf8_lossy(&output.stderr));
+            let text = String::from_utf8(output.stdout).unwrap();
+            let expected: Vec<f32> = text.split_whitespace().map(|x| x.parse().unwrap()).collect();
+            let difference = relative_max(decoder.logits(&TOKENS).unwrap().as_slice(), &expected);
+            println!("{base} as {}: logits differ by {difference:.1e} relative", kind.name());
+            assert!(difference < tolerance, "{base} as {}: {difference}", kind.name());
+        }
+    }
+}
+
+fn python_with_gguf() -> Option<String> {
+    let python = std::env::var("BSO_PYTHON").ok().filter(|python| !python.is_empty());
+    let has_gguf = |python: &String| {
+        Command::new(python)
+            .args(["-c", "import gguf, transformers"])
+            .output()
+            .is_ok_and(|o| o.status.success())
+    };
+    let found = python.filter(has_gguf);
+    if found.is_none() {
+        println!("skipped: BSO_PYTHON does not name a Python with torch, transformers and gguf");
+    }
+    found
 }
 
 #[test]
