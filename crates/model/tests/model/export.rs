@@ -52,33 +52,33 @@ fn what_gguf_cannot_hold_is_refused_by_name() {
 const READ: &str = r"
 import sys, numpy as np, torch, transformers
 from gguf import GGUFReader, dequantize
-path, base, kind = sys.argv[1:]
-reader = GGUFReader(path)
-config = transformers.AutoConfig.from_pretrained(base)
-weights = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).state_dict()
 names = {'token_embd': 'model.embed_tokens', 'output_norm': 'model.norm', 'output': 'lm_head', 'attn_norm': 'input_layernorm', 'ffn_norm': 'post_attention_layernorm',
          'attn_q': 'self_attn.q_proj', 'attn_k': 'self_attn.k_proj', 'attn_v': 'self_attn.v_proj', 'attn_output': 'self_attn.o_proj',
          'ffn_gate': 'mlp.gate_proj', 'ffn_up': 'mlp.up_proj', 'ffn_down': 'mlp.down_proj'}
-fields = {name: field.contents() for name, field in reader.fields.items()}
-assert fields['general.architecture'] == config.model_type, fields
-assert fields[config.model_type + '.block_count'] == config.num_hidden_layers
-assert fields['tokenizer.ggml.tokens'] == ['a', 'é', '\n'], fields['tokenizer.ggml.tokens']
-worst, seen = 0.0, set()
-for tensor in reader.tensors:
-    if tensor.name == 'rope_freqs.weight': continue
-    parts = tensor.name.split('.')
-    name = f'model.layers.{parts[1]}.{names[parts[2]]}.{parts[3]}' if parts[0] == 'blk' else f'{names[parts[0]]}.{parts[1]}'
-    seen.add(name)
-    want = weights[name].numpy()
-    found = dequantize(tensor.data, tensor.tensor_type).reshape(want.shape)
-    if config.model_type == 'llama' and parts[0] == 'blk' and parts[2] in ('attn_q', 'attn_k'):
-        heads = config.num_attention_heads if parts[2] == 'attn_q' else config.num_key_value_heads
-        found = found.reshape(heads, want.shape[0] // heads // 2, 2, *want.shape[1:]).swapaxes(1, 2).reshape(want.shape)
-    scale = np.abs(want).max() if kind == 'q8_0' and want.ndim == 2 else np.abs(want)
-    worst = max(worst, float((np.abs(found - want) / np.maximum(scale, 1e-6)).max()))
-missing = {n for n in weights if not n.endswith('inv_freq')} - seen - ({'lm_head.weight'} if config.tie_word_embeddings else set())
-assert not missing, missing
-print(worst)
+for path, base, kind in zip(*[iter(sys.argv[1:])] * 3):
+    reader = GGUFReader(path)
+    config = transformers.AutoConfig.from_pretrained(base)
+    weights = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).state_dict()
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    assert fields['general.architecture'] == config.model_type, fields
+    assert fields[config.model_type + '.block_count'] == config.num_hidden_layers
+    assert fields['tokenizer.ggml.tokens'] == ['a', 'é', '\n'], fields['tokenizer.ggml.tokens']
+    worst, seen = 0.0, set()
+    for tensor in reader.tensors:
+        if tensor.name == 'rope_freqs.weight': continue
+        parts = tensor.name.split('.')
+        name = f'model.layers.{parts[1]}.{names[parts[2]]}.{parts[3]}' if parts[0] == 'blk' else f'{names[parts[0]]}.{parts[1]}'
+        seen.add(name)
+        want = weights[name].numpy()
+        found = dequantize(tensor.data, tensor.tensor_type).reshape(want.shape)
+        if config.model_type == 'llama' and parts[0] == 'blk' and parts[2] in ('attn_q', 'attn_k'):
+            heads = config.num_attention_heads if parts[2] == 'attn_q' else config.num_key_value_heads
+            found = found.reshape(heads, want.shape[0] // heads // 2, 2, *want.shape[1:]).swapaxes(1, 2).reshape(want.shape)
+        scale = np.abs(want).max() if kind == 'q8_0' and want.ndim == 2 else np.abs(want)
+        worst = max(worst, float((np.abs(found - want) / np.maximum(scale, 1e-6)).max()))
+    missing = {n for n in weights if not n.endswith('inv_freq')} - seen - ({'lm_head.weight'} if config.tie_word_embeddings else set())
+    assert not missing, missing
+    print(worst)
 ";
 
 #[test]
@@ -87,6 +87,8 @@ fn a_gguf_reader_opens_what_is_written_with_equal_values() {
     let dir = tempfile::tempdir().unwrap();
     let texts = ["a", "é", "\n"].map(str::to_owned).to_vec();
     let metadata = vec![("tokenizer.ggml.tokens".to_owned(), GgufValue::Texts(texts))];
+    let (mut files, mut command) = (Vec::new(), Command::new(python));
+    command.args(["-c", READ]);
     for (kind, tolerance) in
         [(GgufType::F32, 0.0), (GgufType::F16, 1.0 / 1024.0), (GgufType::Q8_0, 1.0 / 250.0)]
     {
@@ -95,18 +97,18 @@ fn a_gguf_reader_opens_what_is_written_with_equal_values() {
         {
             let file = dir.path().join(format!("{base}-{}.gguf", kind.name()));
             decoder(base).save_gguf(&file, kind, base, metadata.clone()).unwrap();
-            let output = Command::new(&python)
-                .args(["-c", READ])
-                .arg(&file)
-                .arg(directory(base))
-                .arg(kind.name())
-                .output();
-            let output = output.unwrap();
-            assert!(output.status.success(), "{base}: {}", String::from_utf8_lossy(&output.stderr));
-            let worst: f64 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
-            println!("{base} as {}: values within {worst:.1e}", kind.name());
-            assert!(worst <= tolerance, "{base} as {}: {worst}", kind.name());
+            command.arg(&file).arg(directory(base)).arg(kind.name());
+            files.push((base, kind, tolerance));
         }
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let found: Vec<f64> = text.split_whitespace().map(|worst| worst.parse().unwrap()).collect();
+    assert_eq!(found.len(), files.len());
+    for (worst, (base, kind, tolerance)) in found.into_iter().zip(files) {
+        println!("{base} as {}: values within {worst:.1e}", kind.name());
+        assert!(worst <= tolerance, "{base} as {}: {worst}", kind.name());
     }
 }
 
