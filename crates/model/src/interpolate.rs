@@ -31,7 +31,7 @@ pub fn interpolate_models(
         ));
     }
     let sum: f64 = weights.iter().sum();
-    if !((sum - 1.0).abs() < 1e-6) {
+    if sum.is_nan() || (sum - 1.0).abs() > 1e-6 {
         return Err(ModelError::argument(
             format!("the weights {weights:?} add up to {sum}"),
             "give weights that add up to 1, as 0.3,0.7",
