@@ -1,7 +1,8 @@
 //! Models in other files: combinations of several, and GGUF, read back with the format's own reader.
 
 use crate::fixture::{decoder, directory, engine, relative_max};
-use bso_model::{DType, Decoder, GgufType, GgufValue, interpolate_models};
+use bso_durable::Seed;
+use bso_model::{DType, Decoder, GgufType, GgufValue, ModelConfig, interpolate_models};
 use std::process::Command;
 
 const TOKENS: [u32; 8] = [5, 9, 33, 12, 60, 3, 3, 41];
@@ -75,7 +76,7 @@ for path, base, kind in zip(*[iter(sys.argv[1:])] * 3):
             heads = config.num_attention_heads if parts[2] == 'attn_q' else config.num_key_value_heads
             found = found.reshape(heads, want.shape[0] // heads // 2, 2, *want.shape[1:]).swapaxes(1, 2).reshape(want.shape)
         scale = np.abs(want).max() if kind == 'q8_0' and want.ndim == 2 else np.abs(want)
-        worst = max(worst, float((np.abs(found - want) / np.maximum(scale, 1e-6)).max()))
+        worst = max(worst, float((np.abs(found - want) / np.maximum(scale, 1e-4)).max()))
     missing = {n for n in weights if not n.endswith('inv_freq')} - seen - ({'lm_head.weight'} if config.tie_word_embeddings else set())
     assert not missing, missing
     print(worst)
@@ -124,14 +125,19 @@ print(' '.join(repr(x) for x in logits.flatten().tolist()))
 fn transformers_computes_the_same_logits_from_a_gguf_file() {
     let Some(python) = python_with_gguf() else { return };
     let dir = tempfile::tempdir().unwrap();
-    for base in ["llama_tied_gqa", "qwen2_tied_gqa"] {
+    // transformers takes the width of Qwen 2's heads from the hidden size, whatever the file says.
+    let path = directory("qwen2_tied_gqa").join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["hidden_size"] = 32.into();
+    let config = ModelConfig::from_value(config, &path).unwrap();
+    let qwen = Decoder::random(config, Seed::new(3), engine()).unwrap();
+    for (base, decoder) in [("llama", decoder("llama_tied_gqa")), ("qwen2", qwen)] {
         for (kind, tolerance) in [(GgufType::F32, 1e-5), (GgufType::F16, 1e-2)] {
             let texts = (0..64).map(|id| format!("t{id}")).collect();
             let tokens = vec![
                 ("tokenizer.ggml.model".to_owned(), GgufValue::Text("gpt2".into())),
                 ("tokenizer.ggml.tokens".to_owned(), GgufValue::Texts(texts)),
             ];
-            let decoder = decoder(base);
             decoder.save_gguf(&dir.path().join("m.gguf"), kind, base, tokens).unwrap();
             let output =
                 Command::new(&python).args(["-c", LOGITS]).arg(dir.path()).arg("m.gguf").output().unwrap();

@@ -415,7 +415,7 @@ fn the_fingerprint_follows_what_decides_the_result_and_nothing_else() {
 #[test]
 fn every_supported_key_reaches_the_resolved_config() {
     let mut written: Vec<&str> = Vec::new();
-    let more = "ref_model: r\nmargin_model: m\ncolumns: {prompt: q}\nwarmup_ratio: 0.1";
+    let more = "ref_model: r\nmargin_model: m\ncolumns: {prompt: q}\nwarmup_ratio: 0.1\nuse_peft: true";
     for c in PRESETS.iter().flat_map(|p| {
         [config(&format!("preset: {}", p.name), ""), config(&format!("preset: {}\n{more}", p.name), "")]
     }) {
