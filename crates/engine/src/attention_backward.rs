@@ -1,11 +1,12 @@
 //! Gradients of attention for one segment and one key head: scores are recomputed tile by tile from the stored
 //! log-sum-exp (Dao 2023, arXiv 2307.08691, algorithm 2).
 
-use crate::attention_forward::{CausalEdge, KeyRows, TILE_KEYS, tile_queries};
+use crate::attention_forward::{CausalEdge, KeyRows, TILE_KEYS, cap_rows, first_key, tile_queries};
 use crate::cpu::{mul_add, vectorised};
 use crate::element::Element;
 use crate::segments::Segment;
 use crate::shared::{SharedMut, carve};
+use crate::soft_cap::cap_slope;
 use crate::tile::{self, Left, PANEL, Panels, Size, Target, pack_transposed};
 use crate::vector::{LANES, exp, sum_lanes};
 use crate::{AttentionShape, Engine};
@@ -64,9 +65,11 @@ pub(crate) unsafe fn backward_segment<E: Element>(
         tile.gather(engine, stored, (segment.start + first, count), kv_head);
         let hidden = seen - segment.len;
         let limit = hidden + first + count;
-        for key in (0..limit).step_by(TILE_KEYS) {
+        let begin = first_key(hidden + first + 1, shape);
+        for key in (begin..limit).step_by(TILE_KEYS) {
             let width = TILE_KEYS.min(limit - key);
-            let edge = CausalEdge { visible: hidden + first + 1, key, width, group };
+            let edge =
+                CausalEdge { visible: hidden + first + 1, window: shape.window(), key, begin, width, group };
             let sides = Sides {
                 key_panels: &key_panels[key * head_dim..],
                 value_panels: &value_panels[key * head_dim..],
@@ -154,14 +157,18 @@ impl Tile<'_> {
         tile::multiply(path, Size { m, n, k }, by_row(self.q, padded), packed(keys.key_panels), target);
         let target = Target { values: self.dscores, row_stride: TILE_KEYS, add: false };
         tile::multiply(path, Size { m, n, k }, by_row(self.dout, padded), packed(keys.value_panels), target);
-        score_gradients(path, edge, (self.scores, self.dscores), &self.lse[..m], self.delta);
+        if let Some(cap) = self.shape.cap {
+            cap_rows(path, &mut self.scores[..m * TILE_KEYS], n, cap);
+        }
+        let tiles = (&mut *self.scores, &mut *self.dscores);
+        score_gradients(path, edge, tiles, (&self.lse[..m], self.delta), self.shape.cap);
 
         let target = Target { values: keys.dv, row_stride: padded, add: true };
         let size = Size { m: width, n: padded, k: m };
         tile::multiply(path, size, transposed(self.scores), plain(self.dout), target);
         let target = Target { values: keys.dk, row_stride: padded, add: true };
         tile::multiply(path, size, transposed(self.dscores), plain(self.q), target);
-        let target = Target { values: self.dq, row_stride: padded, add: edge.key > 0 };
+        let target = Target { values: self.dq, row_stride: padded, add: edge.key > edge.begin };
         let size = Size { m, n: padded, k: width };
         tile::multiply(path, size, by_row(self.dscores, TILE_KEYS), plain(keys.key_rows), target);
     }
@@ -199,12 +206,12 @@ fn product_body<const FMA: bool, E: Element>(a: &[E], b: &[f32]) -> f32 {
 
 vectorised! {
     /// Scores become weights `p = e^(score - lse)`, gradients of weights become gradients of scores
-    /// `p * (gradient - delta)`; both zero where a row does not see a key.
+    /// `p * (gradient - delta)`, times the cap's slope where scores are capped; both zero where a row does not see a key.
     fn score_gradients(
         edge: CausalEdge,
         tiles: (&mut [f32], &mut [f32]),
-        lse: &[f32],
-        delta: &[f32],
+        rows: (&[f32], &[f32]),
+        cap: Option<f32>,
     ) = score_gradients_body
 }
 
@@ -212,19 +219,30 @@ vectorised! {
 fn score_gradients_body<const FMA: bool>(
     edge: CausalEdge,
     (scores, dscores): (&mut [f32], &mut [f32]),
-    lse: &[f32],
-    delta: &[f32],
+    (lse, delta): (&[f32], &[f32]),
+    cap: Option<f32>,
 ) {
     let whole = edge.width.next_multiple_of(PANEL);
     for (row, (&lse, &delta)) in lse.iter().zip(delta).enumerate() {
         let seen = edge.seen_by(row);
         let scores = &mut scores[row * TILE_KEYS..][..whole];
         let dscores = &mut dscores[row * TILE_KEYS..][..whole];
-        for (score, dscore) in scores[..seen].iter_mut().zip(&mut dscores[..seen]) {
-            *score = exp::<FMA>(*score - lse);
-            *dscore = *score * (*dscore - delta);
+        let both = scores[seen.clone()].iter_mut().zip(&mut dscores[seen.clone()]);
+        // The choice is made once a row: the plain loop is that of uncapped attention.
+        match cap.map(|cap| 1.0 / cap) {
+            None => both.for_each(|(score, dscore)| {
+                *score = exp::<FMA>(*score - lse);
+                *dscore = *score * (*dscore - delta);
+            }),
+            Some(inverse) => both.for_each(|(score, dscore)| {
+                let slope = cap_slope(*score, inverse);
+                *score = exp::<FMA>(*score - lse);
+                *dscore = *score * (*dscore - delta) * slope;
+            }),
         }
-        scores[seen..].fill(0.0);
-        dscores[seen..].fill(0.0);
+        for unseen in [0..seen.start, seen.end..whole] {
+            scores[unseen.clone()].fill(0.0);
+            dscores[unseen].fill(0.0);
+        }
     }
 }

@@ -5,6 +5,7 @@ use crate::cpu::{mul_add, vectorised};
 use crate::error::{expect_indices, expect_same_shape, expect_size};
 use crate::row_products::{self, Rows};
 use crate::shared::SharedMut;
+use crate::soft_cap::cap_in_place;
 use crate::vector::{exp_shifted_in_place, max};
 use crate::{Array, AttentionShape, Engine, EngineError};
 
@@ -117,7 +118,7 @@ impl KvCache {
 
 impl Engine {
     /// Attention of new rows over the cache, which already holds their own keys and values: row `i` of an entry's
-    /// `len` sees all but the last `len - 1 - i` rows of its slot. `q`, `out` are `[n, heads * head_dim]`; rows of
+    /// `len` sees all but the last `len - 1 - i` rows of its slot, of these the shape's window. `q`, `out` are `[n, heads * head_dim]`; rows of
     /// `out` that no entry names are left alone. One row per entry is decoding, more are a prompt (chunk).
     ///
     /// # Errors
@@ -185,16 +186,22 @@ impl Engine {
             unsafe { forward_rows(self, shape, queries, [rows(&head.keys), rows(&head.values)], out, None) };
         } else if entry.len == 1 {
             let group = shape.group();
+            let unseen = length.saturating_sub(shape.window());
+            let [keys, values] = [&head.keys, &head.values].map(|rows| &rows[unseen * head_dim..]);
+            let length = length - unseen;
             let at = (entry.start * kv_heads + kv_head) * group * head_dim;
             let mut scores = self.scratch.take(group * length);
             // SAFETY: passed on.
             let out = unsafe { out.part(at, group * head_dim) };
             let query = Rows::of(&q.as_slice()[at..][..group * head_dim], head_dim);
-            row_products::multiply(self.path(), query, Rows::of(&head.keys, head_dim), |row, key, sums| {
+            row_products::multiply(self.path(), query, Rows::of(keys, head_dim), |row, key, sums| {
                 let scores = &mut scores[row * length + key..][..sums.len()];
                 scores.iter_mut().zip(sums).for_each(|(score, sum)| *score = sum * scale);
             });
-            weigh_values(self.path(), &mut scores, &head.values, length, out);
+            if let Some(cap) = shape.cap {
+                cap_in_place(self.path(), &mut scores, cap);
+            }
+            weigh_values(self.path(), &mut scores, values, length, out);
         }
     }
 }
@@ -264,8 +271,11 @@ mod tests {
     /// Two sequences fed in chunks of uneven size, beside attention over the whole of each.
     #[test]
     fn chunks_and_single_rows_equal_attention_over_the_whole_sequence() {
-        for (heads, kv_heads, head_dim) in [(1, 1, 8), (6, 2, 5), (4, 4, 16), (3, 1, 64)] {
-            let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.3 };
+        for (heads, kv_heads, head_dim, window) in
+            [(1, 1, 8, None), (6, 2, 5, Some(33)), (4, 4, 16, None), (3, 1, 64, Some(1))]
+        {
+            let cap = window.map(|_| 0.7);
+            let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.3, window, cap };
             let lengths = [37, 300];
             let tokens = 337;
             let (q, k, v) = (
@@ -313,7 +323,8 @@ mod tests {
     #[test]
     fn slots_rows_and_lengths_that_are_not_there_are_refused() {
         let engine = Engine::cpu(Some(1)).unwrap();
-        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, scale: 1.0 };
+        let shape =
+            AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, scale: 1.0, window: None, cap: None };
         let mut cache = KvCache::new(1, 1, 4);
         let (q, kv) = (Array::zeros(2, 8), Array::zeros(2, 4));
         let entry = |slot, start, len| CachedRows { slot, start, len };
