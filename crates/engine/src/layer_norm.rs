@@ -206,9 +206,7 @@ fn sum_of(count: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let blocks = count / LANES * LANES;
     for first in (0..blocks).step_by(LANES) {
-        for lane in 0..LANES {
-            lanes[lane] += f(first + lane);
-        }
+        lanes.iter_mut().enumerate().for_each(|(lane, sum)| *sum += f(first + lane));
     }
     (blocks..count).fold(sum_lanes(lanes), |sum, i| sum + f(i))
 }

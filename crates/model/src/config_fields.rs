@@ -152,7 +152,7 @@ impl Fields<'_> {
             Some(key) if self.map.get(key).is_some_and(Value::is_null) => heads,
             Some(key) => self.size(key, Some(defaults.kv_heads.unwrap_or(heads)), largest)?,
         };
-        if heads % kv_heads != 0 {
+        if !heads.is_multiple_of(kv_heads) {
             return Err(self.wrong(
                 format!("{} {heads} is not a multiple of num_key_value_heads {kv_heads}", keys.heads),
                 "correct the two fields",
@@ -160,7 +160,7 @@ impl Fields<'_> {
         }
         let stated = keys.head_dim.filter(|key| !self.absent(key));
         let shared = if stated.is_some() { None } else { defaults.head_dim };
-        if stated.is_none() && shared.is_none() && hidden_size % heads != 0 {
+        if stated.is_none() && shared.is_none() && !hidden_size.is_multiple_of(heads) {
             return Err(self.wrong(
                 format!("{} {hidden_size} is not a multiple of {} {heads}", keys.hidden_size, keys.heads),
                 if keys.head_dim.is_some() { "add the field head_dim" } else { "correct the two fields" },
@@ -176,7 +176,7 @@ impl Fields<'_> {
                 "correct the two fields",
             ));
         }
-        if head_dim % 2 != 0 && family.positions != Positions::Learned {
+        if !head_dim.is_multiple_of(2) && family.positions != Positions::Learned {
             return Err(self.wrong(
                 format!("head_dim {head_dim} is odd; rotary embedding turns pairs"),
                 "use a model with an even head_dim",

@@ -5,8 +5,7 @@
 use crate::activations::{BackwardBuffers, KeptActivations, PassingActivations};
 use crate::config::ModelConfig;
 use crate::layer_kind::LayerKind;
-use crate::layout::{LayerPlace, LinearPlace, NormPlace};
-use crate::norm::Norm;
+use crate::layout::{LayerPlace, LinearPlace};
 use bso_engine::{
     Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, DType, Engine, EngineError,
     LinearGrads, PackedWeight, Qkv, RotaryTable, Segments, Weight,
@@ -179,45 +178,6 @@ impl Layer<'_> {
         (self.place.gate.map(|_| &*a.gate), &a.up)
     }
 
-    /// `y = linear(x)`, or the norm of it, where one stands there; `between` keeps what that norm reads.
-    fn leave_branch(
-        &self,
-        linear: LinearPlace,
-        x: &Array,
-        norm: Option<NormPlace>,
-        between: &mut Array,
-        (y, inverse): (&mut Array, &mut Vec<f32>),
-    ) -> Result<(), EngineError> {
-        let Some(norm) = norm else { return self.linear(linear, x, y) };
-        self.linear(linear, x, between)?;
-        inverse.resize(between.rows(), 0.0);
-        self.norm().forward(norm, between, y, inverse)
-    }
-
-    /// The rows' norm, for products to read; without a norm, the rows themselves.
-    fn normalise(
-        &self,
-        norm: Option<NormPlace>,
-        x: &Array,
-        (normed, inverse): (&mut Array, &mut Vec<f32>),
-    ) -> Result<(), EngineError> {
-        normed.resize_rows(x.rows());
-        inverse.resize(x.rows(), 0.0);
-        match norm {
-            Some(norm) => self.norm().forward(norm, x, normed, inverse),
-            None => self.engine.copy(x, normed),
-        }
-    }
-
-    /// What the MLP's norm reads: the stream after attention, or where residuals are parallel the layer's input.
-    fn mlp_source<'b>(&self, [residual, chosen, middle]: [&'b Array; 3]) -> &'b Array {
-        match (self.config.parallel_residual, residual.rows() == middle.rows()) {
-            (false, _) => middle,
-            (true, true) => residual,
-            (true, false) => chosen,
-        }
-    }
-
     /// `b.residual` (with `rows`, `b.last_residual`) comes in as the gradient of the layer's output; `b.residual`
     /// goes out as that of `residual`, its input. Parameter gradients are added to `gradients`.
     pub(crate) fn backward(
@@ -308,22 +268,6 @@ impl Layer<'_> {
         engine.scatter_add_rows(&b.chosen, rows, &mut b.attended)
     }
 
-    /// The gradient of what a branch gives, from that of the stream which it enters: the same, but for a norm between
-    /// them, whose stored numbers are computed again.
-    fn branch_backward<'b>(
-        &self,
-        (norm, x): (Option<NormPlace>, &Array),
-        stream: &'b Array,
-        (branch, normed, inverse): (&'b mut Array, &mut Array, &mut Vec<f32>),
-        gradients: &mut [Array],
-    ) -> Result<&'b Array, EngineError> {
-        let Some(place) = norm else { return Ok(stream) };
-        self.normalise(norm, x, (normed, inverse))?;
-        let dx = (&mut *branch, Accumulate::Overwrite);
-        self.norm().backward(place, (stream, x, inverse), dx, gradients)?;
-        Ok(branch)
-    }
-
     fn attention_backward(
         &self,
         residual: &Array,
@@ -358,39 +302,6 @@ impl Layer<'_> {
         self.norm_backward(place.attention_norm, (&b.normed, residual, inverse), &mut b.residual, gradients)
     }
 
-    /// The gradient of queries or keys before their norm, if they have one.
-    fn qk_norm_backward<'b>(
-        &self,
-        (norm, raw, inverse): (Option<NormPlace>, &Array, &[f32]),
-        dy: &'b Array,
-        draw: &'b mut Array,
-        gradients: &mut [Array],
-    ) -> Result<&'b Array, EngineError> {
-        let Some(norm) = norm else { return Ok(dy) };
-        draw.resize(dy.rows(), dy.cols());
-        self.norm().backward(norm, (dy, raw, inverse), (&mut *draw, Accumulate::Overwrite), gradients)?;
-        Ok(draw)
-    }
-
-    /// Adds the gradient of what a norm read; without a norm, that of what products read.
-    fn norm_backward(
-        &self,
-        norm: Option<NormPlace>,
-        (dy, x, inverse): (&Array, &Array, &[f32]),
-        dx: &mut Array,
-        gradients: &mut [Array],
-    ) -> Result<(), EngineError> {
-        match norm {
-            Some(norm) => self.norm().backward(norm, (dy, x, inverse), (dx, Accumulate::Add), gradients),
-            None => self.engine.add_assign(dx, dy),
-        }
-    }
-
-    fn norm(&self) -> Norm<'_> {
-        let Self { engine, parameters, config, .. } = *self;
-        Norm { engine, parameters, kind: config.norm(), eps: config.norm_eps }
-    }
-
     fn parameter(&self, place: usize) -> &Array {
         &self.parameters[place]
     }
@@ -399,7 +310,7 @@ impl Layer<'_> {
         Weight { values: &self.parameters[place], packed: self.packed.get(place).and_then(Option::as_ref) }
     }
 
-    fn linear(&self, place: LinearPlace, x: &Array, y: &mut Array) -> Result<(), EngineError> {
+    pub(crate) fn linear(&self, place: LinearPlace, x: &Array, y: &mut Array) -> Result<(), EngineError> {
         self.engine.linear(x, self.weight(place.weight), place.bias.map(|b| self.parameter(b)), y)
     }
 

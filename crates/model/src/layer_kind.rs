@@ -67,16 +67,15 @@ impl Fields<'_> {
 
     fn windows(&self, family: &Family, turned: &[bool]) -> Result<Vec<Option<usize>>, ModelError> {
         let layers = turned.len();
-        let switched = matches!(family.windows, Windows::FromLayer | Windows::WithoutRope);
-        let window = if family.windows == Windows::Never
-            || (switched && !self.flag("use_sliding_window", false)?)
-            || self.map.get("sliding_window").is_some_and(Value::is_null)
-        {
-            None
-        } else if self.absent("sliding_window") && family.defaults.window.is_none() {
-            None
-        } else {
-            Some(self.size("sliding_window", family.defaults.window, u64::from(u32::MAX))?)
+        let on = match family.windows {
+            Windows::Never => false,
+            Windows::FromLayer | Windows::WithoutRope => self.flag("use_sliding_window", false)?,
+            Windows::Every | Windows::AllButEvery(..) => true,
+        };
+        let window = match (on, self.map.get("sliding_window")) {
+            (false, _) | (_, Some(Value::Null)) => None,
+            (true, None) => family.defaults.window,
+            (true, Some(_)) => Some(self.size("sliding_window", None, u64::from(u32::MAX))?),
         };
         let slides: Vec<bool> = match family.windows {
             Windows::Never => vec![false; layers],

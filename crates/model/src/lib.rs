@@ -19,6 +19,7 @@ mod generation_session;
 mod gradients;
 mod layer;
 mod layer_kind;
+mod layer_norms;
 mod layout;
 mod logits;
 mod norm;

@@ -71,7 +71,7 @@ impl Fields<'_> {
         let default = self.number(self.map, outer, Some(family.defaults.rotary_share), 0.0)?;
         let share = self.number(map, key, Some(default), 0.0)?;
         let width = (head_dim as f64 * share) as usize;
-        if width == 0 || width > head_dim || width % 2 != 0 {
+        if width == 0 || width > head_dim || !width.is_multiple_of(2) {
             return Err(self.wrong(
                 format!("{outer} = {share} turns {width} of a head's {head_dim} values"),
                 "an even number above zero and within the head is supported",
