@@ -7,8 +7,9 @@ use crate::element::Element;
 use crate::segments::Segment;
 use crate::shared::{SharedMut, carve};
 use crate::soft_cap::cap_in_place;
-use crate::tile::{self, Left, PANEL, Panels, Size, Target, pack_transposed};
-use crate::vector::{exp_shifted_in_place, max};
+use crate::tile::{PANEL, Size, Target};
+use crate::tile_product::{LeftTile, Right, TileProducts};
+use crate::vector::{exp_shifted_in_place, max, narrow_scaled, widen_scaled};
 use crate::{AttentionShape, CpuPath, Engine};
 
 /// Rows of a tile (queries times the heads that share their keys) that are aimed at: their scores stay in the
@@ -72,10 +73,10 @@ impl<'a, E: Element> KeyRows<'a, E> {
     }
 
     /// As rows of `padded` values, zeros at the end.
-    pub(crate) fn copy_padded(&self, padded: usize, out: &mut [f32]) {
+    pub(crate) fn copy_padded(&self, path: CpuPath, padded: usize, out: &mut [f32]) {
         for (index, out) in out.chunks_exact_mut(padded).take(self.len()).enumerate() {
             let (head, pad) = out.split_at_mut(self.width);
-            head.iter_mut().zip(self.row(index)).for_each(|(to, from)| *to = from.to_f32());
+            widen_scaled(path, self.row(index), 1.0, head);
             pad.fill(0.0);
         }
     }
@@ -94,13 +95,49 @@ pub(crate) unsafe fn forward_rows<E: Element>(
     out: &SharedMut<'_, E>,
     lse: Option<&SharedMut<'_>>,
 ) {
+    let products = TileProducts::of::<E>(engine);
+    let (seen, padded) = (keys.len(), shape.head_dim.next_multiple_of(products.width()));
+    let sizes = [products.lines_len(seen, shape.head_dim), seen * padded, products.depth_len(seen, padded)];
+    let mut scratch = engine.scratch.take(sizes.iter().sum());
+    let [key_room, value_rows, value_room] = carve(&mut scratch, sizes);
+    values.copy_padded(engine.path(), padded, value_rows);
+    let seen = Seen {
+        count: seen,
+        keys: products.pack_lines(seen, shape.head_dim, |index| keys.row(index), key_room),
+        values: products.by_depth(value_rows, padded, value_room),
+    };
+    // SAFETY: passed on.
+    unsafe { attend_rows(engine, shape, queries, seen, out, lse) };
+}
+
+/// Keys and values of one head, packed as the products of the queries' precision read them.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    pub(crate) count: usize,
+    /// A column per key.
+    pub(crate) keys: Right<'a>,
+    /// Summed over the keys.
+    pub(crate) values: Right<'a>,
+}
+
+/// As [`forward_rows`], of keys and values that are packed.
+///
+/// # Safety
+/// As [`forward_rows`].
+pub(crate) unsafe fn attend_rows<E: Element>(
+    engine: &Engine,
+    shape: AttentionShape,
+    queries: Queries<'_, E>,
+    seen: Seen<'_>,
+    out: &SharedMut<'_, E>,
+    lse: Option<&SharedMut<'_>>,
+) {
     let AttentionShape { heads, head_dim, scale, .. } = shape;
-    let (path, group) = (engine.path(), shape.group());
-    let (seen, padded) = (keys.len(), head_dim.next_multiple_of(PANEL));
+    let (path, group, products) = (engine.path(), shape.group(), TileProducts::of::<E>(engine));
+    let padded = head_dim.next_multiple_of(products.width());
     let rows = tile_queries(group).min(queries.len) * group;
     let sizes = [
-        seen.next_multiple_of(PANEL) * head_dim,
-        seen * padded,
+        products.left_len(rows, TILE_KEYS.max(head_dim)),
         rows * head_dim,
         rows * TILE_KEYS,
         rows * padded,
@@ -108,33 +145,25 @@ pub(crate) unsafe fn forward_rows<E: Element>(
         rows,
     ];
     let mut scratch = engine.scratch.take(sizes.iter().sum());
-    let [key_panels, value_rows, q, scores, sums, maxima, totals] = carve(&mut scratch, sizes);
-    pack_transposed(seen, head_dim, |index| keys.row(index), key_panels);
-    values.copy_padded(padded, value_rows);
+    let [left_room, q, scores, sums, maxima, totals] = carve(&mut scratch, sizes);
     for first in (0..queries.len).step_by(tile_queries(group)) {
         let count = tile_queries(group).min(queries.len - first);
         let m = count * group;
         for (index, q) in q.chunks_exact_mut(group * head_dim).take(count).enumerate() {
             let at = ((queries.start + first + index) * heads + queries.kv_head * group) * head_dim;
-            let row = &queries.values[at..][..group * head_dim];
-            q.iter_mut().zip(row).for_each(|(q, value)| *q = value.to_f32() * scale);
+            widen_scaled(path, &queries.values[at..][..group * head_dim], scale, q);
         }
         maxima[..m].fill(f32::NEG_INFINITY);
         totals[..m].fill(0.0);
-        let hidden = seen - queries.len;
+        let hidden = seen.count - queries.len;
         let limit = hidden + first + count;
         let begin = first_key(hidden + first + 1, shape);
         for key in (begin..limit).step_by(TILE_KEYS) {
             let width = TILE_KEYS.min(limit - key);
-            let right = Panels {
-                values: &key_panels[key * head_dim..],
-                panel_stride: head_dim * PANEL,
-                row_stride: PANEL,
-            };
-            let left = Left { values: q, row_stride: head_dim, col_stride: 1 };
-            let size = Size { m, n: width.next_multiple_of(PANEL), k: head_dim };
+            let left = LeftTile { values: q, stride: head_dim, transposed: false };
+            let size = Size { m, n: width.next_multiple_of(products.width()), k: head_dim };
             let target = Target { values: scores, row_stride: TILE_KEYS, add: false };
-            tile::multiply(path, size, left, right, target);
+            products.multiply(size, left, seen.keys.columns_from(key), target, left_room);
             if let Some(cap) = shape.cap {
                 cap_rows(path, &mut scores[..m * TILE_KEYS], size.n, cap);
             }
@@ -142,20 +171,16 @@ pub(crate) unsafe fn forward_rows<E: Element>(
                 CausalEdge { visible: hidden + first + 1, window: shape.window(), key, begin, width, group };
             let state = Softmax { maxima: &mut maxima[..m], totals, sums, padded };
             softmax_tile(path, edge, scores, state);
-            let right =
-                Panels { values: &value_rows[key * padded..], panel_stride: PANEL, row_stride: padded };
-            let left = Left { values: scores, row_stride: TILE_KEYS, col_stride: 1 };
+            let left = LeftTile { values: scores, stride: TILE_KEYS, transposed: false };
             let target = Target { values: sums, row_stride: padded, add: key > begin };
-            tile::multiply(path, Size { m, n: padded, k: width }, left, right, target);
+            let size = Size { m, n: padded, k: width };
+            products.multiply(size, left, seen.values.depth_from(key), target, left_room);
         }
         for row in 0..m {
             let (token, head) = (queries.start + first + row / group, queries.kv_head * group + row % group);
-            let inverse = 1.0 / totals[row];
             // SAFETY: this query's row in its head's columns, which are the caller's alone.
             let out = unsafe { out.part((token * heads + head) * head_dim, head_dim) };
-            out.iter_mut()
-                .zip(&sums[row * padded..])
-                .for_each(|(out, sum)| *out = E::from_f32(sum * inverse));
+            narrow_scaled(path, &sums[row * padded..][..head_dim], 1.0 / totals[row], out);
             if let Some(lse) = lse {
                 // SAFETY: as above.
                 unsafe { lse.part(token * heads + head, 1)[0] = maxima[row] + totals[row].ln() };

@@ -12,6 +12,8 @@ mod attention_forward;
 mod bf16_kernel;
 mod bf16_panels;
 mod bf16_product;
+mod bf16_round;
+mod cached_attention;
 mod cpu;
 mod device;
 mod each;
@@ -42,6 +44,7 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 mod tile;
+mod tile_product;
 mod tile_strips;
 mod vector;
 

@@ -41,7 +41,7 @@ pub struct SelectedLogProbGrads<'a> {
 
 /// Rows whose logits exist at a time, and tokens of the vocabulary that they exist for: 4 MB of logits, which stay in
 /// the last cache, while each side of the product is long enough to run at full speed.
-const ROWS: usize = 1024;
+const ROWS: usize = 2048;
 const CHUNK: usize = 1024;
 
 impl Engine {

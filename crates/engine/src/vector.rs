@@ -3,7 +3,10 @@
 //! Loops over a `[f32; LANES]` compile to vector instructions on every path; a plain running sum would not, since
 //! the compiler may not reorder it.
 
-use crate::cpu::mul_add;
+use crate::CpuPath;
+use crate::bf16_round::round_values;
+use crate::cpu::{mul_add, vectorised};
+use crate::element::Element;
 
 /// Width of an accumulator: one AVX-512 register, two of AVX2, four of the portable path.
 pub(crate) const LANES: usize = 16;
@@ -110,6 +113,45 @@ pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
         sum = mul_add::<FMA>(*a, *b, sum);
     }
     sum
+}
+
+vectorised! {
+    /// `to = scale * from`.
+    pub(crate) fn widen_scaled[E: Element][E](from: &[E], scale: f32, to: &mut [f32]) = widen_scaled_body
+}
+
+#[inline(always)]
+fn widen_scaled_body<const FMA: bool, E: Element>(from: &[E], scale: f32, to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32() * scale);
+}
+
+/// `to = from`, rounded to what `to` holds.
+pub(crate) fn narrow<E: Element>(path: CpuPath, from: &[f32], to: &mut [E]) {
+    if E::IS_BF16 && path.has_bf16_instructions() {
+        round_values(from, bytemuck::cast_slice_mut(to));
+    } else {
+        narrow_scaled(path, from, 1.0, to);
+    }
+}
+
+vectorised! {
+    /// `to = scale * from`, rounded to what `to` holds.
+    pub(crate) fn narrow_scaled[E: Element][E](from: &[f32], scale: f32, to: &mut [E]) = narrow_scaled_body
+}
+
+#[inline(always)]
+fn narrow_scaled_body<const FMA: bool, E: Element>(from: &[f32], scale: f32, to: &mut [E]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = E::from_f32(from * scale));
+}
+
+vectorised! {
+    /// `to += from`.
+    pub(crate) fn add_in_place(from: &[f32], to: &mut [f32]) = add_in_place_body
+}
+
+#[inline(always)]
+fn add_in_place_body<const FMA: bool>(from: &[f32], to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
 /// Largest value; NaN is passed over (the exponentials that follow bring it back).

@@ -35,7 +35,7 @@ impl std::ops::DerefMut for Matrix {
 
 impl Matrix {
     /// This shape and precision; the values are unspecified.
-    fn fit(&mut self, dtype: DType, (rows, cols): Shape) -> Result<(), EngineError> {
+    pub(crate) fn fit(&mut self, dtype: DType, (rows, cols): Shape) -> Result<(), EngineError> {
         if self.0.dtype() != dtype {
             self.0 = Array::zeros_of(dtype, 0, 0)?;
         }

@@ -206,10 +206,12 @@ impl Decoder {
     }
 
     pub(crate) fn head(&self) -> Weight<'_> {
-        Weight {
-            values: &self.parameters[self.layout.head],
-            packed: self.packed.get(self.layout.head).and_then(Option::as_ref),
-        }
+        self.weight(self.layout.head)
+    }
+
+    /// A matrix as products take it.
+    pub(crate) fn weight(&self, place: usize) -> Weight<'_> {
+        Weight { values: &self.parameters[place], packed: self.packed.get(place).and_then(Option::as_ref) }
     }
 
     pub(crate) fn layer<'a>(

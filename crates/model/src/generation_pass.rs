@@ -3,14 +3,12 @@
 //! layer takes from most prompt rows only their keys and values. What training computes is in `layer`.
 
 use crate::activations::Matrix;
-use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::layer::attention_shape;
 use crate::layer_kind::LayerKind;
 use crate::layout::{LayerPlace, LinearPlace, NormPlace};
-use crate::norm::Norm;
-use bso_engine::{Array, CachedRows, Engine, EngineError, KvCache, Projection, RotaryTable};
+use bso_engine::{Array, CachedRows, DType, EngineError, KvCache, Projection, RotaryTable};
 
 /// The rows to compute.
 #[derive(Debug, Default)]
@@ -66,6 +64,7 @@ pub(crate) struct PassMemory {
     gated: Matrix,
     /// What stands before or after a norm inside a branch.
     spare: Matrix,
+    branch: Matrix,
     /// `[ready rows, vocabulary]`.
     pub logits: Matrix,
 }
@@ -85,53 +84,48 @@ pub(crate) fn run(
         decoder.embed(&pass.tokens, &pass.positions, &mut m.residual)?;
         for (index, cache) in caches.iter_mut().enumerate() {
             let (place, kind) = (&decoder.layout().layers[index], config.layer_kinds[index]);
-            let rotary = kind.rope.map(|rope| &tables[rope]);
-            let parameters = decoder.arrays();
-            let layer = PassLayer { engine, config, parameters, norm: decoder.norm(), place, kind, rotary };
+            let layer = PassLayer { decoder, place, kind, rotary: kind.rope.map(|rope| &tables[rope]) };
             if index == last {
                 layer.forward_ready_rows(pass, cache, m)?;
             } else {
                 layer.forward(pass, cache, m)?;
             }
         }
-        m.normed.resize(pass.ready.len(), config.hidden_size);
+        m.normed.fit(decoder.dtype(), (pass.ready.len(), config.hidden_size))?;
         m.inverse.resize(pass.ready.len(), 0.0);
         m.logits.resize(pass.ready.len(), config.vocab_size);
         if pass.ready.is_empty() {
             return Ok(());
         }
         decoder.norm().forward(decoder.layout().norm, &m.ready, &mut m.normed, &mut m.inverse)?;
-        engine.project(&m.normed, [Projection::new(decoder.head().values, None, &mut m.logits)])?;
+        engine.project(&m.normed, [Projection::new(decoder.head(), None, &mut m.logits)])?;
         config.logit_cap.into_iter().for_each(|cap| engine.soft_cap(&mut m.logits, cap));
         Ok(())
     })?;
     Ok(())
 }
 
-/// A layer with what it computes on.
+/// A layer with what it computes on. What products read is in the decoder's precision, residuals are in f32.
 struct PassLayer<'a> {
-    engine: &'a Engine,
-    config: &'a ModelConfig,
-    parameters: &'a [Array],
-    norm: Norm<'a>,
+    decoder: &'a Decoder,
     place: &'a LayerPlace,
     kind: LayerKind,
     rotary: Option<&'a RotaryTable>,
 }
 
-impl PassLayer<'_> {
+impl<'a> PassLayer<'a> {
     /// `m.residual` becomes the layer's output.
     fn forward(&self, pass: &PassRows, cache: &mut KvCache, m: &mut PassMemory) -> Result<(), EngineError> {
-        let (engine, place) = (self.engine, self.place);
+        let (engine, config, place) = (self.decoder.engine(), self.decoder.config(), self.place);
         self.normalise(place.attention_norm, &m.residual, &mut m.normed, &mut m.inverse)?;
         let [query, key, value] =
-            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value]);
+            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value])?;
         engine.project(&m.normed, [query, key, value])?;
         self.turn(0, (&mut m.query, &pass.positions), (&mut m.spare, &mut m.inverse))?;
         self.turn(1, (&mut m.key, &pass.positions), (&mut m.spare, &mut m.inverse))?;
         cache.append(&pass.rows, &m.key, &m.value)?;
-        m.attended.resize(m.query.rows(), m.query.cols());
-        let shape = attention_shape(self.config, self.kind);
+        m.attended.fit(m.query.dtype(), (m.query.rows(), m.query.cols()))?;
+        let shape = attention_shape(config, self.kind);
         engine.cached_attention(&m.query, &pass.rows, cache, shape, &mut m.attended)?;
         // What follows works where the last layer's rows lie.
         std::mem::swap(&mut m.residual, &mut m.ready);
@@ -147,10 +141,10 @@ impl PassLayer<'_> {
         cache: &mut KvCache,
         m: &mut PassMemory,
     ) -> Result<(), EngineError> {
-        let Self { engine, config, place, .. } = *self;
+        let (engine, config, place) = (self.decoder.engine(), self.decoder.config(), self.place);
         self.normalise(place.attention_norm, &m.residual, &mut m.normed, &mut m.inverse)?;
         let [_, key, value] =
-            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value]);
+            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value])?;
         engine.project(&m.normed, [key, value])?;
         self.turn(1, (&mut m.key, &pass.positions), (&mut m.spare, &mut m.inverse))?;
         cache.append(&pass.rows, &m.key, &m.value)?;
@@ -160,10 +154,11 @@ impl PassLayer<'_> {
         m.ready.resize(pass.ready.len(), config.hidden_size);
         engine.gather_rows(&m.residual, &pass.ready, &mut m.ready)?;
         self.normalise(place.attention_norm, &m.ready, &mut m.normed, &mut m.inverse)?;
-        let [query, ..] = self.attention_inputs(pass.ready.len(), [&mut m.query, &mut m.key, &mut m.value]);
+        let [query, ..] =
+            self.attention_inputs(pass.ready.len(), [&mut m.query, &mut m.key, &mut m.value])?;
         engine.project(&m.normed, [query])?;
         self.turn(0, (&mut m.query, &pass.ready_positions), (&mut m.spare, &mut m.inverse))?;
-        m.attended.resize(m.query.rows(), m.query.cols());
+        m.attended.fit(m.query.dtype(), (m.query.rows(), m.query.cols()))?;
         let shape = attention_shape(config, self.kind);
         engine.cached_attention(&m.query, &pass.ready_rows, cache, shape, &mut m.attended)?;
         self.after_attention(m)
@@ -171,34 +166,34 @@ impl PassLayer<'_> {
 
     /// The attention's output and the MLP, added to `m.ready`.
     fn after_attention(&self, m: &mut PassMemory) -> Result<(), EngineError> {
-        let place = self.place;
+        let (place, parallel) = (self.place, self.decoder.config().parallel_residual);
         // Side by side, the MLP reads the stream before attention enters it.
-        if self.config.parallel_residual {
+        if parallel {
             self.mlp_inputs(m)?;
         }
         self.enter(
             place.output,
             place.post_attention_norm,
             &m.attended,
-            (&mut m.ready, &mut m.spare, &mut m.normed, &mut m.inverse),
+            (&mut m.ready, &mut m.spare, &mut m.branch, &mut m.inverse),
         )?;
-        if !self.config.parallel_residual {
+        if !parallel {
             self.mlp_inputs(m)?;
         }
         self.enter(
             place.down,
             place.post_mlp_norm,
             &m.gated,
-            (&mut m.ready, &mut m.spare, &mut m.normed, &mut m.inverse),
+            (&mut m.ready, &mut m.spare, &mut m.branch, &mut m.inverse),
         )
     }
 
     /// What the MLP's last product reads, in `m.gated`.
     fn mlp_inputs(&self, m: &mut PassMemory) -> Result<(), EngineError> {
-        let Self { engine, config, place, .. } = *self;
+        let (engine, config, place) = (self.decoder.engine(), self.decoder.config(), self.place);
         self.normalise(place.mlp_norm, &m.ready, &mut m.normed, &mut m.inverse)?;
         for matrix in [&mut m.gate, &mut m.up, &mut m.gated] {
-            matrix.resize(m.ready.rows(), config.intermediate_size);
+            matrix.fit(self.decoder.dtype(), (m.ready.rows(), config.intermediate_size))?;
         }
         let up = self.replaced(place.up, &mut m.up);
         match place.gate {
@@ -214,12 +209,18 @@ impl PassLayer<'_> {
         &'b self,
         rows: usize,
         [query, key, value]: [&'b mut Matrix; 3],
-    ) -> [Projection<'b>; 3] {
-        let (config, place) = (self.config, self.place);
-        query.resize(rows, config.heads * config.head_dim);
-        key.resize(rows, config.kv_heads * config.head_dim);
-        value.resize(rows, config.kv_heads * config.head_dim);
-        [self.replaced(place.query, query), self.replaced(place.key, key), self.replaced(place.value, value)]
+    ) -> Result<[Projection<'b>; 3], EngineError> {
+        let (config, place, dtype) = (self.decoder.config(), self.place, self.decoder.dtype());
+        // What a norm reads is in f32.
+        let raw = if place.qk_norms.is_some() { DType::F32 } else { dtype };
+        query.fit(raw, (rows, config.heads * config.head_dim))?;
+        key.fit(raw, (rows, config.kv_heads * config.head_dim))?;
+        value.fit(dtype, (rows, config.kv_heads * config.head_dim))?;
+        Ok([
+            self.replaced(place.query, query),
+            self.replaced(place.key, key),
+            self.replaced(place.value, value),
+        ])
     }
 
     /// Norm and rotary embedding of queries (0) or keys (1), where the layer has them.
@@ -230,13 +231,13 @@ impl PassLayer<'_> {
         (spare, inverse): (&mut Matrix, &mut Vec<f32>),
     ) -> Result<(), EngineError> {
         if let Some(norms) = self.place.qk_norms {
-            let runs = x.len() / self.parameters[norms[which]].len().max(1);
+            let runs = x.len() / self.decoder.arrays()[norms[which]].len().max(1);
             inverse.resize(runs, 0.0);
-            spare.resize(x.rows(), x.cols());
-            self.norm.forward(norms[which], x, spare, inverse)?;
+            spare.fit(self.decoder.dtype(), (x.rows(), x.cols()))?;
+            self.decoder.norm().forward(norms[which], x, spare, inverse)?;
             std::mem::swap(x, spare);
         }
-        self.rotary.map_or(Ok(()), |table| self.engine.rotary(x, positions, table, false))
+        self.rotary.map_or(Ok(()), |table| self.decoder.engine().rotary(x, positions, table, false))
     }
 
     /// Adds a branch's last product to `stream`, through the norm that stands there, if one does.
@@ -245,15 +246,19 @@ impl PassLayer<'_> {
         linear: LinearPlace,
         norm: Option<NormPlace>,
         x: &Array,
-        (stream, spare, normed, inverse): (&mut Matrix, &mut Matrix, &mut Matrix, &mut Vec<f32>),
+        (stream, spare, branch, inverse): (&mut Matrix, &mut Matrix, &mut Matrix, &mut Vec<f32>),
     ) -> Result<(), EngineError> {
+        let engine = self.decoder.engine();
         let Some(norm) = norm else {
-            return self.engine.project(x, [self.added(linear, stream)]);
+            return engine.project(x, [self.added(linear, stream)]);
         };
-        spare.resize(stream.rows(), stream.cols());
-        self.engine.project(x, [self.replaced(linear, spare)])?;
-        self.normalise(Some(norm), spare, normed, inverse)?;
-        self.engine.add_assign(stream, normed)
+        for matrix in [&mut *spare, &mut *branch] {
+            matrix.fit(DType::F32, (stream.rows(), stream.cols()))?;
+        }
+        engine.project(x, [self.replaced(linear, spare)])?;
+        inverse.resize(stream.rows(), 0.0);
+        self.decoder.norm().forward(norm, spare, branch, inverse)?;
+        engine.add_assign(stream, branch)
     }
 
     fn normalise(
@@ -263,19 +268,23 @@ impl PassLayer<'_> {
         y: &mut Matrix,
         inverse: &mut Vec<f32>,
     ) -> Result<(), EngineError> {
-        y.resize(x.rows(), x.cols());
+        y.fit(self.decoder.dtype(), (x.rows(), x.cols()))?;
         inverse.resize(x.rows(), 0.0);
         match norm {
-            Some(norm) => self.norm.forward(norm, x, y, inverse),
-            None => self.engine.copy(x, y),
+            Some(norm) => self.decoder.norm().forward(norm, x, y, inverse),
+            None => self.decoder.engine().copy(x, y),
         }
     }
 
     fn replaced<'b>(&'b self, place: LinearPlace, out: &'b mut Array) -> Projection<'b> {
-        Projection::new(&self.parameters[place.weight], place.bias.map(|bias| &self.parameters[bias]), out)
+        Projection::new(self.decoder.weight(place.weight), self.bias(place), out)
     }
 
     fn added<'b>(&'b self, place: LinearPlace, out: &'b mut Array) -> Projection<'b> {
-        Projection::added(&self.parameters[place.weight], place.bias.map(|bias| &self.parameters[bias]), out)
+        Projection::added(self.decoder.weight(place.weight), self.bias(place), out)
+    }
+
+    fn bias(&self, place: LinearPlace) -> Option<&'a Array> {
+        place.bias.map(|bias| &self.decoder.arrays()[bias])
     }
 }
