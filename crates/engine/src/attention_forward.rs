@@ -8,7 +8,7 @@ use crate::segments::Segment;
 use crate::shared::{SharedMut, carve};
 use crate::soft_cap::cap_in_place;
 use crate::tile::{PANEL, Size, Target};
-use crate::tile_product::{LeftTile, Right, TileProducts};
+use crate::tile_product::{LeftTile, Right, TileProducts, WIDEST};
 use crate::vector::{exp_shifted_in_place, max, narrow_scaled, widen_scaled};
 use crate::{AttentionShape, CpuPath, Engine};
 
@@ -198,9 +198,9 @@ pub(crate) fn cap_rows(path: CpuPath, scores: &mut [f32], width: usize, cap: f32
 ///
 /// A tile's last query begins at most a tile's rows later, so that every query sees a key in the first tile of keys.
 pub(crate) fn first_key(visible: usize, shape: AttentionShape) -> usize {
-    visible.saturating_sub(shape.window()) / PANEL * PANEL
+    visible.saturating_sub(shape.window()) / WIDEST * WIDEST
 }
-const _: () = assert!(TILE_ROWS + PANEL <= TILE_KEYS);
+const _: () = assert!(TILE_ROWS + WIDEST <= TILE_KEYS);
 
 /// Which scores of a tile count: query `i` (row `i * group` and on) sees the last `window` keys below `visible + i`, of
 /// which the tile holds `key..key + width`. The first tile is at `begin`.

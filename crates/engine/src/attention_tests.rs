@@ -1,8 +1,8 @@
 //! Attention against a plain one in f64 that holds every score, and its gradients against finite differences.
 
 use super::*;
-use crate::Segment;
-use crate::testing::{assert_close, dot, engines, numeric_gradient, random, wide};
+use crate::testing::{assert_close, dot, engines, numeric_gradient, random, rounded, wide};
+use crate::{DType, Segment};
 
 /// The key rows that query row `t` sees, read off the definition, nearest last.
 fn seen_by(list: &[Segment], t: usize, window: Option<usize>) -> Vec<usize> {
@@ -152,6 +152,48 @@ fn many_tiles_agree_with_whole_scores() {
             let got = run(&engine, &case);
             assert_close("out", got.out.as_slice(), &out, 2e-6);
             assert_close("lse", got.lse.as_slice(), &lse, 2e-6);
+        }
+    }
+}
+
+/// Rounded weights and gradients of scores: 2^-9 each, averaged over many keys.
+#[test]
+fn in_bf16_values_and_gradients_stay_near_those_of_f32_on_the_same_numbers() {
+    for mut case in long_cases() {
+        let narrow = [&case.q, &case.k, &case.v].map(rounded);
+        let [q, k, v] =
+            narrow.each_ref().map(|x| Array::from_vec(x.rows(), x.cols(), x.to_f32_vec()).unwrap());
+        (case.q, case.k, case.v) = (q, k, v);
+        for engine in engines() {
+            let exact = run(&engine, &case);
+            let [q, k, v] = &narrow;
+            let (tokens, qkv) = (case.segments.tokens(), Qkv { q, k, v });
+            let mut out = Array::zeros_of(DType::Bf16, tokens, q.cols()).unwrap();
+            let mut lse = Array::zeros(tokens, case.shape.heads);
+            engine.attention(qkv, &case.segments, case.shape, &mut out, &mut lse).unwrap();
+            let (mut dq, mut dk, mut dv) = (exact.dq.clone(), exact.dk.clone(), exact.dv.clone());
+            [&mut dq, &mut dk, &mut dv].into_iter().for_each(|x| x.fill(f32::NAN));
+            let forward = AttentionForward { out: &out, lse: &lse, dout: &case.dout };
+            let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+            engine.attention_backward(qkv, forward, &case.segments, case.shape, grads).unwrap();
+            let apart = |got: &[f32], want: &[f32]| -> f64 {
+                let square = |x: f32| f64::from(x) * f64::from(x);
+                let difference: f64 = got.iter().zip(want).map(|(got, want)| square(got - want)).sum();
+                // Where a query sees one key alone, gradients of the scores cancel to nothing.
+                let size = want.iter().map(|want| square(*want)).sum::<f64>();
+                (difference / size.max(0.01 * exact.dv.as_slice().iter().map(|dv| square(*dv)).sum::<f64>()))
+                    .sqrt()
+            };
+            for (what, got, want) in [
+                ("out", out.to_f32_vec(), &exact.out),
+                ("lse", lse.into_vec(), &exact.lse),
+                ("dq", dq.into_vec(), &exact.dq),
+                ("dk", dk.into_vec(), &exact.dk),
+                ("dv", dv.into_vec(), &exact.dv),
+            ] {
+                let apart = apart(&got, want.as_slice());
+                assert!(apart < 1e-2, "{what} of {:?}: {apart}", case.shape);
+            }
         }
     }
 }
