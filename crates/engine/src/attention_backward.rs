@@ -1,11 +1,12 @@
 //! Gradients of attention for one segment and one key head: scores are recomputed tile by tile from the stored
 //! log-sum-exp (Dao 2023, arXiv 2307.08691, algorithm 2).
 
-use crate::attention_forward::{CausalEdge, KeyRows, TILE_KEYS, tile_queries};
+use crate::attention_forward::{CausalEdge, KeyRows, TILE_KEYS, cap_rows, first_key, tile_queries};
 use crate::cpu::{mul_add, vectorised};
 use crate::element::Element;
 use crate::segments::Segment;
 use crate::shared::{SharedMut, carve};
+use crate::soft_cap::cap_slope;
 use crate::tile::{PANEL, Size, Target};
 use crate::tile_product::{LeftTile, Right, TileProducts};
 use crate::vector::{LANES, add_in_place, exp, narrow_scaled, sum_lanes, widen_scaled};
@@ -89,9 +90,11 @@ pub(crate) unsafe fn backward_segment<E: Element>(
         };
         let hidden = seen - segment.len;
         let limit = hidden + first + count;
-        for key in (0..limit).step_by(TILE_KEYS) {
+        let begin = first_key(hidden + first + 1, shape);
+        for key in (begin..limit).step_by(TILE_KEYS) {
             let width = TILE_KEYS.min(limit - key);
-            let edge = CausalEdge { visible: hidden + first + 1, key, width, group };
+            let edge =
+                CausalEdge { visible: hidden + first + 1, window: shape.window(), key, begin, width, group };
             let sides = Sides {
                 key_lines: key_lines.columns_from(key),
                 value_lines: value_lines.columns_from(key),
@@ -99,7 +102,7 @@ pub(crate) unsafe fn backward_segment<E: Element>(
                 dk: &mut dk[key * padded..],
                 dv: &mut dv[key * padded..],
             };
-            work.differentiate(engine, edge, head_dim, &queries, sides);
+            work.differentiate(engine, edge, shape, &queries, sides);
         }
         // SAFETY: the segment's rows in the columns of this task's heads.
         unsafe { work.write_dq(engine.path(), shape, &grads.dq, (segment.start + first, count), kv_head) };
@@ -191,12 +194,12 @@ impl Work<'_> {
         &mut self,
         engine: &Engine,
         edge: CausalEdge,
-        head_dim: usize,
+        shape: AttentionShape,
         queries: &Queries<'_>,
         keys: Sides<'_>,
     ) {
         let Self { products, padded, .. } = *self;
-        let (m, k, width) = (queries.lse.len(), head_dim, edge.width);
+        let (m, k, width) = (queries.lse.len(), shape.head_dim, edge.width);
         let n = width.next_multiple_of(products.width());
         let tile = |values, transposed| LeftTile { values, stride: TILE_KEYS, transposed };
 
@@ -204,14 +207,18 @@ impl Work<'_> {
         products.multiply(Size { m, n, k }, queries.q, keys.key_lines, target, self.left_room);
         let target = Target { values: self.dscores, row_stride: TILE_KEYS, add: false };
         products.multiply(Size { m, n, k }, queries.dout, keys.value_lines, target, self.left_room);
-        score_gradients(engine.path(), edge, (self.scores, self.dscores), queries.lse, queries.delta);
+        if let Some(cap) = shape.cap {
+            cap_rows(engine.path(), &mut self.scores[..m * TILE_KEYS], n, cap);
+        }
+        let tiles = (&mut *self.scores, &mut *self.dscores);
+        score_gradients(engine.path(), edge, tiles, (queries.lse, queries.delta), shape.cap);
 
         let size = Size { m: width, n: padded, k: m };
         let target = Target { values: keys.dv, row_stride: padded, add: true };
         products.multiply(size, tile(self.scores, true), queries.dout_rows, target, self.left_room);
         let target = Target { values: keys.dk, row_stride: padded, add: true };
         products.multiply(size, tile(self.dscores, true), queries.q_rows, target, self.left_room);
-        let target = Target { values: self.dq, row_stride: padded, add: edge.key > 0 };
+        let target = Target { values: self.dq, row_stride: padded, add: edge.key > edge.begin };
         let size = Size { m, n: padded, k: width };
         products.multiply(size, tile(self.dscores, false), keys.key_rows, target, self.left_room);
     }
@@ -256,12 +263,12 @@ fn product_body<const FMA: bool, E: Element>(a: &[E], b: &[f32]) -> f32 {
 
 vectorised! {
     /// Scores become weights `p = e^(score - lse)`, gradients of weights become gradients of scores
-    /// `p * (gradient - delta)`; both zero where a row does not see a key.
+    /// `p * (gradient - delta)`, times the cap's slope where scores are capped; both zero where a row does not see a key.
     fn score_gradients(
         edge: CausalEdge,
         tiles: (&mut [f32], &mut [f32]),
-        lse: &[f32],
-        delta: &[f32],
+        rows: (&[f32], &[f32]),
+        cap: Option<f32>,
     ) = score_gradients_body
 }
 
@@ -269,19 +276,30 @@ vectorised! {
 fn score_gradients_body<const FMA: bool>(
     edge: CausalEdge,
     (scores, dscores): (&mut [f32], &mut [f32]),
-    lse: &[f32],
-    delta: &[f32],
+    (lse, delta): (&[f32], &[f32]),
+    cap: Option<f32>,
 ) {
     let whole = edge.width.next_multiple_of(PANEL);
     for (row, (&lse, &delta)) in lse.iter().zip(delta).enumerate() {
         let seen = edge.seen_by(row);
         let scores = &mut scores[row * TILE_KEYS..][..whole];
         let dscores = &mut dscores[row * TILE_KEYS..][..whole];
-        for (score, dscore) in scores[..seen].iter_mut().zip(&mut dscores[..seen]) {
-            *score = exp::<FMA>(*score - lse);
-            *dscore = *score * (*dscore - delta);
+        let both = scores[seen.clone()].iter_mut().zip(&mut dscores[seen.clone()]);
+        // The choice is made once a row: the plain loop is that of uncapped attention.
+        match cap.map(|cap| 1.0 / cap) {
+            None => both.for_each(|(score, dscore)| {
+                *score = exp::<FMA>(*score - lse);
+                *dscore = *score * (*dscore - delta);
+            }),
+            Some(inverse) => both.for_each(|(score, dscore)| {
+                let slope = cap_slope(*score, inverse);
+                *score = exp::<FMA>(*score - lse);
+                *dscore = *score * (*dscore - delta) * slope;
+            }),
         }
-        scores[seen..].fill(0.0);
-        dscores[seen..].fill(0.0);
+        for unseen in [0..seen.start, seen.end..whole] {
+            scores[unseen.clone()].fill(0.0);
+            dscores[unseen].fill(0.0);
+        }
     }
 }

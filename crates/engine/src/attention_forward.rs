@@ -1,12 +1,14 @@
 //! Attention of one run of query rows over the keys of one head, tile by tile with a running softmax. Knows which
-//! keys a query sees only as "all but the last few"; segments and caches are laid out by the callers.
+//! keys a query sees only as "all but the last few", or the nearest of these where there is a window; segments and
+//! caches are laid out by the callers.
 
 use crate::cpu::vectorised;
 use crate::element::Element;
 use crate::segments::Segment;
 use crate::shared::{SharedMut, carve};
+use crate::soft_cap::cap_in_place;
 use crate::tile::{PANEL, Size, Target};
-use crate::tile_product::{LeftTile, Right, TileProducts};
+use crate::tile_product::{LeftTile, Right, TileProducts, WIDEST};
 use crate::vector::{exp_shifted_in_place, max, narrow_scaled, widen_scaled};
 use crate::{AttentionShape, CpuPath, Engine};
 
@@ -80,8 +82,8 @@ impl<'a, E: Element> KeyRows<'a, E> {
     }
 }
 
-/// Softmax attention of `queries`; query `i` sees all but the last `queries.len - 1 - i` keys. Writes the queries'
-/// rows of `out` and, where given, of `lse`, in the columns of their heads.
+/// Softmax attention of `queries`; query `i` sees all but the last `queries.len - 1 - i` keys, of these the shape's
+/// window. Writes the queries' rows of `out` and, where given, of `lse`, in the columns of their heads.
 ///
 /// # Safety
 /// Nobody else uses these rows and columns of `out` and `lse` meanwhile.
@@ -155,17 +157,22 @@ pub(crate) unsafe fn attend_rows<E: Element>(
         totals[..m].fill(0.0);
         let hidden = seen.count - queries.len;
         let limit = hidden + first + count;
-        for key in (0..limit).step_by(TILE_KEYS) {
+        let begin = first_key(hidden + first + 1, shape);
+        for key in (begin..limit).step_by(TILE_KEYS) {
             let width = TILE_KEYS.min(limit - key);
             let left = LeftTile { values: q, stride: head_dim, transposed: false };
             let size = Size { m, n: width.next_multiple_of(products.width()), k: head_dim };
             let target = Target { values: scores, row_stride: TILE_KEYS, add: false };
             products.multiply(size, left, seen.keys.columns_from(key), target, left_room);
-            let edge = CausalEdge { visible: hidden + first + 1, key, width, group };
+            if let Some(cap) = shape.cap {
+                cap_rows(path, &mut scores[..m * TILE_KEYS], size.n, cap);
+            }
+            let edge =
+                CausalEdge { visible: hidden + first + 1, window: shape.window(), key, begin, width, group };
             let state = Softmax { maxima: &mut maxima[..m], totals, sums, padded };
             softmax_tile(path, edge, scores, state);
             let left = LeftTile { values: scores, stride: TILE_KEYS, transposed: false };
-            let target = Target { values: sums, row_stride: padded, add: key > 0 };
+            let target = Target { values: sums, row_stride: padded, add: key > begin };
             let size = Size { m, n: padded, k: width };
             products.multiply(size, left, seen.values.depth_from(key), target, left_room);
         }
@@ -182,21 +189,38 @@ pub(crate) unsafe fn attend_rows<E: Element>(
     }
 }
 
-/// Which scores of a tile count: query `i` (row `i * group` and on) sees keys below `visible + i`, of which the tile
-/// holds `key..key + width`.
+/// Caps the first `width` scores of each row of a tile.
+pub(crate) fn cap_rows(path: CpuPath, scores: &mut [f32], width: usize, cap: f32) {
+    scores.chunks_exact_mut(TILE_KEYS).for_each(|row| cap_in_place(path, &mut row[..width], cap));
+}
+
+/// Where the key tiles begin whose first query sees keys below `visible`: a whole panel before its window.
+///
+/// A tile's last query begins at most a tile's rows later, so that every query sees a key in the first tile of keys.
+pub(crate) fn first_key(visible: usize, shape: AttentionShape) -> usize {
+    visible.saturating_sub(shape.window()) / WIDEST * WIDEST
+}
+const _: () = assert!(TILE_ROWS + WIDEST <= TILE_KEYS);
+
+/// Which scores of a tile count: query `i` (row `i * group` and on) sees the last `window` keys below `visible + i`, of
+/// which the tile holds `key..key + width`. The first tile is at `begin`.
 #[derive(Clone, Copy)]
 pub(crate) struct CausalEdge {
     pub(crate) visible: usize,
+    pub(crate) window: usize,
     pub(crate) key: usize,
+    pub(crate) begin: usize,
     pub(crate) width: usize,
     pub(crate) group: usize,
 }
 
 impl CausalEdge {
-    /// Number of the tile's keys that `row` sees.
+    /// The tile's keys that `row` sees.
     #[inline(always)]
-    pub(crate) fn seen_by(&self, row: usize) -> usize {
-        (self.visible + row / self.group).saturating_sub(self.key).min(self.width)
+    pub(crate) fn seen_by(&self, row: usize) -> std::ops::Range<usize> {
+        let visible = self.visible + row / self.group;
+        let inside = |key: usize| key.saturating_sub(self.key).min(self.width);
+        inside(visible.saturating_sub(self.window))..inside(visible)
     }
 }
 
@@ -220,11 +244,13 @@ fn softmax_tile_body<const FMA: bool>(edge: CausalEdge, scores: &mut [f32], stat
     let whole = edge.width.next_multiple_of(PANEL);
     for (row, maximum) in maxima.iter_mut().enumerate() {
         let scores = &mut scores[row * TILE_KEYS..][..whole];
-        scores[edge.seen_by(row)..].fill(f32::NEG_INFINITY);
+        let seen = edge.seen_by(row);
+        scores[..seen.start].fill(f32::NEG_INFINITY);
+        scores[seen.end..].fill(f32::NEG_INFINITY);
         let largest = max(scores);
         let largest = if largest > *maximum { largest } else { *maximum };
         let total = exp_shifted_in_place::<FMA>(scores, largest);
-        if edge.key == 0 {
+        if edge.key == edge.begin {
             totals[row] = total;
         } else {
             let shrink = (*maximum - largest).exp();

@@ -232,17 +232,17 @@ vectorised! {
     fn pack_columns[E: Element][E](block: Block<'_, E>, depth: usize, panels: &mut [u32]) = pack_columns_body
 }
 
-/// Row pair by row pair, so that memory is read in its order.
+/// Panel by panel: the rows of one panel lie in the same cache sets as those of the next.
 #[inline(always)]
 fn pack_columns_body<const FMA: bool, E: Element>(block: Block<'_, E>, depth: usize, panels: &mut [u32]) {
     let zeros = [E::from_f32(0.0); RIGHT];
-    for p in 0..depth.div_ceil(2) {
-        let low = &block.values[2 * p * block.stride..][..block.count];
-        let high = (2 * p + 1 < depth).then(|| &block.values[(2 * p + 1) * block.stride..][..block.count]);
-        for (index, panel) in panels.chunks_exact_mut(depth.div_ceil(2) * RIGHT).enumerate() {
-            let Some(words) = panel[p * RIGHT..].first_chunk_mut::<RIGHT>() else { continue };
-            let low = &low[index * RIGHT..];
-            let high = high.map_or(zeros.as_slice(), |high| &high[index * RIGHT..]);
+    for (index, panel) in panels.chunks_exact_mut(depth.div_ceil(2) * RIGHT).enumerate() {
+        let values = &block.values[index * RIGHT..];
+        let count = RIGHT.min(block.count - index * RIGHT);
+        for (p, words) in panel.as_chunks_mut::<RIGHT>().0.iter_mut().enumerate() {
+            let low = &values[2 * p * block.stride..][..count];
+            let high =
+                if 2 * p + 1 < depth { &values[(2 * p + 1) * block.stride..][..count] } else { &zeros };
             match (low.first_chunk::<RIGHT>(), high.first_chunk::<RIGHT>()) {
                 (Some(low), Some(high)) => {
                     for c in 0..RIGHT {

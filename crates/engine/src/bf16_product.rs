@@ -197,7 +197,7 @@ impl Grid {
         } else {
             // Four tasks a thread even out what threads meet on their way.
             let aim = if threads == 1 { most } else { strips.div_ceil(4 * threads).clamp(most.min(4), most) };
-            let parts = strips.div_ceil(aim);
+            let parts = strips.div_ceil(aim).next_multiple_of(threads).min(strips);
             (parts, if threads > 1 { (2 * threads).div_ceil(parts).min(panels) } else { 1 })
         };
         let strips_each = strips.div_ceil(parts);

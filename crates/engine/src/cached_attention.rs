@@ -10,13 +10,14 @@ use crate::error::{expect_same_shape, expect_size};
 use crate::kv_cache::{Head, PackedHead, check_rows};
 use crate::row_products::{self, Rows};
 use crate::shared::{SharedMut, carve};
+use crate::soft_cap::cap_in_place;
 use crate::tile_product::TileProducts;
 use crate::vector::{exp_shifted_in_place, max};
 use crate::{Array, AttentionShape, CachedRows, DType, Engine, EngineError, KvCache};
 
 impl Engine {
     /// Attention of new rows over the cache, which already holds their own keys and values: row `i` of an entry's
-    /// `len` sees all but the last `len - 1 - i` rows of its slot. `q`, `out` are `[n, heads * head_dim]`; rows of
+    /// `len` sees all but the last `len - 1 - i` rows of its slot, of these the shape's window. `q`, `out` are `[n, heads * head_dim]`; rows of
     /// `out` that no entry names are left alone. One row per entry is decoding, more are a prompt (chunk).
     ///
     /// # Errors
@@ -115,6 +116,9 @@ impl Engine {
             return unsafe { forward_rows(self, shape, queries, [rows(keys), rows(values)], out, None) };
         }
         let group = shape.group();
+        let unseen = length.saturating_sub(shape.window());
+        let [keys, values] = [keys, values].map(|rows| &rows[unseen * head_dim..]);
+        let length = length - unseen;
         let at = (entry.start * kv_heads + kv_head) * group * head_dim;
         let mut scores = self.scratch.take(group * length);
         // SAFETY: passed on.
@@ -124,6 +128,9 @@ impl Engine {
             let scores = &mut scores[row * length + key..][..sums.len()];
             scores.iter_mut().zip(sums).for_each(|(score, sum)| *score = sum * scale);
         });
+        if let Some(cap) = shape.cap {
+            cap_in_place(self.path(), &mut scores, cap);
+        }
         weigh_values(self.path(), &mut scores, values, length, out);
     }
 
@@ -207,8 +214,11 @@ mod tests {
     /// Two sequences fed in chunks of uneven size, beside attention over the whole of each.
     #[test]
     fn chunks_and_single_rows_equal_attention_over_the_whole_sequence() {
-        for (heads, kv_heads, head_dim) in [(1, 1, 8), (6, 2, 5), (4, 4, 16), (3, 1, 64), (14, 2, 64)] {
-            let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.25 };
+        for (heads, kv_heads, head_dim, window) in
+            [(1, 1, 8, None), (6, 2, 5, Some(33)), (4, 4, 16, None), (3, 1, 64, Some(1)), (14, 2, 64, None)]
+        {
+            let cap = window.map(|_| 0.7);
+            let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.25, window, cap };
             let qkv = [heads, kv_heads, kv_heads].into_iter().zip(1..);
             let exact = qkv.map(|(heads, seed)| random(seed, 337, heads * head_dim)).collect::<Vec<_>>();
             let narrow = exact.iter().map(rounded).collect::<Vec<_>>();
@@ -259,7 +269,8 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_whichever_rows_come_with_it() {
-        let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 32, scale: 0.2 };
+        let shape =
+            AttentionShape { heads: 6, kv_heads: 2, head_dim: 32, scale: 0.2, window: None, cap: None };
         for engine in engines() {
             let [q, k, v] =
                 [(1, 192), (2, 64), (3, 64)].map(|(seed, cols)| rounded(&random(seed, 300, cols)));
@@ -289,7 +300,8 @@ mod tests {
     #[test]
     fn slots_rows_and_lengths_that_are_not_there_are_refused() {
         let engine = Engine::cpu(Some(1)).unwrap();
-        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, scale: 1.0 };
+        let shape =
+            AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, scale: 1.0, window: None, cap: None };
         let mut cache = KvCache::new(1, 1, 4, DType::F32).unwrap();
         let (q, kv) = (Array::zeros(2, 8), Array::zeros(2, 4));
         let entry = |slot, start, len| CachedRows { slot, start, len };

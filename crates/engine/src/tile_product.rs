@@ -8,6 +8,9 @@ use crate::element::Element;
 use crate::tile::{self, Left, PANEL, Panels, Size, Target, pack_transposed};
 use crate::{CpuPath, Engine};
 
+/// Columns of a panel in whichever precision has more: where tiles of keys may begin.
+pub(crate) const WIDEST: usize = RIGHT;
+
 /// How tiles are multiplied.
 #[derive(Clone, Copy)]
 pub(crate) enum TileProducts {

@@ -2,7 +2,9 @@
 
 use crate::decoder::Decoder;
 use crate::error::ModelError;
+use crate::stored::StoredTensor;
 use bso_engine::{Array, Engine};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Gradients of a decoder's trained parameters, in the decoder's order.
@@ -50,6 +52,22 @@ impl Gradients {
     /// Names and gradients in order; frozen parameters have none.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Array)> {
         self.names.iter().map(String::as_str).zip(&self.arrays).filter(|(_, gradient)| !gradient.is_empty())
+    }
+
+    /// Names and gradients as the model's own parameters are stored: in Hugging Face's names and arrangement. Frozen ones
+    /// have none.
+    ///
+    /// # Errors
+    /// Gradients of another model.
+    pub fn stored<'a>(
+        &'a self,
+        decoder: &'a Decoder,
+    ) -> Result<impl Iterator<Item = (&'a str, Cow<'a, [f32]>)>, ModelError> {
+        self.fits(decoder)?;
+        let is_trained =
+            |stored: &&StoredTensor| stored.parts.iter().all(|part| !self.arrays[*part].is_empty());
+        let stored = decoder.layout().stored.iter().filter(is_trained);
+        Ok(stored.map(|stored| (stored.name.as_str(), stored.gather(&self.arrays))))
     }
 
     /// Refuses gradients made for another model.

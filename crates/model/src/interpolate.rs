@@ -1,11 +1,14 @@
 //! A linear combination of several models' weights, tensor by tensor: never more than one tensor in memory.
 
 use crate::config::ModelConfig;
+use crate::decoder::name_in;
 use crate::error::ModelError;
-use crate::layout::{Layout, TensorSpec};
+use crate::layout::Layout;
 use crate::model_directory::ModelDirectory;
-use crate::weights::{Checkpoint, TensorToWrite, save_tensors};
+use crate::stored::StoredTensor;
+use crate::weights::{Checkpoint, TensorData, TensorToWrite, save_tensors};
 use bso_engine::DType;
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -48,28 +51,28 @@ pub fn interpolate_models(
             });
         }
     }
-    let specs = Layout::of(&first[0]).tensors;
+    let (config, layout) = (&first[0], Layout::of(&first[0]));
     let checkpoints = models.iter().map(|dir| Checkpoint::open(dir)).collect::<Result<Vec<_>, _>>()?;
-    for checkpoint in &checkpoints {
-        specs.iter().try_for_each(|spec| checkpoint.check(&spec.name, &spec.shape))?;
+    for (checkpoint, stored) in checkpoints.iter().flat_map(|c| layout.stored.iter().map(move |s| (c, s))) {
+        checkpoint.check(name_in(checkpoint, config, stored), &stored.shape)?;
     }
-    let mixed = |spec: &TensorSpec| -> io::Result<Vec<f32>> {
-        let size = spec.shape.iter().product();
-        let (mut sum, mut values) = (vec![0.0_f64; size], vec![0.0_f32; size]);
+    let mixed = |stored: &StoredTensor| -> io::Result<Cow<'_, [f32]>> {
+        let (mut sum, mut values) = (vec![0.0_f64; stored.len()], vec![0.0_f32; stored.len()]);
         for (checkpoint, weight) in checkpoints.iter().zip(weights) {
-            checkpoint.read(&spec.name, &spec.shape, &mut values).map_err(io::Error::other)?;
+            let name = name_in(checkpoint, config, stored);
+            checkpoint.read(name, &stored.shape, &mut values).map_err(io::Error::other)?;
             sum.iter_mut().zip(&values).for_each(|(sum, x)| *sum += weight * f64::from(*x));
         }
-        Ok(sum.into_iter().map(|x| x as f32).collect())
+        Ok(Cow::Owned(sum.into_iter().map(|x| x as f32).collect()))
     };
-    let readers: Vec<_> = specs.iter().map(|spec| move || mixed(spec)).collect();
-    let tensors = specs.iter().zip(&readers).map(|(spec, read)| TensorToWrite {
-        name: spec.name.clone(),
-        shape: spec.shape.clone(),
-        data: crate::weights::Numbers::Later(read),
+    let mixed = &mixed;
+    let tensors = layout.stored.iter().map(|stored| TensorToWrite {
+        name: stored.name.clone(),
+        shape: stored.shape.clone(),
+        data: TensorData::Made(Box::new(move || mixed(stored))),
     });
     save_tensors(dir, tensors.collect(), dtype, SHARD_BYTES)?;
-    first[0].save(dir, dtype)
+    config.save(dir, dtype)
 }
 
 fn whole_model(dir: &Path) -> Result<ModelConfig, ModelError> {

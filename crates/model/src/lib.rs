@@ -4,6 +4,7 @@
 //! The main path: [`ModelConfig`] -> [`Decoder`]; [`PackedBatch`] -> [`Decoder::forward`] -> one log-prob per
 //! sequence; one weight per sequence -> [`Decoder::backward`] -> [`Gradients`] -> [`Optimiser::step`].
 
+mod activation;
 mod activations;
 mod adapter;
 mod batch_size;
@@ -11,6 +12,7 @@ mod config;
 mod config_fields;
 mod decoder;
 mod error;
+mod families;
 mod family;
 mod generate;
 mod generation_pass;
@@ -19,15 +21,20 @@ mod gguf;
 mod gradients;
 mod interpolate;
 mod layer;
+mod layer_kind;
+mod layer_norms;
 mod layout;
 mod logits;
 mod model_directory;
+mod norm;
 mod optimiser;
 mod optimiser_state;
 mod packed_batch;
 mod rope;
+mod rope_fields;
 mod sample;
 mod sequence_log_prob;
+mod stored;
 mod weights;
 
 pub use activations::{Activations, Workspace};
@@ -41,7 +48,8 @@ pub use generate::{FinishReason, GenerateConfig, Generated, NewToken};
 pub use gguf::{GgufMetadata, GgufType, GgufValue};
 pub use gradients::Gradients;
 pub use interpolate::interpolate_models;
+pub use layer_kind::LayerKind;
 pub use model_directory::ModelDirectory;
 pub use optimiser::{Optimiser, OptimiserKind};
 pub use packed_batch::{PackedBatch, PromptResponse};
-pub use rope::RopeScaling;
+pub use rope::{Rope, RopeScaling};

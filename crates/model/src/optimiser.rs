@@ -1,9 +1,11 @@
 //! AdamW, RMSprop and SGD with PyTorch's semantics, over all parameters of a decoder. The arithmetic of one
 //! tensor is the engine's; which parameters decay, and the state between steps, are here.
 
+use crate::adapter::MAGNITUDE;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::gradients::{Gradients, zeros_of_trained};
+use crate::layout::TensorSpec;
 use bso_engine::{AdamW, AdamWState, Array, RmsProp, Sgd};
 
 /// Which rule, with its constants.
@@ -138,9 +140,9 @@ impl Optimiser {
         let (kind, steps, all_decay, state) = (self.kind, self.steps, self.weight_decay, &mut self.state);
         engine.install(|| -> Result<(), bso_engine::EngineError> {
             let first = decoder.first_trained();
-            for (i, (name, parameter)) in decoder.parameters_mut().enumerate().skip(first) {
+            for (i, (spec, parameter)) in decoder.parameters_mut().enumerate().skip(first) {
                 let gradient = &gradients.arrays[i];
-                let weight_decay = if decays(name) { all_decay } else { 0.0 };
+                let weight_decay = if decays(spec) { all_decay } else { 0.0 };
                 match (kind, state.as_mut_slice()) {
                     (OptimiserKind::AdamW { beta1, beta2, epsilon }, [first, second]) => {
                         let rule = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: steps };
@@ -176,7 +178,8 @@ impl Optimiser {
     }
 }
 
-/// transformers' Trainer excludes names with `bias` and norms (`get_decay_parameter_names`).
-fn decays(name: &str) -> bool {
-    !(name.contains("bias") || name.contains("norm"))
+/// Norms and biases do not, as in transformers' Trainer (`get_decay_parameter_names`): they are the model's own vectors. An
+/// adapter's row lengths do.
+fn decays(spec: &TensorSpec) -> bool {
+    spec.shape.len() > 1 || spec.name.ends_with(MAGNITUDE)
 }

@@ -41,7 +41,8 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
     let engine = Arc::new(Engine::cpu(args.sampling.num_threads)?);
     let mut sides = Vec::new();
     for dir in std::iter::once(&args.model).chain(&args.compare) {
-        let model = ChatModel::open(dir, &args.sampling.template(), engine.clone())?;
+        let mut model = ChatModel::open(dir, &args.sampling.template(), engine.clone())?;
+        model.decoder.compute_in(args.sampling.dtype()?, false)?;
         sides.push(Side { name: dir.display().to_string(), model, conversation: Vec::new() });
     }
     let interrupt = signal::on_ctrl_c()?;

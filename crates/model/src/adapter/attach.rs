@@ -1,17 +1,14 @@
 //! Giving a decoder an adapter, new or empty: which tensors it has, and their first values.
 
 use super::targets::is_name_of;
-use super::{Adapter, AdapterConfig, LowRankPlace, PREFIX};
+use super::{Adapter, AdapterConfig, LowRankPlace, MAGNITUDE, PREFIX};
 use crate::decoder::{Decoder, allocate};
 use crate::error::ModelError;
 use crate::layout::TensorSpec;
 use bso_durable::Seed;
 use bso_engine::{Array, DType, PackedWeight};
 use rand::Rng;
-use std::collections::BTreeMap;
-
-const EMBEDDING: &str = "embed_tokens";
-const HEAD: &str = "lm_head";
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The tensors of an adapter that is not attached yet, and where they will lie.
 pub(super) struct Plan {
@@ -75,22 +72,27 @@ impl Decoder {
             tensors.push(TensorSpec { name, shape: shape.to_vec() });
             first + tensors.len() - 1
         };
-        let is_target = config.targets.matcher(HEAD)?;
-        if is_target(HEAD) {
+        let names = &self.config.family().names;
+        let is_target = config.targets.matcher(names.head)?;
+        if is_target(names.head) {
             return Err(ModelError::argument(
-                "the head (lm_head) cannot have a low-rank adapter",
-                "train it whole: lora_modules_to_save: [lm_head]",
+                format!("the head ({}) cannot have a low-rank adapter", names.head),
+                format!("train it whole: lora_modules_to_save: [{}]", names.head),
             ));
         }
         let mut low_rank = BTreeMap::new();
         for linear in self.layout.linears() {
             let spec = &self.layout.tensors[linear.weight];
-            let module = spec.name.strip_suffix(".weight").unwrap_or(&spec.name);
+            let stored = self.layout.stored_in(linear.weight);
+            let module = stored.map_or(spec.name.as_str(), |stored| &stored.name).trim_end_matches(".weight");
             if is_target(module) {
+                if stored.is_some_and(|stored| stored.parts.len() > 1) {
+                    return Err(self.refuse_fused(module));
+                }
                 let (outputs, inputs) = spec.rows_cols();
                 let a = push(module, "lora_A.weight", &[config.r, inputs]);
                 let b = push(module, "lora_B.weight", &[outputs, config.r]);
-                let magnitude = config.dora.then(|| push(module, "lora_magnitude_vector", &[outputs]));
+                let magnitude = config.dora.then(|| push(module, MAGNITUDE, &[outputs]));
                 low_rank.insert(linear.weight, LowRankPlace { a, b, magnitude });
             }
         }
@@ -105,17 +107,19 @@ impl Decoder {
         }
         let (mut embedding, mut head) = (None, None);
         for name in &config.modules_to_save {
-            let embedding_module = format!("model.{EMBEDDING}");
+            let embedding_module = format!("{}{}", names.body, names.embedding);
             let shape = [self.config.vocab_size, self.config.hidden_size];
             match name.as_str() {
                 name if is_name_of(name, &embedding_module) => {
                     embedding = embedding.or_else(|| Some(push(&embedding_module, "weight", &shape)));
                 }
-                HEAD => head = head.or_else(|| Some(push(HEAD, "weight", &shape))),
+                name if name == names.head => {
+                    head = head.or_else(|| Some(push(names.head, "weight", &shape)));
+                }
                 other => {
                     return Err(ModelError::argument(
                         format!("{other:?} cannot be trained whole beside an adapter"),
-                        format!("lora_modules_to_save may name {EMBEDDING} and {HEAD}"),
+                        format!("lora_modules_to_save may name {} and {}", names.embedding, names.head),
                     ));
                 }
             }
@@ -126,6 +130,26 @@ impl Decoder {
         let norms = low_rank.iter().filter_map(norm).collect();
         let adapter = Adapter { config: config.clone(), first, low_rank, norms, embedding, head };
         Ok(Plan { adapter, tensors })
+    }
+
+    /// Several layers of the same inputs share one stored matrix, and in PEFT's files one `a`; here each would have its own.
+    fn refuse_fused(&self, module: &str) -> ModelError {
+        let single = self.layout.stored.iter().filter(|stored| stored.parts.len() == 1);
+        let linear = |place: &usize| self.layout.linears().any(|linear| linear.weight == *place);
+        let others: BTreeSet<&str> = single
+            .filter(|stored| linear(&stored.parts[0]))
+            .filter_map(|stored| stored.name.trim_end_matches(".weight").rsplit('.').next())
+            .collect();
+        ModelError::argument(
+            format!(
+                "{module} of a {} is several layers in one matrix, which cannot have a low-rank adapter",
+                self.config.model_type()
+            ),
+            format!(
+                "name other layers (lora_target_modules: [{}]), or train without an adapter",
+                others.into_iter().collect::<Vec<_>>().join(", ")
+            ),
+        )
     }
 
     /// Takes the planned tensors with their values.

@@ -42,7 +42,7 @@ impl Decoder {
             self.packed.push(Some(PackedWeight::new(head.rows(), head.cols(), true)));
         }
         self.parameters.push(head);
-        self.layout.untie_head();
+        self.layout.untie_head(format!("{}.weight", self.config.family().names.head));
         self.config.untie_head();
     }
 }

@@ -19,6 +19,9 @@ use std::collections::BTreeMap;
 /// What stands before a module's name in PEFT's files.
 const PREFIX: &str = "base_model.model.";
 
+/// Ends the names of trained row lengths there.
+pub(crate) const MAGNITUDE: &str = "lora_magnitude_vector";
+
 /// Places of one linear layer's adapter among the parameters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LowRankPlace {

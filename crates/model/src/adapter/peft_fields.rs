@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Fields that are read, and fields that say nothing about the computation.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 22] = [
     "peft_type",
     "base_model_name_or_path",
     "r",
@@ -20,6 +20,8 @@ const KNOWN: [&str; 21] = [
     "bias",
     "init_lora_weights",
     "task_type",
+    // PEFT corrects it to the kind of layer that it finds.
+    "fan_in_fan_out",
     "auto_mapping",
     "peft_version",
     "revision",

@@ -4,7 +4,7 @@ use super::{GgufMetadata, GgufType, GgufValue, Tensor, quantise, write};
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::layout::{LayerPlace, LinearPlace};
-use crate::rope::{RopeScaling, inverse_frequencies};
+use crate::rope::{Rope, RopeScaling, inverse_frequencies};
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -43,17 +43,26 @@ impl Decoder {
                 ));
             }
         };
-        let mut metadata = self.gguf_metadata(architecture, kind, name)?;
+        if self.config.layer_kinds.iter().any(|kind| kind.window.is_some()) {
+            return Err(ModelError::argument(
+                format!("sliding windows have no counterpart in GGUF's {architecture}"),
+                "set use_sliding_window to false in config.json if full attention suffices",
+            ));
+        }
+        // Both families have one rotary embedding.
+        let Some(rope) = self.config.ropes.first() else {
+            return Err(ModelError::argument("the model has no rotary embedding", "correct config.json"));
+        };
+        let mut metadata = self.gguf_metadata((architecture, kind, name), rope)?;
         metadata.extend(tokenizer);
-        write(file, &metadata, &self.gguf_tensors(kind, rows)?)
+        write(file, &metadata, &self.gguf_tensors((kind, rows), rope))
             .map_err(|error| ModelError::Io(std::io::Error::new(error.kind(), error)))
     }
 
     fn gguf_metadata(
         &self,
-        architecture: &str,
-        kind: GgufType,
-        name: &str,
+        (architecture, kind, name): (&str, GgufType, &str),
+        rope: &Rope,
     ) -> Result<GgufMetadata, ModelError> {
         use GgufValue::{F32, Text, U32};
         let c = &self.config;
@@ -72,11 +81,11 @@ impl Decoder {
         put("attention.head_count_kv", U32(c.kv_heads as u32));
         put("attention.key_length", U32(c.head_dim as u32));
         put("attention.value_length", U32(c.head_dim as u32));
-        put("attention.layer_norm_rms_epsilon", F32(c.rms_norm_eps));
-        put("rope.freq_base", F32(c.rope_theta as f32));
-        put("rope.dimension_count", U32(c.head_dim as u32));
+        put("attention.layer_norm_rms_epsilon", F32(c.norm_eps));
+        put("rope.freq_base", F32(rope.theta as f32));
+        put("rope.dimension_count", U32(c.rotary_dim as u32));
         put("vocab_size", U32(c.vocab_size as u32));
-        match c.rope_scaling {
+        match rope.scaling {
             // Llama 3's factors are a tensor.
             RopeScaling::None | RopeScaling::Llama3 { .. } => {}
             RopeScaling::Linear { factor } => {
@@ -98,7 +107,7 @@ impl Decoder {
         Ok(list)
     }
 
-    fn gguf_tensors(&self, kind: GgufType, rows: RotaryRows) -> Result<Vec<Tensor<'_>>, ModelError> {
+    fn gguf_tensors(&self, (kind, rows): (GgufType, RotaryRows), rope: &Rope) -> Vec<Tensor<'_>> {
         let (c, mut list) = (&self.config, Vec::new());
         let mut put = |name: String, place: usize, heads: Option<usize>| {
             let (spec, array) = (&self.layout.tensors[place], &self.parameters[place]);
@@ -119,20 +128,22 @@ impl Decoder {
         };
         put("token_embd.weight".into(), self.layout.embedding, None);
         for (i, layer) in self.layout.layers.iter().enumerate() {
-            let LayerPlace { input_norm, query, key, value, output, post_attention_norm, gate, up, down } =
+            let LayerPlace { attention_norm, query, key, value, output, mlp_norm, gate, up, down, .. } =
                 *layer;
-            put(format!("blk.{i}.attn_norm.weight"), input_norm, None);
-            put(format!("blk.{i}.ffn_norm.weight"), post_attention_norm, None);
-            let linears: [(&str, LinearPlace, Option<usize>); 7] = [
-                ("attn_q", query, Some(c.heads)),
-                ("attn_k", key, Some(c.kv_heads)),
-                ("attn_v", value, None),
-                ("attn_output", output, None),
+            for (name, norm) in [("attn_norm", attention_norm), ("ffn_norm", mlp_norm)] {
+                norm.into_iter().for_each(|norm| put(format!("blk.{i}.{name}.weight"), norm, None));
+            }
+            let linears: [(&str, Option<LinearPlace>, Option<usize>); 7] = [
+                ("attn_q", Some(query), Some(c.heads)),
+                ("attn_k", Some(key), Some(c.kv_heads)),
+                ("attn_v", Some(value), None),
+                ("attn_output", Some(output), None),
                 ("ffn_gate", gate, None),
-                ("ffn_up", up, None),
-                ("ffn_down", down, None),
+                ("ffn_up", Some(up), None),
+                ("ffn_down", Some(down), None),
             ];
             for (name, place, heads) in linears {
+                let Some(place) = place else { continue };
                 put(format!("blk.{i}.{name}.weight"), place.weight, heads);
                 if let Some(bias) = place.bias {
                     put(format!("blk.{i}.{name}.bias"), bias, heads);
@@ -143,9 +154,9 @@ impl Decoder {
         if self.layout.head != self.layout.embedding {
             put("output.weight".into(), self.layout.head, None);
         }
-        if let RopeScaling::Llama3 { .. } = c.rope_scaling {
-            let (plain, _) = inverse_frequencies(c.head_dim, c.rope_theta, &RopeScaling::None);
-            let (scaled, _) = inverse_frequencies(c.head_dim, c.rope_theta, &c.rope_scaling);
+        if let RopeScaling::Llama3 { .. } = rope.scaling {
+            let (plain, _) = inverse_frequencies(c.rotary_dim, rope.theta, &RopeScaling::None);
+            let (scaled, _) = inverse_frequencies(c.rotary_dim, rope.theta, &rope.scaling);
             let factors: Vec<f32> = plain.iter().zip(&scaled).map(|(plain, scaled)| plain / scaled).collect();
             list.push(Tensor {
                 name: "rope_freqs.weight".into(),
@@ -155,7 +166,7 @@ impl Decoder {
                 values: Cow::Owned(factors),
             });
         }
-        Ok(list)
+        list
     }
 }
 

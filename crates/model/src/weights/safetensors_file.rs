@@ -7,6 +7,7 @@ use bso_engine::DType;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
@@ -229,19 +230,19 @@ fn parse_entry(value: &Value, data_start: usize) -> Result<TensorEntry, String> 
 pub(crate) struct TensorToWrite<'a> {
     pub name: String,
     pub shape: Vec<usize>,
-    pub data: Numbers<'a>,
+    pub data: TensorData<'a>,
 }
 
-/// The numbers of a tensor, or the way to them, for tensors that are not in memory together.
-#[derive(Clone, Copy)]
-pub(crate) enum Numbers<'a> {
-    Ready(&'a [f32]),
-    Later(&'a dyn Fn() -> io::Result<Vec<f32>>),
+/// The numbers of a tensor to be written.
+pub(crate) enum TensorData<'a> {
+    There(&'a [f32]),
+    /// Read or put together when their turn comes, so that only one such tensor takes memory at a time.
+    Made(Box<dyn Fn() -> io::Result<Cow<'a, [f32]>> + 'a>),
 }
 
-impl<'a> From<&'a [f32]> for Numbers<'a> {
-    fn from(data: &'a [f32]) -> Self {
-        Self::Ready(data)
+impl<'a> From<&'a [f32]> for TensorData<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Self::There(values)
     }
 }
 
@@ -249,6 +250,13 @@ impl TensorToWrite<'_> {
     /// Bytes in a file.
     pub(crate) fn size(&self, dtype: DType) -> usize {
         self.shape.iter().product::<usize>() * dtype.size_in_bytes()
+    }
+
+    fn write(&self, out: &mut dyn Write, dtype: DType) -> io::Result<()> {
+        match &self.data {
+            TensorData::There(values) => write_numbers(out, values, dtype),
+            TensorData::Made(make) => write_numbers(out, &make()?, dtype),
+        }
     }
 }
 
@@ -283,10 +291,7 @@ pub(crate) fn write_safetensors(
     bso_durable::atomic_write(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        tensors.iter().try_for_each(|tensor| match tensor.data {
-            Numbers::Ready(data) => write_numbers(out, data, dtype),
-            Numbers::Later(read) => write_numbers(out, &read()?, dtype),
-        })
+        tensors.iter().try_for_each(|tensor| tensor.write(out, dtype))
     })
 }
 

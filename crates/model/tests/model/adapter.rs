@@ -1,12 +1,15 @@
 //! Adapters: beside PEFT's numbers, what they leave alone, and what must not change a result.
 
-use crate::fixture::{Expected, directory, engine, log_probs_and_gradients, pack, relative_l2, relative_max};
+use crate::fixture::{
+    Expected, FAMILIES, directory, engine, log_probs_and_gradients, pack, relative_l2, relative_max,
+};
 use bso_durable::Seed;
 use bso_model::{
     Activations, AdapterConfig, DType, Decoder, Gradients, ModelDirectory, Optimiser, OptimiserKind,
     PackedBatch, Targets,
 };
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// Adapters that `fixtures/make_adapters.py` had PEFT make, each with its base's fixture.
@@ -80,7 +83,7 @@ fn an_adapter_made_by_peft_gives_its_logits_log_probs_and_gradients() {
             for (found, expected) in log_probs.iter().zip(expected.floats("logp")) {
                 assert!((found / f64::from(*expected) - 1.0).abs() < 1e-5, "{case}: {found} {expected}");
             }
-            let found: std::collections::BTreeMap<_, _> = gradients.iter().collect();
+            let found: BTreeMap<_, _> = gradients.iter().collect();
             assert_eq!(found.len(), expected.gradients().count(), "{case}: another set of trained tensors");
             let mut worst = (0.0, "");
             for (name, expected) in expected.gradients() {
@@ -354,17 +357,100 @@ fn hostile_and_foreign_adapters_are_refused_by_name() {
 
 const LOGITS: &str = "
 import sys, torch, transformers, peft
-model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
-model = peft.PeftModel.from_pretrained(model, sys.argv[2]).eval()
-with torch.no_grad(): logits = model(torch.tensor([[5, 9, 33, 12, 60, 3, 3, 41]])).logits[0]
-print(' '.join(repr(x) for x in logits.flatten().tolist()))
+for base, adapter in zip(*[iter(sys.argv[1:])] * 2):
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation='eager')
+    model = peft.PeftModel.from_pretrained(model, adapter).eval()
+    with torch.no_grad(): logits = model(torch.tensor([[5, 9, 33, 12, 60, 3, 3, 41]])).logits[0]
+    print(' '.join(repr(x) for x in logits.flatten().tolist()))
 ";
 
-fn peft_logits(python: &str, base: &Path, adapter: &Path) -> Vec<f32> {
-    let output = Command::new(python).args(["-c", LOGITS]).args([base, adapter]).output().unwrap();
+/// Of each pair of a base's and an adapter's folder, by one process.
+fn peft_logits(python: &str, folders: &[[PathBuf; 2]]) -> Vec<Vec<f32>> {
+    let output = Command::new(python).args(["-c", LOGITS]).args(folders.iter().flatten()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
-    text.split_whitespace().map(|x| x.parse().unwrap()).collect()
+    text.lines().map(|line| line.split_whitespace().map(|x| x.parse().unwrap()).collect()).collect()
+}
+
+/// Layers of each family that can have an adapter: all, or where projections are fused the others.
+fn targets(base: &str) -> Targets {
+    let names = match base.split('_').next().unwrap() {
+        "phi3" => ["o_proj", "down_proj"],
+        "gpt" => ["dense", "mlp.dense_h_to_4h"],
+        "gpt2" => ["c_proj", "mlp.c_fc"],
+        _ => return Targets::AllLinear,
+    };
+    Targets::Names(names.map(str::to_owned).to_vec())
+}
+
+/// `a b` of `[n, k]` and `[k, m]`, row by row.
+fn product(a: &[f32], b: &[f32], k: usize) -> Vec<f32> {
+    let m = b.len() / k;
+    let dot =
+        |row: &[f32], col: usize| (0..k).map(|i| f64::from(row[i]) * f64::from(b[i * m + col])).sum::<f64>();
+    a.chunks_exact(k).flat_map(|row| (0..m).map(move |col| dot(row, col) as f32)).collect()
+}
+
+fn transposed(a: &[f32], cols: usize) -> Vec<f32> {
+    (0..cols).flat_map(|col| a.iter().skip(col).step_by(cols).copied()).collect()
+}
+
+#[test]
+fn in_every_family_an_adapters_gradients_follow_from_the_merged_weights() {
+    for base in FAMILIES {
+        let settings = AdapterConfig { targets: targets(base), ..settings() };
+        let decoder = trained(base, &settings, DType::F32);
+        let (batch, weights) = sequences(base, true);
+        let (log_probs, gradients) = log_probs_and_gradients(&decoder, &batch, &weights);
+        let mut merged = decoder.clone();
+        merged.merge_adapter().unwrap();
+        let (expected, whole) = log_probs_and_gradients(&merged, &batch, &weights);
+        for (found, expected) in log_probs.iter().zip(&expected) {
+            assert!((found / expected - 1.0).abs() < 1e-5, "{base}: {found} {expected}");
+        }
+        let (whole, found): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            (whole.iter().collect(), gradients.iter().collect());
+        let parameters: BTreeMap<_, _> = decoder.parameters().collect();
+        let (mut pairs, mut worst) = (0, 0.0_f64);
+        for (name, a) in parameters.iter().filter(|(name, _)| name.ends_with("lora_A.weight")) {
+            let of_b = name.replace("lora_A", "lora_B");
+            let module = name.trim_start_matches("base_model.model.").trim_end_matches(".lora_A.weight");
+            let (b, dw) = (parameters[of_b.as_str()], whole[format!("{module}.weight").as_str()]);
+            let (outputs, inputs) = (dw.rows(), dw.cols());
+            let scale = settings.scale() as f32;
+            let dw: Vec<f32> = dw.as_slice().iter().map(|x| scale * x).collect();
+            let da = product(&transposed(b.as_slice(), b.cols()), &dw, outputs);
+            let db = product(&dw, &transposed(a.as_slice(), a.cols()), inputs);
+            worst = worst.max(relative_l2(found[name].as_slice(), &da));
+            worst = worst.max(relative_l2(found[of_b.as_str()].as_slice(), &db));
+            pairs += 1;
+        }
+        assert_eq!(found.len(), 2 * pairs, "{base}: nothing else is trained");
+        println!("{base}: gradients of {pairs} pairs within {worst:.1e}");
+        assert!(pairs >= 4 && worst < 1e-4, "{base}: {pairs} {worst}");
+    }
+}
+
+#[test]
+fn an_adapter_on_a_fused_projection_is_refused_with_the_layers_that_can_have_one() {
+    for (base, fused, other) in [
+        ("phi3_partial_rotary", "model.layers.0.self_attn.qkv_proj", "[down_proj, o_proj]"),
+        (
+            "gpt_neox_parallel",
+            "gpt_neox.layers.0.attention.query_key_value",
+            "[dense, dense_4h_to_h, dense_h_to_4h]",
+        ),
+        ("gpt2_learned_positions", "transformer.h.0.attn.c_attn", "[c_fc, c_proj]"),
+    ] {
+        let name = fused.rsplit('.').next().unwrap().to_owned();
+        for targets in [Targets::AllLinear, Targets::Names(vec![name])] {
+            let mut decoder = decoder(base);
+            let settings = AdapterConfig { targets, ..settings() };
+            let error = decoder.attach_adapter(&settings, Seed::new(1)).unwrap_err().to_string();
+            assert!(error.contains(fused) && error.contains(other), "{error}");
+            assert!(decoder.adapter().is_none());
+        }
+    }
 }
 
 #[test]
@@ -380,7 +466,7 @@ fn peft_opens_what_is_trained_here_with_equal_logits() {
     let both = vec!["embed_tokens".to_owned(), "lm_head".to_owned()];
     let names = Targets::Names(vec!["v_proj".to_owned(), "self_attn.o_proj".to_owned()]);
     let pattern = Targets::Pattern(r".*\.0\..*(k|down)_proj".to_owned());
-    for (base, settings, dtype) in [
+    let mut cases = vec![
         ("llama_untied_biases_sharded", settings(), DType::F32),
         ("qwen2_tied_gqa", AdapterConfig { rslora: true, targets: names, ..settings() }, DType::Bf16),
         (
@@ -389,17 +475,30 @@ fn peft_opens_what_is_trained_here_with_equal_logits() {
             DType::F32,
         ),
         ("llama_untied_biases_sharded", AdapterConfig { dora: true, ..settings() }, DType::F32),
-    ] {
-        let decoder = trained(base, &settings, DType::F32);
-        let dir = tempfile::tempdir().unwrap();
-        decoder.save_adapter(dir.path(), &directory(base), dtype).unwrap();
+        (
+            "gemma3_two_ropes",
+            AdapterConfig { dora: true, modules_to_save: vec!["embed_tokens".to_owned()], ..settings() },
+            DType::F32,
+        ),
+    ];
+    let of_family = |base| (base, AdapterConfig { targets: targets(base), ..settings() }, DType::F32);
+    cases.extend(FAMILIES.map(of_family));
+    let dirs: Vec<_> = cases.iter().map(|_| tempfile::tempdir().unwrap()).collect();
+    let (mut found, mut folders) = (Vec::new(), Vec::new());
+    for ((base, settings, dtype), dir) in cases.iter().zip(&dirs) {
+        let decoder = trained(base, settings, DType::F32);
+        decoder.save_adapter(dir.path(), &directory(base), *dtype).unwrap();
         let mut saved = crate::fixture::decoder(base);
         saved.load_adapter(dir.path()).unwrap();
-        let found = saved.logits(&[5, 9, 33, 12, 60, 3, 3, 41]).unwrap();
-        let expected = peft_logits(&python, &directory(base), dir.path());
-        let difference = relative_max(found.as_slice(), &expected);
+        found.push(saved.logits(&[5, 9, 33, 12, 60, 3, 3, 41]).unwrap());
+        folders.push([directory(base), dir.path().to_owned()]);
+    }
+    let expected = peft_logits(&python, &folders);
+    assert_eq!(expected.len(), cases.len());
+    for (((base, settings, _), found), expected) in cases.iter().zip(&found).zip(&expected) {
+        let difference = relative_max(found.as_slice(), expected);
         println!("{base}, {settings}: logits in PEFT differ by {difference:.1e} relative");
-        assert!(difference < 2e-5, "{base}, {settings}");
+        assert!(difference < 2e-5, "{base}, {settings}: {difference}");
     }
 }
 

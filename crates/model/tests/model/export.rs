@@ -44,8 +44,21 @@ fn a_combination_is_the_sum_of_the_weights_and_wrong_ones_are_refused() {
 fn what_gguf_cannot_hold_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("model.gguf");
-    let error = decoder("llama_rope_dynamic").save_gguf(&file, GgufType::F32, "m", Vec::new()).unwrap_err();
-    assert!(error.to_string().contains("dynamic"), "{error}");
+    let path = directory("qwen2_tied_gqa").join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let windows = serde_json::json!({"use_sliding_window": true, "sliding_window": 4, "max_window_layers": 0, "layer_types": null});
+    config.as_object_mut().unwrap().extend(windows.as_object().unwrap().clone());
+    let config = ModelConfig::from_value(config, &path).unwrap();
+    let sliding = Decoder::random(config, Seed::new(3), engine()).unwrap();
+    for (decoder, part) in [
+        (decoder("llama_rope_dynamic"), "dynamic"),
+        (sliding, "sliding windows"),
+        (decoder("qwen3_tied_gqa"), "qwen3"),
+        (decoder("gpt2_learned_positions"), "gpt2"),
+    ] {
+        let error = decoder.save_gguf(&file, GgufType::F32, "m", Vec::new()).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
     assert!(!file.exists());
 }
 
