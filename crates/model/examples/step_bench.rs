@@ -1,7 +1,8 @@
 //! Speed of one preference step, one forward pass and generation on equal-length random tokens: the same job,
 //! tokens and loss as PyTorch's yardstick for workload W1, so that first losses can be compared.
 //!
-//! Usage: step_bench MODEL_DIR [sequences=16] [tokens=256] [steps=7] [threads=2] [dtype=f32]; prints one JSON line.
+//! Usage: step_bench MODEL_DIR [sequences=16] [tokens=256] [steps=7] [threads=2] [dtype=f32] [stored|checkpointed]; prints
+//! one JSON line.
 #![expect(clippy::print_stdout, reason = "a measuring program, not part of the library")]
 
 use bso_model::{
@@ -39,7 +40,9 @@ fn main() -> Result<(), ModelError> {
     drop(workspace);
 
     let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.01, &decoder)?;
-    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder));
+    let checkpointed = arguments.get(6).is_some_and(|a| a == "checkpointed");
+    let mut activations = if checkpointed { Activations::checkpointed() } else { Activations::new() };
+    let mut gradients = Gradients::zeros(&decoder);
     let (mut step, mut losses) = (Vec::new(), Vec::new());
     for _ in 0..WARM_UP + steps {
         let start = Instant::now();
