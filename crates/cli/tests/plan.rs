@@ -99,7 +99,9 @@ fn a_run_that_does_not_fit_is_told_with_what_would_help() {
     let config = here.config("run", &format!("{SETTINGS}dtype: f32\n"));
     let ended = here.run(&["plan", "--memory_gib", "0.01", &config]);
     assert_eq!(ended.code, Some(1), "{}\n{}", ended.out, ended.err);
-    for part in ["DOES NOT FIT", "gradient_checkpointing: true", "gradient_accumulation_steps: 4", "max_length"] {
+    for part in
+        ["DOES NOT FIT", "gradient_checkpointing: true", "gradient_accumulation_steps: 4", "max_length"]
+    {
         assert!(ended.out.contains(part), "no {part:?} in:\n{}", ended.out);
     }
     here.run(&["plan", &config, "--memory_gib", "much"]).fails(2, &["positive number of GiB"]);
@@ -121,7 +123,14 @@ fn the_peak_is_within_a_tenth_of_what_was_predicted() {
         let plan = &here.run(&["plan", &config, "--json"]).ok().rows()[0];
         let predicted = plan["peak_bytes"].as_u64().unwrap() as f64;
         let measured = peak_of(here.bso().args(["train", &config])) as f64;
-        println!("{name}: predicted {:.1} MiB, measured {:.1} MiB", predicted / 1048576.0, measured / 1048576.0);
-        assert!((predicted / measured - 1.0).abs() < 0.1, "{name}: {predicted} predicted, {measured} measured");
+        println!(
+            "{name}: predicted {:.1} MiB, measured {:.1} MiB",
+            predicted / 1048576.0,
+            measured / 1048576.0
+        );
+        assert!(
+            (predicted / measured - 1.0).abs() < 0.1,
+            "{name}: {predicted} predicted, {measured} measured"
+        );
     }
 }

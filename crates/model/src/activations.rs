@@ -52,7 +52,10 @@ fn fit_all<'a>(
     (uses, shapes): (&[Use], &[Shape]),
 ) -> Result<(), EngineError> {
     let taken = uses.iter().zip(shapes);
-    matrices.into_iter().zip(taken).try_for_each(|(matrix, (used, shape))| matrix.fit(used.in_precision(dtype), *shape))
+    matrices
+        .into_iter()
+        .zip(taken)
+        .try_for_each(|(matrix, (used, shape))| matrix.fit(used.in_precision(dtype), *shape))
 }
 
 /// Bytes that matrices of these shapes and uses take.

@@ -60,7 +60,10 @@ impl PassMemory {
         };
         let streams = 4 * hidden * (layers * size.rows + size.head_rows);
         let backward = bytes(dtype, &BackwardBuffers::USES, &BackwardBuffers::shapes(size, config));
-        Self { activations: stored + streams + passing(config, dtype, size) + head(config, dtype, size), backward }
+        Self {
+            activations: stored + streams + passing(config, dtype, size) + head(config, dtype, size),
+            backward,
+        }
     }
 
     /// Of a pass without gradients.
@@ -77,7 +80,8 @@ impl PassMemory {
 fn passing(config: &ModelConfig, dtype: DType, size: BatchSize) -> usize {
     let of = |mlp_rows| PassingActivations::shapes(size.rows, mlp_rows, config);
     let (last, other) = (of(size.head_rows), of(if config.layers > 1 { size.rows } else { size.head_rows }));
-    let larger: Vec<_> = last.iter().zip(other).map(|(a, b)| if a.0 * a.1 > b.0 * b.1 { *a } else { b }).collect();
+    let larger: Vec<_> =
+        last.iter().zip(other).map(|(a, b)| if a.0 * a.1 > b.0 * b.1 { *a } else { b }).collect();
     bytes(dtype, &PassingActivations::USES, &larger)
 }
 

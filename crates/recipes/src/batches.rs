@@ -89,7 +89,8 @@ mod tests {
         sorted.sort_unstable();
         assert_eq!(sorted, (0..23).collect::<Vec<_>>());
         assert_ne!(epoch(0), epoch(1));
-        let step_by_step = |e: u64| -> Vec<Vec<usize>> { (0..4).flat_map(|s| plan.step(4 * e + s)).collect() };
+        let step_by_step =
+            |e: u64| -> Vec<Vec<usize>> { (0..4).flat_map(|s| plan.step(4 * e + s)).collect() };
         assert_eq!(plan.epoch(1), step_by_step(1));
         assert_eq!(plan.passes_per_step() * 4.0, plan.epoch(1).len() as f64);
         assert_eq!(

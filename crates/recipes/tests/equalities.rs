@@ -73,10 +73,14 @@ fn run(
         .collect();
     let rows: Vec<&[f64]> = rows.iter().map(Vec::as_slice).collect();
 
-    let mut activations = if way == Way::Recomputed { Activations::checkpointed() } else { Activations::new() };
+    let mut activations =
+        if way == Way::Recomputed { Activations::checkpointed() } else { Activations::new() };
     let mut gradients = Gradients::zeros(policy);
-    let batches: Vec<PackedBatch> =
-        if way == Way::OneByOne { trained.iter().map(|s| pack(&[*s])).collect() } else { vec![pack(&trained)] };
+    let batches: Vec<PackedBatch> = if way == Way::OneByOne {
+        trained.iter().map(|s| pack(&[*s])).collect()
+    } else {
+        vec![pack(&trained)]
+    };
     let mut log_probs = Vec::new();
     for batch in &batches {
         log_probs.extend_from_slice(policy.forward(batch, &mut activations).unwrap());
@@ -120,8 +124,11 @@ fn policy_and_reference(dtype: DType) -> (Decoder, Decoder) {
     let mut optimiser = Optimiser::new(OptimiserKind::Sgd, 0.0, &policy).unwrap();
     let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&policy));
     let examples = examples(4, 12, false);
-    let views: Vec<(&[u32], &[u32])> =
-        examples.iter().flat_map(|e| &e.sequences).map(|s| (s.prompt.as_slice(), s.response.as_slice())).collect();
+    let views: Vec<(&[u32], &[u32])> = examples
+        .iter()
+        .flat_map(|e| &e.sequences)
+        .map(|s| (s.prompt.as_slice(), s.response.as_slice()))
+        .collect();
     let batch = PackedBatch::from_sequences(&views, true).unwrap();
     policy.forward(&batch, &mut activations).unwrap();
     policy.backward(&batch, &mut activations, &[-1.0; 8], &mut gradients).unwrap();
@@ -220,7 +227,9 @@ fn chunks_of_the_vocabulary_give_what_whole_logits_give() {
 #[test]
 fn over_100_steps_bf16_follows_the_losses_of_f32_within_one_percent() {
     let examples = examples(48, 48, false);
-    for loss in ["loss_type: dpo", "loss_type: bso\ngenerator: sba\ngenerator_params: [0.2, 4]\nsafety_penalty: 5"] {
+    for loss in
+        ["loss_type: dpo", "loss_type: bso\ngenerator: sba\ngenerator_params: [0.2, 4]\nsafety_penalty: 5"]
+    {
         let objective = objective(loss);
         let curve = |dtype: DType| -> Vec<f64> {
             let (mut policy, reference) = (decoder(dtype), decoder(dtype));
@@ -241,15 +250,20 @@ fn over_100_steps_bf16_follows_the_losses_of_f32_within_one_percent() {
                     reference: members.map(|m| cached[m].as_slice()).collect(),
                 };
                 let step = Step { micro_batches: vec![micro], rate: 1e-4, max_grad_norm: Some(1.0) };
-                let seen =
-                    optimise(&mut policy, &mut optimiser, &mut memory, &objective, &step, |_| Ok(())).unwrap();
+                let seen = optimise(&mut policy, &mut optimiser, &mut memory, &objective, &step, |_| Ok(()))
+                    .unwrap();
                 seen.observations.iter().map(|o| o.loss).sum::<f64>() / 8.0
             };
             (0..100).map(&mut step).collect()
         };
         let (exact, rounded) = (curve(DType::F32), curve(DType::Bf16));
         let apart = exact.iter().zip(&rounded).map(|(a, b)| (b / a - 1.0).abs()).fold(0.0, f64::max);
-        println!("{}: {:.4} to {:.4}, bf16 within {apart:.1e}", loss.replace('\n', ", "), exact[0], exact[99]);
+        println!(
+            "{}: {:.4} to {:.4}, bf16 within {apart:.1e}",
+            loss.replace('\n', ", "),
+            exact[0],
+            exact[99]
+        );
         assert!(exact[99] < 0.9 * exact[0], "it learns: {} to {}", exact[0], exact[99]);
         assert!(apart < 0.01, "{loss}: {apart}");
     }

@@ -68,7 +68,8 @@ const TINY: usize = 2048;
 /// The largest allocation within steps after the first two, and the bytes that they left alive.
 fn measure(path: CpuPath, dtype: DType, checkpointed: bool, loss: &str) -> (usize, isize) {
     let engine = Arc::new(Engine::cpu_with_path(Some(2), path).unwrap());
-    let mut policy = Decoder::random(support::decoder(DType::F32).config().clone(), Seed::new(1), engine).unwrap();
+    let mut policy =
+        Decoder::random(support::decoder(DType::F32).config().clone(), Seed::new(1), engine).unwrap();
     policy.compute_in(dtype, true).unwrap();
     let (objective, examples) = (objective(loss), examples(4, 150, support::is_kto(loss)));
     let reference: Vec<Vec<f64>> = examples.iter().map(|e| vec![-5.0; e.scored().count()]).collect();
@@ -105,7 +106,9 @@ fn a_step_in_the_steady_state_allocates_nothing_that_grows() {
                 for loss in ["loss_type: bso\nsafety_penalty: 2", "loss_type: kto"] {
                     let (largest, alive) = measure(path, dtype, checkpointed, loss);
                     let (name, dtype_name) = (path.name(), dtype.name());
-                    println!("{name} {dtype_name} checkpointed {checkpointed}: largest {largest}, alive {alive}");
+                    println!(
+                        "{name} {dtype_name} checkpointed {checkpointed}: largest {largest}, alive {alive}"
+                    );
                     let library = dtype == DType::F32 && path == CpuPath::best();
                     // A right factor of at most 512 by 1300, in whole strips.
                     let limit = if library { 4 * 512 * 1408 } else { TINY };

@@ -40,14 +40,13 @@ const GIB: f64 = (1 << 30) as f64;
 
 /// Plans, prints, and says whether the run fits.
 pub fn run(args: &PlanArgs, terminal: &Terminal) -> anyhow::Result<bool> {
-    let (own, overrides) = take_own_flags(&args.overrides)?;
-    let (json, memory) = (args.json || own.0, own.1.or(args.memory));
-    let resolved = resolve(&args.config, &overrides)?;
+    let own = take_own_flags(&args.overrides)?;
+    let resolved = resolve(&args.config, &own.overrides)?;
     for notice in &resolved.notices {
         terminal.event(Event::Note(format!("note        {notice}")));
     }
-    let plan = plan(&resolved.config, memory, terminal)?;
-    let text = if json {
+    let plan = plan(&resolved.config, own.memory.or(args.memory), terminal)?;
+    let text = if args.json || own.json {
         serde_json::to_string(&plan).context("the plan cannot be written as JSON")? + "\n"
     } else {
         text(&plan)?
@@ -58,23 +57,32 @@ pub fn run(args: &PlanArgs, terminal: &Terminal) -> anyhow::Result<bool> {
     Ok(plan.fits != Some(false))
 }
 
+/// The command's own flags among what stands after the file, and the settings that are left.
+#[derive(Default)]
+struct Trailing {
+    json: bool,
+    memory: Option<u64>,
+    overrides: Vec<String>,
+}
+
 /// After the file everything is taken as settings: the command's own flags are picked out.
-fn take_own_flags(given: &[String]) -> anyhow::Result<((bool, Option<u64>), Vec<String>)> {
-    let (mut json, mut memory, mut rest) = (false, None, Vec::new());
-    let mut arguments = given.iter();
+fn take_own_flags(given: &[String]) -> anyhow::Result<Trailing> {
+    let (mut taken, mut arguments) = (Trailing::default(), given.iter());
     while let Some(argument) = arguments.next() {
         let name = argument.replace('-', "_");
         match name.split_once('=') {
-            _ if name == "__json" => json = true,
+            _ if name == "__json" => taken.json = true,
             _ if name == "__memory_gib" => {
                 let value = arguments.next().context("--memory_gib needs a number")?;
-                memory = Some(gibibytes(value).map_err(anyhow::Error::msg)?);
+                taken.memory = Some(gibibytes(value).map_err(anyhow::Error::msg)?);
             }
-            Some(("__memory_gib", value)) => memory = Some(gibibytes(value).map_err(anyhow::Error::msg)?),
-            _ => rest.push(argument.clone()),
+            Some(("__memory_gib", value)) => {
+                taken.memory = Some(gibibytes(value).map_err(anyhow::Error::msg)?);
+            }
+            _ => taken.overrides.push(argument.clone()),
         }
     }
-    Ok(((json, memory), rest))
+    Ok(taken)
 }
 
 fn text(plan: &Plan) -> Result<String, std::fmt::Error> {
@@ -93,7 +101,11 @@ fn text(plan: &Plan) -> Result<String, std::fmt::Error> {
     writeln!(out, "steps       {} of {batch} x {accumulation} examples", plan.steps)?;
     writeln!(out, "{}\n", padding(plan))?;
     if let Some(phase) = plan.phases.iter().max_by_key(|phase| phase.bytes) {
-        writeln!(out, "Memory while {} (the largest batch has {} rows)", phase.name, plan.largest_batch_rows)?;
+        writeln!(
+            out,
+            "Memory while {} (the largest batch has {} rows)",
+            phase.name, plan.largest_batch_rows
+        )?;
         writeln!(out, "{}\n", components(phase))?;
     }
     let others: Vec<String> =

@@ -7,7 +7,8 @@ use crate::config::TrainConfig;
 use crate::session::optimiser_kind;
 use bso_durable::Seed;
 use bso_model::{
-    Activations, BatchSize, Decoder, Engine, Gradients, ModelConfig, Optimiser, PackedBatch, PromptResponse, Workspace,
+    Activations, BatchSize, Decoder, Engine, Gradients, ModelConfig, Optimiser, PackedBatch, PromptResponse,
+    Workspace,
 };
 use std::sync::Arc;
 use std::time::Instant;
@@ -60,7 +61,8 @@ pub(super) fn calibrate(
     let own = Engine::cpu(Some(engine.num_threads())).map_err(bso_model::ModelError::from)?;
     let engine = Arc::new(own);
     let [few, many] = VOCABULARIES.map(|vocab| vocab.min(model.vocab_size));
-    let rows = (OPERATIONS / (6.0 * layer_operations(model) * LAYERS as f64)).clamp(64.0, ROWS as f64) as usize;
+    let rows =
+        (OPERATIONS / (6.0 * layer_operations(model) * LAYERS as f64)).clamp(64.0, ROWS as f64) as usize;
     let small = run(config, model, (few, rows), &engine, workload)?;
     let large = if many > few { run(config, model, (many, rows), &engine, workload)? } else { small };
     let rates = rates(model, config.model.gradient_checkpointing, [(few, small), (many, large)]);
@@ -132,7 +134,11 @@ fn median(mut work: impl FnMut() -> Result<(), RecipeError>) -> Result<f64, Reci
 }
 
 /// Rates from two measurements that differ in their vocabulary.
-fn rates(model: &ModelConfig, checkpointed: bool, [(few, small), (many, large)]: [(usize, Measured); 2]) -> Rates {
+fn rates(
+    model: &ModelConfig,
+    checkpointed: bool,
+    [(few, small), (many, large)]: [(usize, Measured); 2],
+) -> Rates {
     let work = Work::of(small.1);
     let mut part = model.clone();
     part.layers = LAYERS.min(model.layers);
@@ -142,17 +148,15 @@ fn rates(model: &ModelConfig, checkpointed: bool, [(few, small), (many, large)]:
         // The larger vocabulary's surplus is the head's; a surplus within noise is taken as the layers' rate.
         let surplus = (large - small) / (head_cost * (head(many) - head(few))).max(1.0);
         let whole = small / (layer_cost * layers + head_cost * head(few));
-        let per_head = if many > few && surplus > 0.0 { surplus.clamp(whole / 4.0, whole * 4.0) } else { whole };
+        let per_head =
+            if many > few && surplus > 0.0 { surplus.clamp(whole / 4.0, whole * 4.0) } else { whole };
         let in_layers = (small - per_head * head_cost * head(few)).max(small / 10.0);
         (layer_cost * layers / in_layers, 1.0 / per_head)
     };
     let forward = of(small.0.forward, large.0.forward, (1.0, 1.0));
-    let training = of(small.0.training, large.0.training, (training_layers(&part, checkpointed), TRAINING_HEAD));
-    Rates {
-        layers: (forward.0, training.0),
-        head: (forward.1, training.1),
-        parameter: small.2.max(large.2),
-    }
+    let training =
+        of(small.0.training, large.0.training, (training_layers(&part, checkpointed), TRAINING_HEAD));
+    Rates { layers: (forward.0, training.0), head: (forward.1, training.1), parameter: small.2.max(large.2) }
 }
 
 /// Forward and backward of the layers, in forwards: two products for each one, and `checkpointed` all layers but the

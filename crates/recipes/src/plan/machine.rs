@@ -6,8 +6,10 @@ use std::fs;
 /// the process.
 pub fn available_memory() -> Option<u64> {
     let machine = kibibytes("/proc/meminfo", "MemAvailable:");
-    let number = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u64>().ok();
-    let group = number("memory.max").zip(number("memory.current")).map(|(max, used)| max.saturating_sub(used));
+    let number =
+        |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u64>().ok();
+    let group =
+        number("memory.max").zip(number("memory.current")).map(|(max, used)| max.saturating_sub(used));
     machine.into_iter().chain(group).min()
 }
 

@@ -64,7 +64,8 @@ impl Setting<'_> {
     pub(super) fn phases(&self, work: &Workload) -> Vec<Phase> {
         let (dtype, model) = (self.config.model.compute_dtype(), self.model);
         let policy = ModelMemory::of(model, dtype, true);
-        let mut phases = vec![self.phase("loading", &[("weights", policy.weights), ("weight file", self.file())])];
+        let mut phases =
+            vec![self.phase("loading", &[("weights", policy.weights), ("weight file", self.file())])];
         if self.needs_reference {
             let reference = ModelMemory::of(model, dtype, false);
             let parts = [
@@ -72,7 +73,9 @@ impl Setting<'_> {
                 ("packed weights", policy.packed),
                 ("reference weights", reference.weights),
             ];
-            phases.push(self.phase("loading the reference", &[&parts[..], &[("weight file", self.file())]].concat()));
+            phases.push(
+                self.phase("loading the reference", &[&parts[..], &[("weight file", self.file())]].concat()),
+            );
             let pass = self.scoring(work);
             let more = [("reference packed", reference.packed), ("activations", pass), self.scratch(dtype)];
             phases.push(self.phase("reference pass", &[&parts[..], &more].concat()));
@@ -124,7 +127,8 @@ impl Setting<'_> {
     }
 
     fn phase(&self, name: &'static str, parts: &[(&'static str, usize)]) -> Phase {
-        let own = [("process", self.base.saturating_sub(self.tokens)), ("tokens", self.tokens.min(self.base))];
+        let own =
+            [("process", self.base.saturating_sub(self.tokens)), ("tokens", self.tokens.min(self.base))];
         let parts = parts.iter().map(|(name, bytes)| (*name, *bytes as u64));
         let components: Vec<Component> = own
             .into_iter()
@@ -137,17 +141,22 @@ impl Setting<'_> {
     }
 
     /// Changes that would lower the peak, the best first.
-    pub(super) fn suggestions(&self, dataset: &Dataset, peak_now: u64) -> Result<Vec<Suggestion>, RecipeError> {
+    pub(super) fn suggestions(
+        &self,
+        dataset: &Dataset,
+        peak_now: u64,
+    ) -> Result<Vec<Suggestion>, RecipeError> {
         let mut found = Vec::new();
-        let mut consider = |change: String, config: TrainConfig, cut: Option<usize>| -> Result<(), RecipeError> {
-            let work = Workload::of(&config, dataset, cut)?;
-            let setting = Setting { config: &config, ..*self };
-            let peak_bytes = peak(&setting.phases(&work));
-            if peak_bytes < peak_now {
-                found.push(Suggestion { change, peak_bytes });
-            }
-            Ok(())
-        };
+        let mut consider =
+            |change: String, config: TrainConfig, cut: Option<usize>| -> Result<(), RecipeError> {
+                let work = Workload::of(&config, dataset, cut)?;
+                let setting = Setting { config: &config, ..*self };
+                let peak_bytes = peak(&setting.phases(&work));
+                if peak_bytes < peak_now {
+                    found.push(Suggestion { change, peak_bytes });
+                }
+                Ok(())
+            };
         let now = self.config;
         let (batch, accumulation) =
             (now.schedule.per_device_train_batch_size, now.schedule.gradient_accumulation_steps);
@@ -157,7 +166,8 @@ impl Setting<'_> {
             config.schedule.per_device_train_batch_size = least;
             config.schedule.gradient_accumulation_steps = accumulation.saturating_mul(batch.div_ceil(least));
             let steps = config.schedule.gradient_accumulation_steps;
-            let change = format!("per_device_train_batch_size: {least} with gradient_accumulation_steps: {steps}");
+            let change =
+                format!("per_device_train_batch_size: {least} with gradient_accumulation_steps: {steps}");
             consider(change, config, None)?;
         }
         if !now.model.gradient_checkpointing {
@@ -165,7 +175,8 @@ impl Setting<'_> {
             config.model.gradient_checkpointing = true;
             consider("gradient_checkpointing: true".into(), config, None)?;
         }
-        if now.model.dtype == DTypeChoice::F32 && CpuPath::detect().is_ok_and(CpuPath::has_bf16_instructions) {
+        if now.model.dtype == DTypeChoice::F32 && CpuPath::detect().is_ok_and(CpuPath::has_bf16_instructions)
+        {
             let mut config = now.clone();
             config.model.dtype = DTypeChoice::Bf16;
             consider("dtype: bf16".into(), config, None)?;

@@ -115,10 +115,7 @@ pub fn plan(
         examples: (dataset.train.len(), dataset.eval.len()),
         ledger: dataset.ledger.lines(),
         steps: workload.steps,
-        batch: (
-            config.schedule.per_device_train_batch_size,
-            config.schedule.gradient_accumulation_steps,
-        ),
+        batch: (config.schedule.per_device_train_batch_size, config.schedule.gradient_accumulation_steps),
         tokens: workload.tokens,
         largest_batch_rows: workload.largest.rows,
         peak_bytes: peak,

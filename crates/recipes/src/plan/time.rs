@@ -39,7 +39,8 @@ impl Calibrated {
         let rates = self.rates;
         let vocab = model.vocab_size as f64;
         let scoring = |work: Work| {
-            layers_operations(model, work) / rates.layers.0 + head_operations(model, vocab, work) / rates.head.0
+            layers_operations(model, work) / rates.layers.0
+                + head_operations(model, vocab, work) / rates.head.0
         };
         let in_layers = training_layers(model, config.model.gradient_checkpointing);
         let operations = |work: Work| {
@@ -49,7 +50,8 @@ impl Calibrated {
         let parameters = ModelMemory::of(model, DType::F32, true).weights as f64 / 4.0;
         let passes = layers / rates.layers.1 + head / rates.head.1;
         let training = passes + scoring(work.mismatched) + work.steps as f64 * parameters * rates.parameter;
-        let reference = if needs_reference { scoring(work.train_scored) + scoring(work.eval_scored) } else { 0.0 };
+        let reference =
+            if needs_reference { scoring(work.train_scored) + scoring(work.eval_scored) } else { 0.0 };
         let evaluation = work.evaluations as f64 * scoring(work.eval_scored);
         let given = work.tokens.given as f64 * work.training.passes / work.epoch_passes.max(1.0);
         TimePlan {

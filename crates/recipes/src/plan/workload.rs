@@ -93,7 +93,11 @@ pub(super) struct Workload {
 
 impl Workload {
     /// Of a run; with `cut`, as if no sequence were longer.
-    pub(super) fn of(config: &TrainConfig, dataset: &Dataset, cut: Option<usize>) -> Result<Self, RecipeError> {
+    pub(super) fn of(
+        config: &TrainConfig,
+        dataset: &Dataset,
+        cut: Option<usize>,
+    ) -> Result<Self, RecipeError> {
         let plan = batch_plan(config, dataset.train.len());
         let (per_epoch, examples) = (plan.steps_per_epoch().max(1), &dataset.train);
         let steps = config.schedule.total_steps(plan.steps_per_epoch());
@@ -105,7 +109,8 @@ impl Workload {
         for epoch in (0..steps.div_ceil(per_epoch)).take(MOST.div_ceil(per_epoch as usize)) {
             let left = steps - epoch * per_epoch;
             for (index, micro) in plan.epoch(epoch).iter().enumerate() {
-                if (index / config.schedule.gradient_accumulation_steps) as u64 >= left || seen >= MOST as f64 {
+                if (index / config.schedule.gradient_accumulation_steps) as u64 >= left || seen >= MOST as f64
+                {
                     break;
                 }
                 let members = || micro.iter().map(|i| &examples[*i]);
@@ -124,7 +129,9 @@ impl Workload {
         let passes = (steps as f64 * plan.passes_per_step()).max(seen);
         (all.training, all.mismatched) =
             (all.training.times(passes / seen.max(1.0)), all.mismatched.times(passes / seen.max(1.0)));
-        for (examples, work) in [(&dataset.train, &mut all.train_scored), (&dataset.eval, &mut all.eval_scored)] {
+        for (examples, work) in
+            [(&dataset.train, &mut all.train_scored), (&dataset.eval, &mut all.eval_scored)]
+        {
             for group in by_tokens(examples.iter().map(Example::tokens), TOKENS) {
                 let largest = all.largest_scored.get_or_insert_default();
                 work.add(packer.size(examples[group].iter().flat_map(Example::scored), largest)?);
@@ -232,7 +239,8 @@ impl Tokens {
 
 /// The longest example, then from the start on.
 fn sample(examples: &[Example]) -> Vec<Vec<TokenisedSequence>> {
-    let longest = (0..examples.len()).max_by_key(|i| examples[*i].sequences.iter().map(TokenisedSequence::len).max());
+    let longest =
+        (0..examples.len()).max_by_key(|i| examples[*i].sequences.iter().map(TokenisedSequence::len).max());
     let order = longest.into_iter().chain((0..examples.len()).filter(|i| Some(*i) != longest));
     order.take(64).map(|i| examples[i].sequences.clone()).collect()
 }
