@@ -15,7 +15,7 @@ use bso_recipes::TrainingObjective;
 use bso_recipes::example::Example;
 use bso_recipes::objective::BatchLogProbs;
 use bso_recipes::step::{MicroBatch, Step, StepMemory, optimise};
-use support::{LOSSES, decoder, examples, is_kto, objective};
+use support::{LOSSES, decoder, examples, is_kto, is_single, objective};
 
 /// How the same job is done.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -141,7 +141,7 @@ fn worst(dtype: DType) -> [(f64, String); 2] {
     let (policy, reference) = policy_and_reference(dtype);
     let mut worst = [(0.0, String::new()), (0.0, String::new())];
     for loss in LOSSES {
-        let (objective, examples) = (objective(loss), examples(5, 24, is_kto(loss)));
+        let (objective, examples) = (objective(loss), examples(5, 24, is_single(loss)));
         let models = (&policy, &reference);
         let usual = run(models, &objective, &examples, Way::Usual);
         let size = usual.0.iter().fold(0.0_f64, |m, l| m.max(l.abs()));
@@ -171,8 +171,8 @@ fn no_way_of_computing_changes_a_loss_or_its_gradients_in_f32() {
 fn no_way_of_computing_changes_them_by_more_than_rounding_in_bf16() {
     let [values, gradients] = worst(DType::Bf16);
     // Eight bits of mantissa in what products read; the order of rows decides how some of it is summed.
-    assert!(values.0 < 1e-2, "{values:?}");
-    assert!(gradients.0 < 3e-2, "{gradients:?}");
+    assert!(values.0 < 2e-3, "{values:?}");
+    assert!(gradients.0 < 1e-2, "{gradients:?}");
 }
 
 #[test]
@@ -194,12 +194,12 @@ fn chunks_of_the_vocabulary_give_what_whole_logits_give() {
         sequences.map(log_prob).collect()
     };
     for loss in LOSSES.into_iter().filter(|loss| !is_kto(loss)) {
-        let (objective, examples) = (objective(loss), examples(5, 24, false));
+        let (objective, examples) = (objective(loss), examples(5, 24, is_single(loss)));
         let order: Vec<&Example> = examples.iter().collect();
         let (losses, gradients) = run((&policy, &reference), &objective, &examples, Way::Usual);
         let fixed = by_logits(&reference, &examples);
         let whole = |decoder: &Decoder| -> Vec<f64> {
-            let rows: Vec<&[f64]> = fixed.chunks(2).collect();
+            let rows: Vec<&[f64]> = fixed.chunks(if is_single(loss) { 1 } else { 2 }).collect();
             let policy = by_logits(decoder, &examples);
             let logps = BatchLogProbs { policy: &policy, mismatched: &[], reference: &rows };
             objective.judge(&order, &logps).unwrap().observations.iter().map(|o| o.loss).collect()
@@ -210,7 +210,7 @@ fn chunks_of_the_vocabulary_give_what_whole_logits_give() {
         }
         // A step along the gradient changes the loss of whole logits as the gradient says.
         let norm = gradients.squared_norm();
-        let step = 2e-3 / norm.sqrt();
+        let step = 2e-4 / norm.sqrt();
         let moved = |rate: f64| {
             let mut decoder = policy.clone();
             let mut optimiser = Optimiser::new(OptimiserKind::Sgd, 0.0, &decoder).unwrap();

@@ -4,8 +4,8 @@
 //! What is left is small and counted per sequence, not per token: lists of the batch's examples, weights and
 //! observations (which outlive the step), segments, and now and then a block of the thread pool's queue. The one
 //! exception is f32 on the fastest path: the `gemm` crate packs the right factor of a product into memory that it takes
-//! and frees in each call, and offers no way to lend it any. There the test asserts that all is given back, and that
-//! no allocation is larger than such a packed factor.
+//! and frees in each call, and offers no way to lend it any. There the test asserts that all is given back but a buffer
+//! that each thread keeps, and that no allocation is larger than such a packed factor.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a failing test panics")]
 
 mod support;
@@ -65,11 +65,15 @@ static ALLOCATOR: Counting = Counting;
 /// Bytes: less than one u32 for each of the batch's rows, so that nothing per token or per parameter passes.
 const TINY: usize = 2048;
 
-/// The largest allocation within steps after the first two, and the bytes that they left alive.
+/// Steps that must be seen without growth of the working memory, and among how many.
+const QUIET: (usize, usize) = (5, 100);
+
+/// The largest allocation within steps, and the bytes that they left alive. Steps in which the engine's working memory
+/// grew do not count: threads that borrow from it at the same time for the first time make it grow, whenever that is.
 fn measure(path: CpuPath, dtype: DType, checkpointed: bool, loss: &str) -> (usize, isize) {
     let engine = Arc::new(Engine::cpu_with_path(Some(2), path).unwrap());
-    let mut policy =
-        Decoder::random(support::decoder(DType::F32).config().clone(), Seed::new(1), engine).unwrap();
+    let shape = support::decoder(DType::F32).config().clone();
+    let mut policy = Decoder::random(shape, Seed::new(1), engine.clone()).unwrap();
     policy.compute_in(dtype, true).unwrap();
     let (objective, examples) = (objective(loss), examples(4, 150, support::is_kto(loss)));
     let reference: Vec<Vec<f64>> = examples.iter().map(|e| vec![-5.0; e.scored().count()]).collect();
@@ -77,25 +81,30 @@ fn measure(path: CpuPath, dtype: DType, checkpointed: bool, loss: &str) -> (usiz
     assert!(4 * rows > TINY, "the batch is too small to show an allocation per token");
     let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.0, &policy).unwrap();
     let mut memory = StepMemory::new(&policy, checkpointed);
-    let (mut largest, mut alive) = (0, 0);
-    for count in 0..5 {
+    let (mut largest, mut alive, mut quiet) = (0, 0, 0);
+    for count in 0..QUIET.1 {
         let micro = || MicroBatch {
             examples: examples.iter().collect(),
             reference: reference.iter().map(Vec::as_slice).collect(),
         };
         let step = Step { micro_batches: vec![micro(), micro()], rate: 1e-5, max_grad_norm: Some(1.0) };
+        let before = engine.scratch_bytes();
         LARGEST.store(0, Ordering::Relaxed);
         ALIVE.store(0, Ordering::Relaxed);
         ON.store(true, Ordering::Relaxed);
         let outcome = optimise(&mut policy, &mut optimiser, &mut memory, &objective, &step, |_| Ok(()));
         ON.store(false, Ordering::Relaxed);
         assert!(outcome.unwrap().grad_norm.is_finite());
-        if count >= 2 {
+        if count >= 2 && engine.scratch_bytes() == before {
             largest = largest.max(LARGEST.load(Ordering::Relaxed));
             alive = alive.max(ALIVE.load(Ordering::Relaxed));
+            quiet += 1;
+        }
+        if quiet == QUIET.0 {
+            return (largest, alive);
         }
     }
-    (largest, alive)
+    panic!("in {} steps the working memory came to no rest", QUIET.1)
 }
 
 #[test]
@@ -113,7 +122,9 @@ fn a_step_in_the_steady_state_allocates_nothing_that_grows() {
                     // A right factor of at most 512 by 1300, in whole strips.
                     let limit = if library { 4 * 512 * 1408 } else { TINY };
                     assert!(largest <= limit, "{name} {dtype_name} {checkpointed} {loss}: {largest} bytes");
-                    assert!(alive <= 4 * TINY as isize, "{name} {dtype_name} {checkpointed} {loss}: {alive}");
+                    // Its threads keep a buffer as large as the second cache from their first product on.
+                    let kept = if library { 2 * (4 << 20) } else { 4 * TINY };
+                    assert!(alive <= kept as isize, "{name} {dtype_name} {checkpointed} {loss}: {alive}");
                 }
             }
         }

@@ -64,6 +64,7 @@ impl Setting<'_> {
     pub(super) fn phases(&self, work: &Workload) -> Vec<Phase> {
         let (dtype, model) = (self.config.model.compute_dtype(), self.model);
         let policy = ModelMemory::of(model, dtype, true);
+        let of_scoring = |size| PassMemory::of_scoring(model, dtype, size).activations;
         let mut phases =
             vec![self.phase("loading", &[("weights", policy.weights), ("weight file", self.file())])];
         if self.needs_reference {
@@ -76,7 +77,8 @@ impl Setting<'_> {
             phases.push(
                 self.phase("loading the reference", &[&parts[..], &[("weight file", self.file())]].concat()),
             );
-            let pass = self.scoring(work);
+            let both = [work.largest_scored, work.largest_evaluated];
+            let pass = both.into_iter().flatten().map(of_scoring).max().unwrap_or(0);
             let more = [("reference packed", reference.packed), ("activations", pass), self.scratch(dtype)];
             phases.push(self.phase("reference pass", &[&parts[..], &more].concat()));
         }
@@ -90,9 +92,9 @@ impl Setting<'_> {
         let checkpointed = self.config.model.gradient_checkpointing;
         let pass = PassMemory::of_training(model, dtype, checkpointed, work.largest);
         let of_scoring = |size| PassMemory::of_scoring(model, dtype, size).activations;
-        // Evaluation borrows the memory of a scoring pass; KTO's mismatched sequences keep theirs.
-        let evaluation = if work.eval_scored.passes > 0.0 { self.scoring(work) } else { 0 };
-        let mismatched = work.largest_mismatched.map_or(0, of_scoring);
+        // An evaluation borrows the memory of a scoring pass; KTO's mismatched sequences keep theirs.
+        let scoring =
+            work.largest_evaluated.map_or(0, of_scoring) + work.largest_mismatched.map_or(0, of_scoring);
         self.phase(
             "training",
             &[
@@ -102,15 +104,10 @@ impl Setting<'_> {
                 ("optimiser", state),
                 ("activations", pass.activations),
                 ("backward buffers", pass.backward),
-                ("scoring passes", evaluation.max(mismatched)),
+                ("scoring passes", scoring),
                 self.scratch(dtype),
             ],
         )
-    }
-
-    fn scoring(&self, work: &Workload) -> usize {
-        let dtype = self.config.model.compute_dtype();
-        work.largest_scored.map_or(0, |size| PassMemory::of_scoring(self.model, dtype, size).activations)
     }
 
     fn scratch(&self, dtype: DType) -> (&'static str, usize) {

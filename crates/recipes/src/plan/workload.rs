@@ -77,8 +77,9 @@ pub(super) struct Workload {
     pub tokens: Tokens,
     /// A size that holds every batch that is trained on.
     pub largest: BatchSize,
-    /// Likewise for passes without gradients: the reference's and the evaluations', and KTO's mismatched sequences.
+    /// Likewise for passes without gradients: the reference's, the evaluations', and KTO's mismatched sequences.
     pub largest_scored: Option<BatchSize>,
+    pub largest_evaluated: Option<BatchSize>,
     pub largest_mismatched: Option<BatchSize>,
     /// All training passes; KTO's mismatched ones; one scoring pass over training data, and over held-out data.
     pub training: Work,
@@ -129,14 +130,17 @@ impl Workload {
         let passes = (steps as f64 * plan.passes_per_step()).max(seen);
         (all.training, all.mismatched) =
             (all.training.times(passes / seen.max(1.0)), all.mismatched.times(passes / seen.max(1.0)));
-        for (examples, work) in
-            [(&dataset.train, &mut all.train_scored), (&dataset.eval, &mut all.eval_scored)]
-        {
+        let mut evaluated = None;
+        for (examples, work, largest) in [
+            (&dataset.train, &mut all.train_scored, &mut all.largest_scored),
+            (&dataset.eval, &mut all.eval_scored, &mut evaluated),
+        ] {
             for group in by_tokens(examples.iter().map(Example::tokens), TOKENS) {
-                let largest = all.largest_scored.get_or_insert_default();
-                work.add(packer.size(examples[group].iter().flat_map(Example::scored), largest)?);
+                let sequences = examples[group].iter().flat_map(Example::scored);
+                work.add(packer.size(sequences, largest.get_or_insert_default())?);
             }
         }
+        all.largest_evaluated = evaluated;
         all.sample = sample(examples);
         Ok(all)
     }
@@ -148,6 +152,7 @@ impl Workload {
             tokens: Tokens::default(),
             largest: BatchSize::default(),
             largest_scored: None,
+            largest_evaluated: None,
             largest_mismatched: None,
             training: Work::default(),
             mismatched: Work::default(),

@@ -39,8 +39,8 @@ pub fn tokens(state: &mut u32, count: usize) -> Vec<u32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// Pairs with labels of every quadrant and margins; with `kto` single completions, two to a prompt.
-pub fn examples(pairs: usize, longest: usize, kto: bool) -> Vec<Example> {
+/// Pairs with labels of every quadrant and margins; `single` completions with a mismatched one, two to a prompt.
+pub fn examples(pairs: usize, longest: usize, single: bool) -> Vec<Example> {
     let mut state = 7;
     let mut all = Vec::new();
     for i in 0..pairs {
@@ -57,7 +57,7 @@ pub fn examples(pairs: usize, longest: usize, kto: bool) -> Vec<Example> {
             margins: Some((0.3 * i as f64, -0.2)),
             desirable: true,
         };
-        if kto {
+        if single {
             for (j, sequence) in pair.sequences.iter().enumerate() {
                 let response = tokens(&mut state, 3 + j);
                 let mismatched = Some(TokenisedSequence { prompt: sequence.prompt.clone(), response });
@@ -94,6 +94,11 @@ pub const LOSSES: [&str; 17] = [
 
 pub fn is_kto(loss: &str) -> bool {
     loss.ends_with("kto")
+}
+
+/// Whether the loss judges completions one by one.
+pub fn is_single(loss: &str) -> bool {
+    is_kto(loss) || loss.ends_with("sft")
 }
 
 pub fn objective(loss: &str) -> TrainingObjective {
