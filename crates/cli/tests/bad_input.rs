@@ -130,3 +130,52 @@ fn a_non_finite_loss_stops_the_run() {
     here.run(&["train", &config, "--learning_rate", "1e30"]).fails(1, &["learning_rate"]);
     assert!(!here.path("run/model.safetensors").exists());
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_unwritable_output_folder_is_refused_even_to_root() {
+    let here = Playground::new();
+    let config = here.config("run", DPO);
+    here.run(&["train", &config, "--output_dir", "/proc/bso-run"]).fails(2, &["/proc/bso-run"]);
+}
+
+/// A limit on file sizes stands for a full disk: it needs no mount, and it binds root as well.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_whole() {
+    use std::process::Command;
+    let here = Playground::new();
+    let settings = format!("{DPO}save_steps: 2\nlogging_steps: 1\n").replace("max_steps: 2", "max_steps: 6");
+    let config = here.config("run", &settings);
+    here.run(&["train", &config]).ok();
+    let bytes = |name: &str| fs::read(here.path("run").join(name)).unwrap();
+    let finished = bytes("model.safetensors");
+    for gone in ["model.safetensors", "all_results.json", "report.html"] {
+        fs::remove_file(here.path("run").join(gone)).unwrap();
+    }
+    fs::remove_dir_all(here.path("run/checkpoint-4")).unwrap();
+    let checkpoint = ["model.safetensors", "optimizer.safetensors", "training_state.json"];
+    let kept = checkpoint.map(|name| bytes(&format!("checkpoint-2/{name}")));
+    // In blocks of 512 bytes: everything fits but the optimiser's state.
+    let limit = kept[1].len() / 512 - 1;
+    assert!(limit * 512 > kept[0].len());
+    let program = env!("CARGO_BIN_EXE_bso");
+    let script = format!("ulimit -f {limit} && exec {program} train {config} --resume_from_checkpoint auto");
+    let full = here.bso();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).current_dir(full.get_current_dir().unwrap()).env("NO_COLOR", "1");
+    Ended::of(shell.output().unwrap()).fails(1, &["optimizer.safetensors", "remedy"]);
+    assert!(kept == checkpoint.map(|name| bytes(&format!("checkpoint-2/{name}"))));
+    let names: Vec<String> = fs::read_dir(here.path("run"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    for name in &names {
+        assert!(
+            !name.ends_with(".tmp") && name != "model.safetensors" && name != "checkpoint-4",
+            "{names:?}"
+        );
+    }
+    here.run(&["train", &config, "--resume_from_checkpoint", "auto"]).ok();
+    assert!(bytes("model.safetensors") == finished);
+}

@@ -442,3 +442,50 @@ fn kto_trains_where_mismatched_sequences_would_exceed_the_context() {
     ])
     .ok();
 }
+
+#[test]
+fn modpo_takes_its_margins_from_a_model_or_from_rows_alike() {
+    let here = Playground::new();
+    let config = |name: &str, more: &str| {
+        here.config(name, &format!("max_steps: 4\nlogging_steps: 1\neval_split: 0\ndtype: f32\n{more}"))
+    };
+    here.run(&["train", &config("safer", "loss_type: dpo\npreference: safer\n")]).ok();
+    let modpo = "loss_type: modpo\nbeta: 0.5\nw0: 0.4\n";
+    let by_model = config("by_model", &format!("{modpo}margin_model: safer\n"));
+    let ended = here.run(&["train", &by_model]).ok();
+    assert!(ended.err.contains("margins"), "{}", ended.err);
+    // The same margins, computed by `bso logprobs` and written into rows.
+    let scored = |model: &str| {
+        let rows = [
+            "logprobs",
+            "--model",
+            model,
+            "--data",
+            "pairs.jsonl",
+            "--preference",
+            "better",
+            "--max_length",
+            "96",
+        ];
+        here.run(&rows).ok().rows()
+    };
+    let rows: Vec<Value> = scored("safer")
+        .iter()
+        .zip(scored("model"))
+        .map(|(margin, reference)| {
+            let m = |name: &str| 0.5 * (number(margin, name) - number(&reference, name));
+            let better = margin["better_response_id"].as_u64().unwrap();
+            let text = |i: u64| margin[format!("response_{i}")].clone();
+            serde_json::json!({"prompt": margin["prompt"], "chosen": text(better), "rejected": text(1 - better),
+                               "chosen_margin": m("chosen_logp"), "rejected_margin": m("rejected_logp")})
+        })
+        .collect();
+    here.write_rows("margins.jsonl", &rows);
+    let by_rows = config("by_rows", modpo);
+    here.run(&["train", &by_rows, "--dataset_name", "margins.jsonl"]).ok();
+    for (a, b) in metrics(&here.path("by_model")).iter().zip(metrics(&here.path("by_rows"))) {
+        let (a, b) = (number(a, "loss"), number(&b, "loss"));
+        assert!((a - b).abs() <= 1e-5 * a.abs(), "{a} and {b}");
+    }
+    here.run(&["train", &by_model, "--margin_model", "nowhere"]).fails(2, &["margin_model", "nowhere"]);
+}

@@ -115,7 +115,7 @@ impl<'a> Measured<'a> {
 }
 
 fn push_attention<'a>((engine, dtype): (&'a Engine, DType), rows: usize, all: &mut Vec<Measured<'a>>) {
-    let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 64, scale: 0.125 };
+    let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 64, scale: 0.125, window: None, cap: None };
     let segments = Segments::independent(&vec![256; rows / 256]);
     let dout = array(rows, 384);
     let [q, k, v] = [384, 128, 128].map(|cols| array(rows, cols).to_dtype(dtype).unwrap());
@@ -159,20 +159,20 @@ fn push_head<'a>((engine, dtype): (&'a Engine, DType), rows: usize, all: &mut Ve
     let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocab) as u32).collect();
     let (mut log_probs, mut lse) = (vec![0.0; rows], vec![0.0; rows]);
     let weight = Weight { values: &head, packed: Some(&packed) };
-    let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets };
+    let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets, cap: None };
     engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
     let flops = 2.0 * (rows * vocab * d) as f64;
     let (hidden2, head2, packed2) = (hidden.clone(), head.clone(), packed.clone());
     let (targets2, mut lse2) = (targets.clone(), lse.clone());
     all.push(Measured::new("head".to_owned(), flops, move || {
         let weight = Weight { values: &head2, packed: Some(&packed2) };
-        let inputs = HeadInputs { hidden: &hidden2, head: weight, targets: &targets2 };
+        let inputs = HeadInputs { hidden: &hidden2, head: weight, targets: &targets2, cap: None };
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse2).unwrap();
     }));
     let (weights, mut dhidden, mut dhead) = (vec![0.5; rows], Array::zeros(rows, d), head.clone());
     all.push(Measured::new("head backward".to_owned(), flops * 3.0, move || {
         let weight = Weight { values: &head, packed: Some(&packed) };
-        let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets };
+        let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets, cap: None };
         let grads = SelectedLogProbGrads {
             lse: &lse,
             weights: &weights,

@@ -21,6 +21,10 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor on the scores, normally `1 / sqrt(head_dim)`.
     pub scale: f32,
+    /// Rows that a row sees at most, the nearest ones, itself among them; all where there is none.
+    pub window: Option<usize>,
+    /// Soft cap: a score `s` becomes `cap * tanh(s / cap)`.
+    pub cap: Option<f32>,
 }
 
 /// Queries, keys and values of one layer in one precision, rotary already applied.
@@ -62,11 +66,23 @@ impl AttentionShape {
         self.heads / self.kv_heads
     }
 
+    /// Keys that a query sees at most.
+    pub(crate) fn window(&self) -> usize {
+        self.window.unwrap_or(usize::MAX)
+    }
+
     pub(crate) fn check(&self, operation: &'static str) -> Result<(), EngineError> {
         if self.kv_heads == 0 || self.head_dim == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             let reason = format!(
                 "{} heads over {} key and value heads of width {} do not share out evenly",
                 self.heads, self.kv_heads, self.head_dim
+            );
+            return Err(EngineError::Invalid { operation, reason });
+        }
+        if self.window == Some(0) || self.cap.is_some_and(|cap| !(cap.is_finite() && cap > 0.0)) {
+            let reason = format!(
+                "window {:?} and cap {:?} must be above zero where there is one",
+                self.window, self.cap
             );
             return Err(EngineError::Invalid { operation, reason });
         }
@@ -93,7 +109,7 @@ impl Qkv<'_> {
 }
 
 impl Engine {
-    /// `out[t] = softmax(scale * q[t] . k) v` over the rows that `segments` lets row `t` see, per head.
+    /// `out[t] = softmax(cap(scale * q[t] . k)) v` over the rows that `segments` and the window let row `t` see, per head.
     /// `out` is `[tokens, heads * head_dim]`, `lse` `[tokens, heads]` (natural log, for the backward).
     ///
     /// # Errors
@@ -206,7 +222,8 @@ impl Engine {
 
 /// Rough count of multiplications, to decide whether threads pay.
 fn attention_steps(segments: &Segments, shape: AttentionShape) -> usize {
-    let pairs: usize = segments.list().iter().map(|segment| segment.len * segment.visible()).sum();
+    let visible = |segment: &crate::Segment| segment.visible().min(shape.window());
+    let pairs: usize = segments.list().iter().map(|segment| segment.len * visible(segment)).sum();
     pairs.saturating_mul(shape.heads * shape.head_dim / 8)
 }
 

@@ -1,13 +1,16 @@
 //! Attention of one run of query rows over the keys of one head, tile by tile with a running softmax. Knows which
-//! keys a query sees only as "all but the last few"; segments and caches are laid out by the callers.
+//! keys a query sees only as "all but the last few", or the nearest of these where there is a window; segments and
+//! caches are laid out by the callers.
 
 use crate::cpu::vectorised;
 use crate::element::Element;
 use crate::segments::Segment;
 use crate::shared::{SharedMut, carve};
-use crate::tile::{self, Left, PANEL, Panels, Size, Target, pack_transposed};
-use crate::vector::{exp_shifted_in_place, max};
-use crate::{AttentionShape, Engine};
+use crate::soft_cap::cap_in_place;
+use crate::tile::{PANEL, Size, Target};
+use crate::tile_product::{LeftTile, Right, TileProducts, WIDEST};
+use crate::vector::{exp_shifted_in_place, max, narrow_scaled, widen_scaled};
+use crate::{AttentionShape, CpuPath, Engine};
 
 /// Rows of a tile (queries times the heads that share their keys) that are aimed at: their scores stay in the
 /// second cache, and little beyond the causal edge is computed in vain.
@@ -70,17 +73,17 @@ impl<'a, E: Element> KeyRows<'a, E> {
     }
 
     /// As rows of `padded` values, zeros at the end.
-    pub(crate) fn copy_padded(&self, padded: usize, out: &mut [f32]) {
+    pub(crate) fn copy_padded(&self, path: CpuPath, padded: usize, out: &mut [f32]) {
         for (index, out) in out.chunks_exact_mut(padded).take(self.len()).enumerate() {
             let (head, pad) = out.split_at_mut(self.width);
-            head.iter_mut().zip(self.row(index)).for_each(|(to, from)| *to = from.to_f32());
+            widen_scaled(path, self.row(index), 1.0, head);
             pad.fill(0.0);
         }
     }
 }
 
-/// Softmax attention of `queries`; query `i` sees all but the last `queries.len - 1 - i` keys. Writes the queries'
-/// rows of `out` and, where given, of `lse`, in the columns of their heads.
+/// Softmax attention of `queries`; query `i` sees all but the last `queries.len - 1 - i` keys, of these the shape's
+/// window. Writes the queries' rows of `out` and, where given, of `lse`, in the columns of their heads.
 ///
 /// # Safety
 /// Nobody else uses these rows and columns of `out` and `lse` meanwhile.
@@ -92,13 +95,49 @@ pub(crate) unsafe fn forward_rows<E: Element>(
     out: &SharedMut<'_, E>,
     lse: Option<&SharedMut<'_>>,
 ) {
+    let products = TileProducts::of::<E>(engine);
+    let (seen, padded) = (keys.len(), shape.head_dim.next_multiple_of(products.width()));
+    let sizes = [products.lines_len(seen, shape.head_dim), seen * padded, products.depth_len(seen, padded)];
+    let mut scratch = engine.scratch.take(sizes.iter().sum());
+    let [key_room, value_rows, value_room] = carve(&mut scratch, sizes);
+    values.copy_padded(engine.path(), padded, value_rows);
+    let seen = Seen {
+        count: seen,
+        keys: products.pack_lines(seen, shape.head_dim, |index| keys.row(index), key_room),
+        values: products.by_depth(value_rows, padded, value_room),
+    };
+    // SAFETY: passed on.
+    unsafe { attend_rows(engine, shape, queries, seen, out, lse) };
+}
+
+/// Keys and values of one head, packed as the products of the queries' precision read them.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    pub(crate) count: usize,
+    /// A column per key.
+    pub(crate) keys: Right<'a>,
+    /// Summed over the keys.
+    pub(crate) values: Right<'a>,
+}
+
+/// As [`forward_rows`], of keys and values that are packed.
+///
+/// # Safety
+/// As [`forward_rows`].
+pub(crate) unsafe fn attend_rows<E: Element>(
+    engine: &Engine,
+    shape: AttentionShape,
+    queries: Queries<'_, E>,
+    seen: Seen<'_>,
+    out: &SharedMut<'_, E>,
+    lse: Option<&SharedMut<'_>>,
+) {
     let AttentionShape { heads, head_dim, scale, .. } = shape;
-    let (path, group) = (engine.path(), shape.group());
-    let (seen, padded) = (keys.len(), head_dim.next_multiple_of(PANEL));
+    let (path, group, products) = (engine.path(), shape.group(), TileProducts::of::<E>(engine));
+    let padded = head_dim.next_multiple_of(products.width());
     let rows = tile_queries(group).min(queries.len) * group;
     let sizes = [
-        seen.next_multiple_of(PANEL) * head_dim,
-        seen * padded,
+        products.left_len(rows, TILE_KEYS.max(head_dim)),
         rows * head_dim,
         rows * TILE_KEYS,
         rows * padded,
@@ -106,49 +145,42 @@ pub(crate) unsafe fn forward_rows<E: Element>(
         rows,
     ];
     let mut scratch = engine.scratch.take(sizes.iter().sum());
-    let [key_panels, value_rows, q, scores, sums, maxima, totals] = carve(&mut scratch, sizes);
-    pack_transposed(seen, head_dim, |index| keys.row(index), key_panels);
-    values.copy_padded(padded, value_rows);
+    let [left_room, q, scores, sums, maxima, totals] = carve(&mut scratch, sizes);
     for first in (0..queries.len).step_by(tile_queries(group)) {
         let count = tile_queries(group).min(queries.len - first);
         let m = count * group;
         for (index, q) in q.chunks_exact_mut(group * head_dim).take(count).enumerate() {
             let at = ((queries.start + first + index) * heads + queries.kv_head * group) * head_dim;
-            let row = &queries.values[at..][..group * head_dim];
-            q.iter_mut().zip(row).for_each(|(q, value)| *q = value.to_f32() * scale);
+            widen_scaled(path, &queries.values[at..][..group * head_dim], scale, q);
         }
         maxima[..m].fill(f32::NEG_INFINITY);
         totals[..m].fill(0.0);
-        let hidden = seen - queries.len;
+        let hidden = seen.count - queries.len;
         let limit = hidden + first + count;
-        for key in (0..limit).step_by(TILE_KEYS) {
+        let begin = first_key(hidden + first + 1, shape);
+        for key in (begin..limit).step_by(TILE_KEYS) {
             let width = TILE_KEYS.min(limit - key);
-            let right = Panels {
-                values: &key_panels[key * head_dim..],
-                panel_stride: head_dim * PANEL,
-                row_stride: PANEL,
-            };
-            let left = Left { values: q, row_stride: head_dim, col_stride: 1 };
-            let size = Size { m, n: width.next_multiple_of(PANEL), k: head_dim };
+            let left = LeftTile { values: q, stride: head_dim, transposed: false };
+            let size = Size { m, n: width.next_multiple_of(products.width()), k: head_dim };
             let target = Target { values: scores, row_stride: TILE_KEYS, add: false };
-            tile::multiply(path, size, left, right, target);
-            let edge = CausalEdge { visible: hidden + first + 1, key, width, group };
+            products.multiply(size, left, seen.keys.columns_from(key), target, left_room);
+            if let Some(cap) = shape.cap {
+                cap_rows(path, &mut scores[..m * TILE_KEYS], size.n, cap);
+            }
+            let edge =
+                CausalEdge { visible: hidden + first + 1, window: shape.window(), key, begin, width, group };
             let state = Softmax { maxima: &mut maxima[..m], totals, sums, padded };
             softmax_tile(path, edge, scores, state);
-            let right =
-                Panels { values: &value_rows[key * padded..], panel_stride: PANEL, row_stride: padded };
-            let left = Left { values: scores, row_stride: TILE_KEYS, col_stride: 1 };
-            let target = Target { values: sums, row_stride: padded, add: key > 0 };
-            tile::multiply(path, Size { m, n: padded, k: width }, left, right, target);
+            let left = LeftTile { values: scores, stride: TILE_KEYS, transposed: false };
+            let target = Target { values: sums, row_stride: padded, add: key > begin };
+            let size = Size { m, n: padded, k: width };
+            products.multiply(size, left, seen.values.depth_from(key), target, left_room);
         }
         for row in 0..m {
             let (token, head) = (queries.start + first + row / group, queries.kv_head * group + row % group);
-            let inverse = 1.0 / totals[row];
             // SAFETY: this query's row in its head's columns, which are the caller's alone.
             let out = unsafe { out.part((token * heads + head) * head_dim, head_dim) };
-            out.iter_mut()
-                .zip(&sums[row * padded..])
-                .for_each(|(out, sum)| *out = E::from_f32(sum * inverse));
+            narrow_scaled(path, &sums[row * padded..][..head_dim], 1.0 / totals[row], out);
             if let Some(lse) = lse {
                 // SAFETY: as above.
                 unsafe { lse.part(token * heads + head, 1)[0] = maxima[row] + totals[row].ln() };
@@ -157,21 +189,38 @@ pub(crate) unsafe fn forward_rows<E: Element>(
     }
 }
 
-/// Which scores of a tile count: query `i` (row `i * group` and on) sees keys below `visible + i`, of which the tile
-/// holds `key..key + width`.
+/// Caps the first `width` scores of each row of a tile.
+pub(crate) fn cap_rows(path: CpuPath, scores: &mut [f32], width: usize, cap: f32) {
+    scores.chunks_exact_mut(TILE_KEYS).for_each(|row| cap_in_place(path, &mut row[..width], cap));
+}
+
+/// Where the key tiles begin whose first query sees keys below `visible`: a whole panel before its window.
+///
+/// A tile's last query begins at most a tile's rows later, so that every query sees a key in the first tile of keys.
+pub(crate) fn first_key(visible: usize, shape: AttentionShape) -> usize {
+    visible.saturating_sub(shape.window()) / WIDEST * WIDEST
+}
+const _: () = assert!(TILE_ROWS + WIDEST <= TILE_KEYS);
+
+/// Which scores of a tile count: query `i` (row `i * group` and on) sees the last `window` keys below `visible + i`, of
+/// which the tile holds `key..key + width`. The first tile is at `begin`.
 #[derive(Clone, Copy)]
 pub(crate) struct CausalEdge {
     pub(crate) visible: usize,
+    pub(crate) window: usize,
     pub(crate) key: usize,
+    pub(crate) begin: usize,
     pub(crate) width: usize,
     pub(crate) group: usize,
 }
 
 impl CausalEdge {
-    /// Number of the tile's keys that `row` sees.
+    /// The tile's keys that `row` sees.
     #[inline(always)]
-    pub(crate) fn seen_by(&self, row: usize) -> usize {
-        (self.visible + row / self.group).saturating_sub(self.key).min(self.width)
+    pub(crate) fn seen_by(&self, row: usize) -> std::ops::Range<usize> {
+        let visible = self.visible + row / self.group;
+        let inside = |key: usize| key.saturating_sub(self.key).min(self.width);
+        inside(visible.saturating_sub(self.window))..inside(visible)
     }
 }
 
@@ -195,11 +244,13 @@ fn softmax_tile_body<const FMA: bool>(edge: CausalEdge, scores: &mut [f32], stat
     let whole = edge.width.next_multiple_of(PANEL);
     for (row, maximum) in maxima.iter_mut().enumerate() {
         let scores = &mut scores[row * TILE_KEYS..][..whole];
-        scores[edge.seen_by(row)..].fill(f32::NEG_INFINITY);
+        let seen = edge.seen_by(row);
+        scores[..seen.start].fill(f32::NEG_INFINITY);
+        scores[seen.end..].fill(f32::NEG_INFINITY);
         let largest = max(scores);
         let largest = if largest > *maximum { largest } else { *maximum };
         let total = exp_shifted_in_place::<FMA>(scores, largest);
-        if edge.key == 0 {
+        if edge.key == edge.begin {
             totals[row] = total;
         } else {
             let shrink = (*maximum - largest).exp();

@@ -1,15 +1,16 @@
 //! Attention against a plain one in f64 that holds every score, and its gradients against finite differences.
 
 use super::*;
-use crate::Segment;
-use crate::testing::{assert_close, dot, engines, numeric_gradient, random, wide};
+use crate::testing::{assert_close, dot, engines, numeric_gradient, random, rounded, wide};
+use crate::{DType, Segment};
 
-/// Whether query row `t` sees key row `s`, read off the definition.
-fn sees(list: &[Segment], t: usize, s: usize) -> bool {
+/// The key rows that query row `t` sees, read off the definition, nearest last.
+fn seen_by(list: &[Segment], t: usize, window: Option<usize>) -> Vec<usize> {
     let segment =
         list.iter().find(|segment| (segment.start..segment.start + segment.len).contains(&t)).unwrap();
-    let context = segment.context.is_some_and(|(start, len)| (start..start + len).contains(&s));
-    context || (segment.start..=t).contains(&s)
+    let (start, len) = segment.context.unwrap_or((0, 0));
+    let seen: Vec<usize> = (start..start + len).chain(segment.start..=t).collect();
+    seen[seen.len() - window.unwrap_or(usize::MAX).min(seen.len())..].to_vec()
 }
 
 /// Whole score rows, in f64; returns output and log-sum-exp.
@@ -20,15 +21,16 @@ fn reference(
     list: &[Segment],
     shape: AttentionShape,
 ) -> (Vec<f64>, Vec<f64>) {
-    let AttentionShape { heads, kv_heads, head_dim, scale } = shape;
+    let AttentionShape { heads, kv_heads, head_dim, scale, window, cap } = shape;
+    let capped = |s: f64| cap.map(f64::from).map_or(s, |cap| cap * (s / cap).tanh());
     let tokens = q.len() / (heads * head_dim);
     let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; tokens * heads]);
     for t in 0..tokens {
         for head in 0..heads {
             let query = &q[(t * heads + head) * head_dim..][..head_dim];
             let at = |s: usize| (s * kv_heads + head / (heads / kv_heads)) * head_dim;
-            let seen: Vec<usize> = (0..tokens).filter(|&s| sees(list, t, s)).collect();
-            let score = |&s: &usize| f64::from(scale) * dot(query, &k[at(s)..][..head_dim]);
+            let seen = seen_by(list, t, window);
+            let score = |&s: &usize| capped(f64::from(scale) * dot(query, &k[at(s)..][..head_dim]));
             let scores: Vec<f64> = seen.iter().map(score).collect();
             let total: f64 = scores.iter().map(|score| score.exp()).sum();
             lse[t * heads + head] = total.ln();
@@ -58,7 +60,8 @@ fn case(heads: usize, kv_heads: usize, head_dim: usize, list: &[(usize, Option<(
         segments.push(Segment { start, len, context });
         start += len;
     }
-    let shape = AttentionShape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let shape = AttentionShape { heads, kv_heads, head_dim, scale, window: None, cap: None };
     Case {
         shape,
         segments: Segments::new(segments, start).unwrap(),
@@ -67,6 +70,11 @@ fn case(heads: usize, kv_heads: usize, head_dim: usize, list: &[(usize, Option<(
         v: random(3, start, kv_heads * head_dim),
         dout: random(4, start, heads * head_dim),
     }
+}
+
+/// The same with a window, and scores capped where they bend.
+fn windowed(case: Case, window: usize, cap: Option<f32>) -> Case {
+    Case { shape: AttentionShape { window: Some(window), cap, ..case.shape }, ..case }
 }
 
 struct Results {
@@ -99,6 +107,9 @@ fn forward_and_gradients_agree_with_finite_differences() {
         case(4, 2, 3, &[(3, None), (2, Some((0, 3))), (3, Some((0, 3)))]),
         case(3, 1, 8, &[(2, None), (3, Some((1, 1))), (1, None), (2, Some((2, 4)))]),
         case(2, 2, 64, &[(2, None), (1, Some((0, 2)))]),
+        windowed(case(4, 2, 3, &[(3, None), (2, Some((0, 3))), (3, Some((0, 3)))]), 3, Some(0.4)),
+        windowed(case(3, 1, 8, &[(2, None), (3, Some((1, 1))), (1, None), (2, Some((2, 4)))]), 1, None),
+        windowed(case(2, 2, 5, &[(21, None), (4, Some((0, 21)))]), 2, Some(0.7)),
     ];
     for engine in engines() {
         for case in &cases {
@@ -124,15 +135,75 @@ fn long() -> Case {
     case(6, 2, 16, &[(311, None), (131, Some((0, 311))), (67, Some((0, 311))), (1, None), (293, None)])
 }
 
+/// Windows of one row, of less than a tile, of more than one, and wider than all there is.
+fn long_cases() -> Vec<Case> {
+    let windows = [(1, Some(0.3)), (37, None), (270, Some(0.5)), (1000, None)];
+    std::iter::once(long())
+        .chain(windows.into_iter().map(|(window, cap)| windowed(long(), window, cap)))
+        .collect()
+}
+
 #[test]
 fn many_tiles_agree_with_whole_scores() {
-    let case = long();
-    let (q, k, v) = (wide(&case.q), wide(&case.k), wide(&case.v));
-    let (out, lse) = reference(&q, &k, &v, case.segments.list(), case.shape);
+    for case in long_cases() {
+        let (q, k, v) = (wide(&case.q), wide(&case.k), wide(&case.v));
+        let (out, lse) = reference(&q, &k, &v, case.segments.list(), case.shape);
+        for engine in engines() {
+            let got = run(&engine, &case);
+            assert_close("out", got.out.as_slice(), &out, 2e-6);
+            assert_close("lse", got.lse.as_slice(), &lse, 2e-6);
+        }
+    }
+}
+
+/// Rounded weights and gradients of scores: 2^-9 each, averaged over many keys.
+#[test]
+fn in_bf16_values_and_gradients_stay_near_those_of_f32_on_the_same_numbers() {
+    for mut case in long_cases() {
+        let narrow = [&case.q, &case.k, &case.v].map(rounded);
+        let [q, k, v] =
+            narrow.each_ref().map(|x| Array::from_vec(x.rows(), x.cols(), x.to_f32_vec()).unwrap());
+        (case.q, case.k, case.v) = (q, k, v);
+        for engine in engines() {
+            let exact = run(&engine, &case);
+            let [q, k, v] = &narrow;
+            let (tokens, qkv) = (case.segments.tokens(), Qkv { q, k, v });
+            let mut out = Array::zeros_of(DType::Bf16, tokens, q.cols()).unwrap();
+            let mut lse = Array::zeros(tokens, case.shape.heads);
+            engine.attention(qkv, &case.segments, case.shape, &mut out, &mut lse).unwrap();
+            let (mut dq, mut dk, mut dv) = (exact.dq.clone(), exact.dk.clone(), exact.dv.clone());
+            [&mut dq, &mut dk, &mut dv].into_iter().for_each(|x| x.fill(f32::NAN));
+            let forward = AttentionForward { out: &out, lse: &lse, dout: &case.dout };
+            let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+            engine.attention_backward(qkv, forward, &case.segments, case.shape, grads).unwrap();
+            let apart = |got: &[f32], want: &[f32]| -> f64 {
+                let square = |x: f32| f64::from(x) * f64::from(x);
+                let difference: f64 = got.iter().zip(want).map(|(got, want)| square(got - want)).sum();
+                // Where a query sees one key alone, gradients of the scores cancel to nothing.
+                let size = want.iter().map(|want| square(*want)).sum::<f64>();
+                (difference / size.max(0.01 * exact.dv.as_slice().iter().map(|dv| square(*dv)).sum::<f64>()))
+                    .sqrt()
+            };
+            for (what, got, want) in [
+                ("out", out.to_f32_vec(), &exact.out),
+                ("lse", lse.into_vec(), &exact.lse),
+                ("dq", dq.into_vec(), &exact.dq),
+                ("dk", dk.into_vec(), &exact.dk),
+                ("dv", dv.into_vec(), &exact.dv),
+            ] {
+                let apart = apart(&got, want.as_slice());
+                assert!(apart < 1e-2, "{what} of {:?}: {apart}", case.shape);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_wider_than_all_rows_changes_no_bit() {
     for engine in engines() {
-        let got = run(&engine, &case);
-        assert_close("out", got.out.as_slice(), &out, 2e-6);
-        assert_close("lse", got.lse.as_slice(), &lse, 2e-6);
+        let (plain, wide) = (run(&engine, &long()), run(&engine, &windowed(long(), 1000, None)));
+        assert_eq!((plain.out, plain.lse), (wide.out, wide.lse));
+        assert_eq!((plain.dq, plain.dk, plain.dv), (wide.dq, wide.dk, wide.dv));
     }
 }
 
@@ -174,22 +245,22 @@ fn a_shared_context_equals_the_context_repeated() {
 
 #[test]
 fn gradients_over_many_tiles_follow_a_direction_derivative() {
-    let case = long();
-    let (q, k, v, dout) = (wide(&case.q), wide(&case.k), wide(&case.v), wide(&case.dout));
-    let direction = |seed, like: &Array| wide(&random(seed, like.rows(), like.cols()));
-    let (tq, tk, tv) = (direction(21, &case.q), direction(22, &case.k), direction(23, &case.v));
-    let along = |step: f64| {
-        let moved =
-            |x: &[f64], t: &[f64]| -> Vec<f64> { x.iter().zip(t).map(|(x, t)| x + step * t).collect() };
-        let (out, _) =
-            reference(&moved(&q, &tq), &moved(&k, &tk), &moved(&v, &tv), case.segments.list(), case.shape);
-        dot(&dout, &out)
-    };
-    let want = (along(1e-5) - along(-1e-5)) / 2e-5;
-    for engine in engines() {
-        let got = run(&engine, &case);
-        let got = dot(&wide(&got.dq), &tq) + dot(&wide(&got.dk), &tk) + dot(&wide(&got.dv), &tv);
-        assert!((got - want).abs() < 1e-5 * want.abs().max(10.0), "{got} instead of {want}");
+    for case in long_cases() {
+        let (q, k, v, dout) = (wide(&case.q), wide(&case.k), wide(&case.v), wide(&case.dout));
+        let direction = |seed, like: &Array| wide(&random(seed, like.rows(), like.cols()));
+        let (tq, tk, tv) = (direction(21, &case.q), direction(22, &case.k), direction(23, &case.v));
+        let along = |step: f64| {
+            let moved =
+                |x: &[f64], t: &[f64]| -> Vec<f64> { x.iter().zip(t).map(|(x, t)| x + step * t).collect() };
+            let (q, k, v) = (moved(&q, &tq), moved(&k, &tk), moved(&v, &tv));
+            dot(&dout, &reference(&q, &k, &v, case.segments.list(), case.shape).0)
+        };
+        let want = (along(1e-5) - along(-1e-5)) / 2e-5;
+        for engine in engines() {
+            let got = run(&engine, &case);
+            let got = dot(&wide(&got.dq), &tq) + dot(&wide(&got.dk), &tk) + dot(&wide(&got.dv), &tv);
+            assert!((got - want).abs() < 1e-5 * want.abs().max(10.0), "{got} instead of {want}");
+        }
     }
 }
 
@@ -226,6 +297,10 @@ fn shapes_that_do_not_fit_are_refused() {
     let none = AttentionShape { heads: 0, kv_heads: 0, ..case.shape };
     assert!(engine.attention(qkv, &case.segments, none, &mut Array::zeros(4, 16), &mut lse).is_err());
     assert!(engine.attention(qkv, &case.segments, case.shape, &mut Array::zeros(3, 16), &mut lse).is_err());
+    for (window, cap) in [(Some(0), None), (None, Some(0.0)), (None, Some(f32::NAN))] {
+        let shape = AttentionShape { window, cap, ..case.shape };
+        assert!(engine.attention(qkv, &case.segments, shape, &mut Array::zeros(4, 16), &mut lse).is_err());
+    }
     let five = Segments::independent(&[5]);
     assert!(engine.attention(qkv, &five, case.shape, &mut Array::zeros(4, 16), &mut lse).is_err());
 }

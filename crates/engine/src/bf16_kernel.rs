@@ -23,8 +23,9 @@ pub(crate) struct TileTarget<E> {
 pub(crate) struct Tile<E> {
     pub(crate) pairs: usize,
     pub(crate) left: LeftStrip,
-    /// `[pairs][RIGHT]` words.
+    /// [`RIGHT`] words for each pair, `right_stride` apart.
     pub(crate) right: *const u32,
+    pub(crate) right_stride: usize,
     pub(crate) target: TileTarget<E>,
 }
 
@@ -35,6 +36,10 @@ pub(crate) struct LeftStrip {
     pub(crate) line_stride: usize,
     pub(crate) pair_stride: usize,
 }
+
+/// Pairs that are fetched before they are needed: few rows read weights straight from memory.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 16;
 
 type Sums = [[f32; RIGHT]; LEFT];
 
@@ -48,9 +53,10 @@ pub(crate) trait Output: Element {
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_ps,
-    _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256,
+    _mm256_storeu_si256, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh,
+    _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
+    _mm512_slli_epi32, _mm512_storeu_ps,
 };
 
 impl Output for f32 {
@@ -92,23 +98,28 @@ impl<E: Output> Tile<E> {
         unsafe {
             #[cfg(target_arch = "x86_64")]
             if bf16_instructions {
-                return self.avx512();
+                // Few rows, as in decoding, would leave most of twelve lines to be thrown away.
+                return match self.target.rows {
+                    0..=4 => self.avx512::<4>(),
+                    5..=8 => self.avx512::<8>(),
+                    _ => self.avx512::<LEFT>(),
+                };
             }
             let _ = bf16_instructions;
-            self.store(&widened(self.pairs, self.left, self.right));
+            self.store(&widened(self.pairs, self.left, (self.right, self.right_stride)));
         }
     }
 
     /// # Safety
-    /// As [`Tile::compute`].
+    /// As [`Tile::compute`], for `LINES` (at most [`LEFT`]) lines, of which the target has rows at most.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn avx512(&self) {
-        let mut sums = [[_mm512_setzero_ps(); 2]; LEFT];
-        const THREE: usize = LEFT / 3;
+    unsafe fn avx512<const LINES: usize>(&self) {
+        let mut sums = [[_mm512_setzero_ps(); 2]; LINES];
+        const GROUPS: usize = LEFT.div_ceil(3);
         let LeftStrip { words, line_stride, pair_stride } = self.left;
         // Four addresses and two strides reach all twelve lines within what one instruction can address.
-        let mut left = [words; THREE];
+        let mut left = [words; GROUPS];
         for (i, left) in left.iter_mut().enumerate() {
             *left = words.wrapping_add(3 * i * line_stride);
         }
@@ -116,6 +127,8 @@ impl<E: Output> Tile<E> {
         for _ in 0..self.pairs {
             // SAFETY: by the caller, within the panels' rows; the casts are between registers of the same size.
             unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(right.wrapping_add(AHEAD * self.right_stride).cast());
+                _mm_prefetch::<_MM_HINT_T0>(right.wrapping_add(AHEAD * self.right_stride + 16).cast());
                 let right_words = [
                     std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(right.cast())),
                     std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(right.add(16).cast())),
@@ -127,7 +140,7 @@ impl<E: Output> Tile<E> {
                     sums[1] = _mm512_dpbf16_ps(sums[1], word, right_words[1]);
                 }
                 left = left.map(|left| left.wrapping_add(pair_stride));
-                right = right.add(RIGHT);
+                right = right.wrapping_add(self.right_stride);
             }
         }
         let target = &self.target;
@@ -174,11 +187,11 @@ impl<E: Output> Tile<E> {
 ///
 /// # Safety
 /// As [`Tile::compute`], of `left` and `right`.
-unsafe fn widened(pairs: usize, left: LeftStrip, right: *const u32) -> Sums {
+unsafe fn widened(pairs: usize, left: LeftStrip, (right, right_stride): (*const u32, usize)) -> Sums {
     let mut sums = [[0.0; RIGHT]; LEFT];
     for p in 0..pairs {
         // SAFETY: by the caller, for p < pairs.
-        let right = unsafe { &*right.add(p * RIGHT).cast::<[u32; RIGHT]>() };
+        let right = unsafe { &*right.add(p * right_stride).cast::<[u32; RIGHT]>() };
         for (line, sums) in sums.iter_mut().enumerate() {
             // SAFETY: by the caller, for line < LEFT and p < pairs.
             let left =

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use crate::CpuPath;
 use crate::bf16_kernel::LeftStrip;
+use crate::bf16_round::{natively, round_pairs, round_row};
 use crate::cpu::vectorised;
 use crate::element::Element;
 
@@ -59,7 +60,11 @@ impl<'a, E: Element> Lines<'a, E> {
             let stride = column_stride(range.len());
             let values = &self.values[2 * pairs.start * self.stride + range.start..];
             let block = Block { values, stride: self.stride, count: range.len() };
-            interleave(path, block, depth, (&mut room[..pairs.len() * stride], stride));
+            let words = &mut room[..pairs.len() * stride];
+            match natively(path, values) {
+                Some(values) => pair_rows(values, (self.stride, range.len()), depth, (words, stride)),
+                None => interleave(path, block, depth, (words, stride)),
+            }
             return LeftBlock { words: room.as_ptr(), line_stride: 1, pair_stride: stride };
         }
         let values = &self.values[range.start * self.stride + 2 * pairs.start..];
@@ -68,7 +73,14 @@ impl<'a, E: Element> Lines<'a, E> {
             return LeftBlock { words: values.as_ptr().cast(), line_stride: self.stride / 2, pair_stride: 1 };
         }
         let lines = &mut room[..range.len() * pairs.len()];
-        round_rows(path, Block { values, stride: self.stride, count: range.len() }, depth, lines);
+        match natively(path, values) {
+            Some(values) => {
+                for (row, words) in values.chunks(self.stride).zip(lines.chunks_exact_mut(pairs.len())) {
+                    round_row(&row[..depth], words);
+                }
+            }
+            None => round_rows(path, Block { values, stride: self.stride, count: range.len() }, depth, lines),
+        }
         LeftBlock { words: room.as_ptr(), line_stride: pairs.len(), pair_stride: 1 }
     }
 
@@ -88,9 +100,15 @@ impl<'a, E: Element> Lines<'a, E> {
         let values = &self.values[row * self.stride + column..];
         let block = Block { values, stride: self.stride, count };
         if self.rows {
-            pack_rows(path, block, depth, room);
-        } else {
-            pack_columns(path, block, depth, room);
+            return pack_rows(path, block, depth, room);
+        }
+        let Some(values) = natively(path, values) else { return pack_columns(path, block, depth, room) };
+        for (index, panel) in room.chunks_exact_mut(pairs.len() * RIGHT).enumerate() {
+            let count = RIGHT.min(count - index * RIGHT);
+            if count < RIGHT {
+                panel.fill(0);
+            }
+            pair_rows(&values[index * RIGHT..], (self.stride, count), depth, (panel, RIGHT));
         }
     }
 }
@@ -120,7 +138,7 @@ impl LeftBlock {
 
 /// Words from one pair to the next of `lines` columns: an odd number of cache lines, so that the pairs of a strip spread
 /// over the whole first cache.
-fn column_stride(lines: usize) -> usize {
+pub(crate) fn column_stride(lines: usize) -> usize {
     (lines.next_multiple_of(LEFT).div_ceil(16) | 1) * 16
 }
 
@@ -131,6 +149,21 @@ struct Block<'a, E> {
     stride: usize,
     /// Number of lines.
     count: usize,
+}
+
+/// Pairs of the first `depth` rows (`stride` values apart, the first `count` of each; a missing last row is zeros) as
+/// rows of words, `words_stride` apart. Only where the processor rounds by itself.
+pub(crate) fn pair_rows(
+    values: &[f32],
+    (stride, count): (usize, usize),
+    depth: usize,
+    (words, words_stride): (&mut [u32], usize),
+) {
+    let mut rows = values.chunks(stride).take(depth).map(|row| &row[..count]);
+    for words in words.chunks_mut(words_stride) {
+        let Some(low) = rows.next() else { return };
+        round_pairs(low, rows.next(), &mut words[..count]);
+    }
 }
 
 vectorised! {
@@ -199,17 +232,17 @@ vectorised! {
     fn pack_columns[E: Element][E](block: Block<'_, E>, depth: usize, panels: &mut [u32]) = pack_columns_body
 }
 
-/// Row pair by row pair, so that memory is read in its order.
+/// Panel by panel: the rows of one panel lie in the same cache sets as those of the next.
 #[inline(always)]
 fn pack_columns_body<const FMA: bool, E: Element>(block: Block<'_, E>, depth: usize, panels: &mut [u32]) {
     let zeros = [E::from_f32(0.0); RIGHT];
-    for p in 0..depth.div_ceil(2) {
-        let low = &block.values[2 * p * block.stride..][..block.count];
-        let high = (2 * p + 1 < depth).then(|| &block.values[(2 * p + 1) * block.stride..][..block.count]);
-        for (index, panel) in panels.chunks_exact_mut(depth.div_ceil(2) * RIGHT).enumerate() {
-            let Some(words) = panel[p * RIGHT..].first_chunk_mut::<RIGHT>() else { continue };
-            let low = &low[index * RIGHT..];
-            let high = high.map_or(zeros.as_slice(), |high| &high[index * RIGHT..]);
+    for (index, panel) in panels.chunks_exact_mut(depth.div_ceil(2) * RIGHT).enumerate() {
+        let values = &block.values[index * RIGHT..];
+        let count = RIGHT.min(block.count - index * RIGHT);
+        for (p, words) in panel.as_chunks_mut::<RIGHT>().0.iter_mut().enumerate() {
+            let low = &values[2 * p * block.stride..][..count];
+            let high =
+                if 2 * p + 1 < depth { &values[(2 * p + 1) * block.stride..][..count] } else { &zeros };
             match (low.first_chunk::<RIGHT>(), high.first_chunk::<RIGHT>()) {
                 (Some(low), Some(high)) => {
                     for c in 0..RIGHT {

@@ -67,8 +67,12 @@ impl<E: Element> Right<'_, E> {
     }
 }
 
-/// Words of a block of either factor that a task packs at a time: a quarter of the second cache.
+/// Words of a block of the left factor that a task packs at a time: a quarter of the second cache.
 const BLOCK: usize = 64 * 1024;
+/// The same where it packs both factors: the longer the blocks, the less is packed twice.
+const PACKED: usize = 88 * 1024;
+/// Strips of left lines up to which tasks share out the columns only: a batch of sequences that are being generated.
+const FEW_STRIPS: usize = 16;
 /// Pairs summed before a product in f32 goes to memory: a panel of the right factor stays in the first cache.
 const DEPTH: usize = 128;
 
@@ -147,7 +151,13 @@ impl Engine {
                                 add: accumulate == Accumulate::Add || start > 0,
                             };
                             let left = left.strip(row - rows.start);
-                            let tile = Tile { pairs: stretch.len(), left, right: right.as_ptr(), target };
+                            let tile = Tile {
+                                pairs: stretch.len(),
+                                left,
+                                right: right.as_ptr(),
+                                right_stride: RIGHT,
+                                target,
+                            };
                             tile.compute(self.bf16_instructions);
                         }
                     }
@@ -170,14 +180,28 @@ impl Grid {
     fn of(m: usize, panels: usize, depth: usize, packs: bool, threads: usize) -> Self {
         let strips = m.div_ceil(LEFT);
         let most = (BLOCK / (LEFT * depth)).max(1);
-        // Four tasks a thread even out what threads meet on their way.
-        let aim =
-            if threads == 1 || packs { most } else { strips.div_ceil(4 * threads).clamp(most.min(4), most) };
-        let strips_each = aim.min(strips);
-        let down = strips.div_ceil(strips_each);
-        let widest = if packs { (BLOCK / (RIGHT * depth)).max(1) } else { panels };
-        let wanted = if threads > 1 { (2 * threads).div_ceil(down).min(panels) } else { 1 };
-        let panels_each = panels.div_ceil(wanted).min(widest);
+        if !packs && threads > 1 && strips <= most.min(FEW_STRIPS) && panels >= 2 * threads {
+            // All rows at once: each task reads its part of the weight, and reads it once.
+            let panels_each = panels.div_ceil(4 * threads);
+            return Self {
+                rows: strips * LEFT,
+                panels: panels_each,
+                across: panels.div_ceil(panels_each),
+                down: 1,
+            };
+        }
+        let (parts, across) = if packs {
+            // A task packs its part of both factors: the fewer tasks, the less is packed twice.
+            let (most, widest) = ((PACKED / (LEFT * depth)).max(1), (PACKED / (RIGHT * depth)).max(1));
+            (threads * strips.div_ceil(most * threads), panels.div_ceil(widest))
+        } else {
+            // Four tasks a thread even out what threads meet on their way.
+            let aim = if threads == 1 { most } else { strips.div_ceil(4 * threads).clamp(most.min(4), most) };
+            let parts = strips.div_ceil(aim).next_multiple_of(threads).min(strips);
+            (parts, if threads > 1 { (2 * threads).div_ceil(parts).min(panels) } else { 1 })
+        };
+        let strips_each = strips.div_ceil(parts);
+        let (down, panels_each) = (strips.div_ceil(strips_each), panels.div_ceil(across));
         Self { rows: strips_each * LEFT, panels: panels_each, across: panels.div_ceil(panels_each), down }
     }
 

@@ -1,7 +1,9 @@
-//! Sums and scalings of whole arrays.
+//! Sums, copies and scalings of whole arrays.
 
 use rayon::prelude::*;
 
+use crate::array::with_values;
+use crate::element::Element;
 use crate::error::expect_same_shape;
 use crate::{Array, Engine, EngineError};
 
@@ -23,6 +25,19 @@ impl Engine {
         Ok(())
     }
 
+    /// `y = x`, rounded where `y` is in bf16; `x` is in f32.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn copy(&self, x: &Array, y: &mut Array) -> Result<(), EngineError> {
+        expect_same_shape("copy", ("rows of y", "columns of y"), x, y)?;
+        let x = x.as_slice();
+        with_values!(ValuesMut, y.values_mut(), |y| {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = Element::from_f32(*x));
+        });
+        Ok(())
+    }
+
     /// `x *= factor`.
     pub fn scale(&self, x: &mut Array, factor: f32) {
         let block = |x: &mut [f32]| x.iter_mut().for_each(|x| *x *= factor);
@@ -40,10 +55,10 @@ const BLOCK: usize = 16_384;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{engines, random};
+    use crate::testing::{engines, random, rounded};
 
     #[test]
-    fn sums_and_scalings_are_those_of_each_value() {
+    fn sums_copies_and_scalings_are_those_of_each_value() {
         for engine in engines() {
             for cols in [1, 37, 40_009] {
                 let (before, x) = (random(1, 2, cols), random(2, 2, cols));
@@ -54,6 +69,11 @@ mod tests {
                     assert_eq!(*y, (before + x) * 0.5);
                 }
             }
+            let (x, mut y, mut narrow) = (random(3, 2, 9), random(4, 2, 9), rounded(&random(5, 2, 9)));
+            engine.copy(&x, &mut y).unwrap();
+            engine.copy(&x, &mut narrow).unwrap();
+            assert_eq!((&y, narrow), (&x, rounded(&x)));
+            assert!(engine.copy(&x, &mut Array::zeros(2, 8)).is_err());
             assert!(engine.add_assign(&mut Array::zeros(1, 2), &Array::zeros(2, 1)).is_err());
         }
     }

@@ -16,6 +16,23 @@ impl Engine {
         self.copy_rows(table, |i| tokens[i] as usize, out)
     }
 
+    /// `out[i] += table[index[i]]`: a second embedding of the same rows, as of their positions. Its backward is
+    /// [`Engine::embedding_backward`].
+    ///
+    /// # Errors
+    /// An index outside the table; shapes that do not fit.
+    pub fn add_embedding(&self, index: &[u32], table: &Array, out: &mut Array) -> Result<(), EngineError> {
+        const OP: &str = "add_embedding";
+        expect_size(OP, "rows of out", index.len(), out.rows())?;
+        expect_size(OP, "columns of out", table.cols(), out.cols())?;
+        expect_indices(OP, "index", index.iter().map(|&index| index as usize), table.rows())?;
+        for (row, &index) in index.iter().enumerate() {
+            let from = table.row(index as usize);
+            out.row_mut(row).iter_mut().zip(from).for_each(|(out, value)| *out += value);
+        }
+        Ok(())
+    }
+
     /// `dtable[tokens[i]] += dout[i]`.
     ///
     /// # Errors
@@ -53,6 +70,9 @@ mod tests {
                 tokens.iter().flat_map(|&token| table[token as usize * d..][..d].to_vec()).collect()
             };
             assert_close("out", out.as_slice(), &look_up(&wide(&table)), 0.0);
+            engine.add_embedding(&tokens, &table, &mut out).unwrap();
+            let twice: Vec<f64> = look_up(&wide(&table)).iter().map(|value| 2.0 * value).collect();
+            assert_close("added", out.as_slice(), &twice, 0.0);
             let want = numeric_gradient(&wide(&table), |table| dot(&wide(&dout), &look_up(table)));
             assert_close("dtable", dtable.as_slice(), &want, 1e-6);
         }
@@ -63,6 +83,7 @@ mod tests {
         let engine = Engine::cpu(Some(1)).unwrap();
         let error = engine.embedding(&[1, 7], &Array::zeros(7, 2), &mut Array::zeros(2, 2)).unwrap_err();
         assert_eq!(error.to_string(), "embedding: token 7 at entry 1 is outside the 7 there are");
+        assert!(engine.add_embedding(&[7], &Array::zeros(7, 2), &mut Array::zeros(1, 2)).is_err());
         assert!(engine.embedding_backward(&[7], &Array::zeros(1, 2), &mut Array::zeros(7, 2)).is_err());
     }
 }

@@ -1,12 +1,12 @@
-//! Keys and values of sequences being generated, and attention of new rows over them.
+//! Keys and values of sequences being generated. What is computed of them is in `cached_attention`.
 
-use crate::attention_forward::{KeyRows, Queries, forward_rows};
-use crate::cpu::{mul_add, vectorised};
-use crate::error::{expect_indices, expect_same_shape, expect_size};
-use crate::row_products::{self, Rows};
-use crate::shared::SharedMut;
-use crate::vector::{exp_shifted_in_place, max};
-use crate::{Array, AttentionShape, Engine, EngineError};
+use half::bf16;
+
+use crate::array::Values;
+use crate::element::Element;
+use crate::error::{expect_indices, expect_size};
+use crate::tile_product::{Right, TileProducts};
+use crate::{Array, DType, EngineError};
 
 /// One layer's keys and values for a number of slots. A slot holds one sequence, for each key head as rows
 /// `[length, head_dim]`, which grow as rows are appended; clearing a slot keeps its memory for the next sequence.
@@ -14,6 +14,7 @@ use crate::{Array, AttentionShape, Engine, EngineError};
 pub struct KvCache {
     kv_heads: usize,
     head_dim: usize,
+    dtype: DType,
     slots: Vec<Slot>,
 }
 
@@ -24,10 +25,21 @@ struct Slot {
     heads: Vec<Head>,
 }
 
+/// The rows of one head.
+#[derive(Debug, Clone)]
+pub(crate) enum Head {
+    /// As they are.
+    F32 { keys: Vec<f32>, values: Vec<f32> },
+    /// Packed as the products read them: attention packs nothing again.
+    Bf16(PackedHead),
+}
+
+/// Keys as panels with a column per key, values as rows of pairs of keys.
 #[derive(Debug, Clone, Default)]
-struct Head {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+pub(crate) struct PackedHead {
+    keys: Vec<u32>,
+    values: Vec<u32>,
+    length: usize,
 }
 
 /// Rows `start..start + len` of a packed batch are the newest rows of the sequence in `slot`.
@@ -42,6 +54,20 @@ pub struct CachedRows {
 }
 
 impl KvCache {
+    /// Empty slots for keys and values of `kv_heads * head_dim` numbers each, in f32 or bf16.
+    ///
+    /// # Errors
+    /// f16, which no operation computes in.
+    pub fn new(slots: usize, kv_heads: usize, head_dim: usize, dtype: DType) -> Result<Self, EngineError> {
+        let head = match dtype {
+            DType::F32 => Head::F32 { keys: Vec::new(), values: Vec::new() },
+            DType::Bf16 => Head::Bf16(PackedHead::default()),
+            DType::F16 => return Err(EngineError::NoArithmetic(dtype)),
+        };
+        let slot = Slot { length: 0, heads: vec![head; kv_heads] };
+        Ok(Self { kv_heads, head_dim, dtype, slots: vec![slot; slots] })
+    }
+
     /// Bytes that the kept rows take.
     pub fn size_in_bytes(&self) -> usize {
         self.slots.iter().map(|slot| slot.length * self.row_bytes()).sum()
@@ -49,13 +75,7 @@ impl KvCache {
 
     /// Bytes of one row: its keys and values.
     pub fn row_bytes(&self) -> usize {
-        2 * size_of::<f32>() * self.width()
-    }
-
-    /// Empty slots for keys and values of `kv_heads * head_dim` numbers each.
-    pub fn new(slots: usize, kv_heads: usize, head_dim: usize) -> Self {
-        let slot = Slot { length: 0, heads: vec![Head::default(); kv_heads] };
-        Self { kv_heads, head_dim, slots: vec![slot; slots] }
+        2 * self.dtype.size_in_bytes() * self.width()
     }
 
     /// Number of slots.
@@ -73,134 +93,158 @@ impl KvCache {
         self.len(slot) == 0
     }
 
+    /// Precision of the rows.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// Forgets the sequence of a slot and takes memory for `rows` rows of the next, where it has not got it: rows
     /// appended beyond that still fit, at the price of moving what is there.
     pub fn clear(&mut self, slot: usize, rows: usize) {
-        let values = rows * self.head_dim;
-        if let Some(slot) = self.slots.get_mut(slot) {
-            slot.length = 0;
-            for buffer in slot.heads.iter_mut().flat_map(|head| [&mut head.keys, &mut head.values]) {
-                buffer.clear();
-                buffer.reserve_exact(values);
+        let Some(slot) = self.slots.get_mut(slot) else { return };
+        slot.length = 0;
+        for head in &mut slot.heads {
+            match head {
+                Head::F32 { keys, values } => {
+                    for buffer in [keys, values] {
+                        buffer.clear();
+                        buffer.reserve_exact(rows * self.head_dim);
+                    }
+                }
+                Head::Bf16(head) => head.clear(rows, self.head_dim),
             }
         }
     }
 
-    fn width(&self) -> usize {
+    pub(crate) fn kv_heads(&self) -> usize {
+        self.kv_heads
+    }
+
+    pub(crate) fn width(&self) -> usize {
         self.kv_heads * self.head_dim
     }
 
-    /// Appends each entry's rows of `k` and `v` (`[n, kv_heads * head_dim]`, rotary applied) to its slot.
+    pub(crate) fn head(&self, slot: usize, kv_head: usize) -> &Head {
+        &self.slots[slot].heads[kv_head]
+    }
+
+    /// Appends each entry's rows of `k` and `v` (`[n, kv_heads * head_dim]`, rotary applied, in the cache's precision)
+    /// to its slot.
     ///
     /// # Errors
-    /// A slot or row that is not there; shapes that do not fit.
+    /// A slot or row that is not there; shapes that do not fit; another precision.
     pub fn append(&mut self, rows: &[CachedRows], k: &Array, v: &Array) -> Result<(), EngineError> {
         const OP: &str = "kv cache append";
         expect_size(OP, "columns of k", self.width(), k.cols())?;
         expect_size(OP, "columns of v", self.width(), v.cols())?;
         expect_size(OP, "rows of v", k.rows(), v.rows())?;
         check_rows(OP, rows, self.slots(), k.rows())?;
+        match (self.dtype, k.values(), v.values()) {
+            (DType::F32, Values::F32(k), Values::F32(v)) => {
+                self.append_to_heads(rows, [k, v], |head, [key, value]| {
+                    if let Head::F32 { keys, values } = head {
+                        keys.extend_from_slice(key);
+                        values.extend_from_slice(value);
+                    }
+                });
+            }
+            (DType::Bf16, Values::Bf16(k), Values::Bf16(v)) => {
+                self.append_to_heads(rows, [k, v], |head, row| {
+                    if let Head::Bf16(head) = head {
+                        head.push(row);
+                    }
+                });
+            }
+            _ => return Err(EngineError::mixed(OP)),
+        }
+        Ok(())
+    }
+
+    fn append_to_heads<E>(
+        &mut self,
+        rows: &[CachedRows],
+        [k, v]: [&[E]; 2],
+        push: impl Fn(&mut Head, [&[E]; 2]),
+    ) {
+        let (width, head_dim) = (self.width(), self.head_dim);
         for entry in rows {
             let slot = &mut self.slots[entry.slot];
             slot.length += entry.len;
             for row in entry.start..entry.start + entry.len {
-                let [keys, values] = [k, v].map(|x| x.row(row).chunks_exact(self.head_dim.max(1)));
-                for (head, (key, value)) in slot.heads.iter_mut().zip(keys.zip(values)) {
-                    head.keys.extend_from_slice(key);
-                    head.values.extend_from_slice(value);
+                for (index, head) in slot.heads.iter_mut().enumerate() {
+                    push(head, [k, v].map(|x| &x[row * width + index * head_dim..][..head_dim]));
                 }
             }
         }
-        Ok(())
     }
 }
 
-impl Engine {
-    /// Attention of new rows over the cache, which already holds their own keys and values: row `i` of an entry's
-    /// `len` sees all but the last `len - 1 - i` rows of its slot. `q`, `out` are `[n, heads * head_dim]`; rows of
-    /// `out` that no entry names are left alone. One row per entry is decoding, more are a prompt (chunk).
-    ///
-    /// # Errors
-    /// A slot or row that is not there, entries that are not in ascending order of their rows or share one, a slot
-    /// with fewer rows than its entry; shapes that do not fit.
-    pub fn cached_attention(
-        &self,
-        q: &Array,
-        rows: &[CachedRows],
-        cache: &KvCache,
-        shape: AttentionShape,
-        out: &mut Array,
-    ) -> Result<(), EngineError> {
-        const OP: &str = "cached_attention";
-        shape.check(OP)?;
-        expect_size(OP, "columns of q", shape.heads * shape.head_dim, q.cols())?;
-        expect_size(OP, "width of the cache", shape.kv_heads * shape.head_dim, cache.width())?;
-        expect_size(OP, "heads of the cache", shape.kv_heads, cache.kv_heads)?;
-        expect_same_shape(OP, ("rows of out", "columns of out"), q, out)?;
-        check_rows(OP, rows, cache.slots(), q.rows())?;
-        for entry in rows {
-            if cache.len(entry.slot) < entry.len {
-                let reason = format!(
-                    "slot {} holds {} rows, fewer than the {} asked about; append their keys and values first",
-                    entry.slot,
-                    cache.len(entry.slot),
-                    entry.len
-                );
-                return Err(EngineError::Invalid { operation: OP, reason });
-            }
-        }
-        let out = SharedMut::new(out.as_mut_slice());
-        let pairs: usize = rows.iter().map(|entry| entry.len * cache.len(entry.slot)).sum();
-        let steps = pairs.saturating_mul(shape.heads * shape.head_dim / 8);
-        self.for_each(rows.len() * shape.kv_heads, steps, |task| {
-            let (entry, kv_head) = (rows[task / shape.kv_heads], task % shape.kv_heads);
-            let head = &cache.slots[entry.slot].heads[kv_head];
-            // SAFETY: a task writes the rows of its entry in the columns of its heads, and entries share no row.
-            unsafe { self.attend_head(shape, entry, (q, head, kv_head), &out) };
-        });
-        Ok(())
+impl PackedHead {
+    const PANEL: usize = TileProducts::Bf16.width();
+
+    pub(crate) fn len(&self) -> usize {
+        self.length
     }
 
-    /// # Safety
-    /// Nobody else uses the entry's rows of `out` in the columns of these heads meanwhile.
-    unsafe fn attend_head(
-        &self,
-        shape: AttentionShape,
-        entry: CachedRows,
-        (q, head, kv_head): (&Array, &Head, usize),
-        out: &SharedMut<'_>,
-    ) {
-        let AttentionShape { kv_heads, head_dim, scale, .. } = shape;
-        let length = head.keys.len() / head_dim;
-        if entry.len > 1 {
-            let queries = Queries { values: q.as_slice(), start: entry.start, len: entry.len, kv_head };
-            let rows = |values| KeyRows {
-                values,
-                stride: head_dim,
-                column: 0,
-                width: head_dim,
-                ranges: [(0, 0), (0, length)],
-            };
-            // SAFETY: passed on.
-            unsafe { forward_rows(self, shape, queries, [rows(&head.keys), rows(&head.values)], out, None) };
-        } else if entry.len == 1 {
-            let group = shape.group();
-            let at = (entry.start * kv_heads + kv_head) * group * head_dim;
-            let mut scores = self.scratch.take(group * length);
-            // SAFETY: passed on.
-            let out = unsafe { out.part(at, group * head_dim) };
-            let query = Rows::of(&q.as_slice()[at..][..group * head_dim], head_dim);
-            row_products::multiply(self.path(), query, Rows::of(&head.keys, head_dim), |row, key, sums| {
-                let scores = &mut scores[row * length + key..][..sums.len()];
-                scores.iter_mut().zip(sums).for_each(|(score, sum)| *score = sum * scale);
-            });
-            weigh_values(self.path(), &mut scores, &head.values, length, out);
+    fn clear(&mut self, rows: usize, head_dim: usize) {
+        self.length = 0;
+        self.keys.clear();
+        self.values.clear();
+        self.keys.reserve_exact(rows.next_multiple_of(Self::PANEL) * head_dim.div_ceil(2));
+        self.values.reserve_exact(rows.div_ceil(2) * head_dim.next_multiple_of(Self::PANEL));
+    }
+
+    fn push(&mut self, [key, value]: [&[bf16]; 2]) {
+        let panel = key.len().div_ceil(2) * Self::PANEL;
+        let column = self.length % Self::PANEL;
+        if column == 0 {
+            self.keys.resize(self.keys.len() + panel, 0);
         }
+        let last = self.keys.len() - panel;
+        for (word, pair) in self.keys[last + column..].iter_mut().step_by(Self::PANEL).zip(key.chunks(2)) {
+            let high = pair.get(1).map_or(0, |high| high.to_bf16_bits());
+            *word = u32::from(pair[0].to_bf16_bits()) | u32::from(high) << 16;
+        }
+        let padded = value.len().next_multiple_of(Self::PANEL);
+        let high = self.length % 2;
+        if high == 0 {
+            self.values.resize(self.values.len() + padded, 0);
+        }
+        let last = self.values.len() - padded;
+        for (word, value) in self.values[last..].iter_mut().zip(value) {
+            *word |= u32::from(value.to_bf16_bits()) << (16 * high);
+        }
+        self.length += 1;
+    }
+
+    /// The keys, a column each.
+    pub(crate) fn keys(&self, head_dim: usize) -> Right<'_> {
+        TileProducts::Bf16.packed_lines(bytemuck::cast_slice(&self.keys), head_dim)
+    }
+
+    /// The values, summed over the keys.
+    pub(crate) fn values(&self, head_dim: usize) -> Right<'_> {
+        let padded = head_dim.next_multiple_of(Self::PANEL);
+        TileProducts::Bf16.packed_depth(bytemuck::cast_slice(&self.values), padded)
+    }
+
+    /// One key and value in f32: what a processor without the products' instructions reads.
+    pub(crate) fn row(&self, index: usize, key: &mut [f32], value: &mut [f32]) {
+        let wide =
+            |word: u32, high: usize| f32::from_bits(if high == 1 { word & 0xffff_0000 } else { word << 16 });
+        let panel = key.len().div_ceil(2) * Self::PANEL;
+        let words = &self.keys[index / Self::PANEL * panel + index % Self::PANEL..];
+        for (i, key) in key.iter_mut().enumerate() {
+            *key = wide(words[i / 2 * Self::PANEL], i % 2);
+        }
+        let padded = value.len().next_multiple_of(Self::PANEL);
+        let words = &self.values[index / 2 * padded..];
+        value.iter_mut().zip(words).for_each(|(value, word)| *value = wide(*word, index % 2));
     }
 }
 
 /// Slots and rows that exist, rows ascending without overlap.
-fn check_rows(
+pub(crate) fn check_rows(
     operation: &'static str,
     rows: &[CachedRows],
     slots: usize,
@@ -220,112 +264,4 @@ fn check_rows(
         next = end;
     }
     Ok(())
-}
-
-vectorised! {
-    /// For each query head (`length` scores, a part of `out`): the values weighted by the softmax of the scores.
-    fn weigh_values(scores: &mut [f32], values: &[f32], length: usize, out: &mut [f32]) = weigh_values_body
-}
-
-#[inline(always)]
-fn weigh_values_body<const FMA: bool>(scores: &mut [f32], values: &[f32], length: usize, out: &mut [f32]) {
-    /// Value rows added at once: the sums are loaded and stored once for all of them.
-    const AT_ONCE: usize = 8;
-    let width = values.len() / length;
-    for (scores, out) in scores.chunks_exact_mut(length).zip(out.chunks_exact_mut(width)) {
-        let largest = max(scores);
-        let inverse = 1.0 / exp_shifted_in_place::<FMA>(scores, largest);
-        out.fill(0.0);
-        let (blocks, rest) = scores.as_chunks::<AT_ONCE>();
-        let (block_values, rest_values) = values.split_at(blocks.len() * AT_ONCE * width);
-        for (weights, values) in blocks.iter().zip(block_values.chunks_exact(AT_ONCE * width)) {
-            let rows: [&[f32]; AT_ONCE] = std::array::from_fn(|i| &values[i * width..][..width]);
-            for (column, out) in out.iter_mut().enumerate() {
-                let mut sum = *out;
-                for i in 0..AT_ONCE {
-                    sum = mul_add::<FMA>(weights[i], rows[i][column], sum);
-                }
-                *out = sum;
-            }
-        }
-        for (weight, values) in rest.iter().zip(rest_values.chunks_exact(width)) {
-            out.iter_mut().zip(values).for_each(|(out, value)| *out = mul_add::<FMA>(*weight, *value, *out));
-        }
-        out.iter_mut().for_each(|out| *out *= inverse);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{assert_close, engines, random, wide};
-    use crate::{Qkv, Segments};
-
-    /// Two sequences fed in chunks of uneven size, beside attention over the whole of each.
-    #[test]
-    fn chunks_and_single_rows_equal_attention_over_the_whole_sequence() {
-        for (heads, kv_heads, head_dim) in [(1, 1, 8), (6, 2, 5), (4, 4, 16), (3, 1, 64)] {
-            let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.3 };
-            let lengths = [37, 300];
-            let tokens = 337;
-            let (q, k, v) = (
-                random(1, tokens, heads * head_dim),
-                random(2, tokens, kv_heads * head_dim),
-                random(3, tokens, kv_heads * head_dim),
-            );
-            let segments = Segments::independent(&lengths);
-            for engine in engines() {
-                let (mut want, mut lse) = (Array::zeros(tokens, q.cols()), Array::zeros(tokens, heads));
-                let qkv = Qkv { q: &q, k: &k, v: &v };
-                engine.attention(qkv, &segments, shape, &mut want, &mut lse).unwrap();
-                let mut cache = KvCache::new(3, kv_heads, head_dim);
-                // Slot 2 holds the first sequence, slot 0 the second; slot 1 stays empty.
-                let mut done = [0, 0];
-                for step in [[30, 290], [1, 1], [1, 1], [5, 0], [0, 7], [0, 1]] {
-                    let index: Vec<usize> = (0..2)
-                        .flat_map(|s| {
-                            let from = s * lengths[0] + done[s];
-                            from..from + step[s]
-                        })
-                        .collect();
-                    let pick = |x: &Array| {
-                        let mut rows = Array::zeros(index.len(), x.cols());
-                        engine.gather_rows(x, &index, &mut rows).unwrap();
-                        rows
-                    };
-                    let rows = [
-                        CachedRows { slot: 2, start: 0, len: step[0] },
-                        CachedRows { slot: 0, start: step[0], len: step[1] },
-                    ];
-                    cache.append(&rows, &pick(&k), &pick(&v)).unwrap();
-                    let mut out = random(9, index.len(), q.cols());
-                    engine.cached_attention(&pick(&q), &rows, &cache, shape, &mut out).unwrap();
-                    assert_close("out", out.as_slice(), &wide(&pick(&want)), 2e-6);
-                    (0..2).for_each(|s| done[s] += step[s]);
-                }
-                assert_eq!((cache.len(2), cache.len(1), cache.len(0)), (37, 0, 300));
-                cache.clear(2, 5);
-                assert!(cache.is_empty(2));
-            }
-        }
-    }
-
-    #[test]
-    fn slots_rows_and_lengths_that_are_not_there_are_refused() {
-        let engine = Engine::cpu(Some(1)).unwrap();
-        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, scale: 1.0 };
-        let mut cache = KvCache::new(1, 1, 4);
-        let (q, kv) = (Array::zeros(2, 8), Array::zeros(2, 4));
-        let entry = |slot, start, len| CachedRows { slot, start, len };
-        assert!(cache.append(&[entry(1, 0, 1)], &kv, &kv).is_err());
-        assert!(cache.append(&[entry(0, 1, 2)], &kv, &kv).is_err());
-        assert!(cache.append(&[entry(0, usize::MAX, 2)], &kv, &kv).is_err());
-        assert!(cache.append(&[entry(0, 0, 1)], &kv, &Array::zeros(2, 3)).is_err());
-        cache.append(&[entry(0, 0, 1)], &kv, &kv).unwrap();
-        let mut out = Array::zeros(2, 8);
-        assert!(engine.cached_attention(&q, &[entry(0, 0, 2)], &cache, shape, &mut out).is_err());
-        let twice = [entry(0, 0, 1), entry(0, 0, 1)];
-        assert!(engine.cached_attention(&q, &twice, &cache, shape, &mut out).is_err());
-        assert!(engine.cached_attention(&q, &[entry(0, 0, 1)], &cache, shape, &mut out).is_ok());
-    }
 }

@@ -1,20 +1,25 @@
 //! Several products of the same rows at once, for passes without a backward: `out = x w^T + bias` for each weight,
-//! or added to what `out` holds. Few rows (decoding) read the weights once, as they lie, in one go for all threads.
+//! or added to what `out` holds. In f32 few rows (decoding) read the weights once, as they lie, in one go for all
+//! threads; rows in bf16 go through the packed weights however few they are.
 
+use crate::array::{Values, with_values};
+use crate::bf16_panels::Lines;
+use crate::bf16_product::Right;
+use crate::element::Element;
 use crate::error::expect_size;
 use crate::matmul::Operand;
 use crate::row_products::{self, GROUP, Rows};
 use crate::shared::SharedMut;
-use crate::{Accumulate, Array, Engine, EngineError};
+use crate::{Accumulate, Array, DType, Engine, EngineError, Weight};
 
 /// One of the products of [`Engine::project`].
 #[derive(Debug)]
 pub struct Projection<'a> {
-    /// `[o, i]`.
-    pub weight: &'a Array,
+    /// `[o, i]`; packed where the rows are in bf16.
+    pub weight: Weight<'a>,
     /// `[1, o]`.
     pub bias: Option<&'a Array>,
-    /// `[n, o]`.
+    /// `[n, o]`, in f32 or the rows' precision.
     pub out: &'a mut Array,
     /// Whether `out` is replaced or added to.
     pub accumulate: Accumulate,
@@ -22,13 +27,13 @@ pub struct Projection<'a> {
 
 impl<'a> Projection<'a> {
     /// Replaces `out`.
-    pub fn new(weight: &'a Array, bias: Option<&'a Array>, out: &'a mut Array) -> Self {
-        Self { weight, bias, out, accumulate: Accumulate::Overwrite }
+    pub fn new(weight: impl Into<Weight<'a>>, bias: Option<&'a Array>, out: &'a mut Array) -> Self {
+        Self { weight: weight.into(), bias, out, accumulate: Accumulate::Overwrite }
     }
 
     /// Adds to `out`.
-    pub fn added(weight: &'a Array, bias: Option<&'a Array>, out: &'a mut Array) -> Self {
-        Self { weight, bias, out, accumulate: Accumulate::Add }
+    pub fn added(weight: impl Into<Weight<'a>>, bias: Option<&'a Array>, out: &'a mut Array) -> Self {
+        Self { weight: weight.into(), bias, out, accumulate: Accumulate::Add }
     }
 }
 
@@ -54,12 +59,27 @@ impl Engine {
         const OP: &str = "project";
         for projection in &projections {
             let Projection { weight, bias, out, .. } = projection;
-            expect_size(OP, "columns of x (inputs of the weight)", weight.cols(), x.cols())?;
+            expect_size(OP, "columns of x (inputs of the weight)", weight.values.cols(), x.cols())?;
             expect_size(OP, "rows of out", x.rows(), out.rows())?;
-            expect_size(OP, "columns of out (rows of the weight)", weight.rows(), out.cols())?;
+            expect_size(OP, "columns of out (rows of the weight)", weight.values.rows(), out.cols())?;
             if let Some(bias) = bias {
-                expect_size(OP, "values of bias", weight.rows(), bias.len())?;
+                expect_size(OP, "values of bias", weight.values.rows(), bias.len())?;
             }
+        }
+        if let Values::Bf16(x_values) = x.values() {
+            let rows = Lines::rows(x_values, x.cols());
+            return projections.into_iter().try_for_each(|projection| {
+                let Projection { weight, bias, out, accumulate } = projection;
+                let right = Right::<f32>::Panels(weight.packed(OP, false)?.forward(0, weight.values.rows()));
+                with_values!(ValuesMut, out.values_mut(), |out| {
+                    let accumulate = lay_bias(bias, out, accumulate);
+                    self.product_bf16(rows, right, out, accumulate);
+                });
+                Ok(())
+            });
+        }
+        if projections.iter().any(|projection| projection.out.dtype() != DType::F32) {
+            return Err(EngineError::mixed(OP));
         }
         if x.is_empty() || x.rows() > FEW_ROWS {
             projections.into_iter().for_each(|projection| self.project_many_rows(x, projection));
@@ -70,19 +90,9 @@ impl Engine {
     }
 
     fn project_many_rows(&self, x: &Array, projection: Projection<'_>) {
-        let Projection { weight, bias, out, mut accumulate } = projection;
-        if let Some(bias) = bias.filter(|bias| !bias.is_empty()) {
-            let add = accumulate == Accumulate::Add;
-            for row in out.as_mut_slice().chunks_exact_mut(bias.len()) {
-                if add {
-                    row.iter_mut().zip(bias.as_slice()).for_each(|(out, bias)| *out += bias);
-                } else {
-                    row.copy_from_slice(bias.as_slice());
-                }
-            }
-            accumulate = Accumulate::Add;
-        }
-        self.matmul(x.into(), Operand::from(weight).transposed(), out.as_mut_slice(), accumulate);
+        let Projection { weight, bias, out, accumulate } = projection;
+        let accumulate = lay_bias(bias, out.as_mut_slice(), accumulate);
+        self.matmul(x.into(), Operand::from(weight.values).transposed(), out.as_mut_slice(), accumulate);
     }
 
     fn project_few_rows<const N: usize>(&self, x: &Array, targets: [Target<'_>; N]) {
@@ -101,6 +111,18 @@ impl Engine {
     }
 }
 
+/// Lays the bias into the rows of `out` (or adds it), for a product that is added to them.
+fn lay_bias<E: Element>(bias: Option<&Array>, out: &mut [E], accumulate: Accumulate) -> Accumulate {
+    let Some(bias) = bias.filter(|bias| !bias.is_empty()) else { return accumulate };
+    for row in out.chunks_exact_mut(bias.len()) {
+        for (out, bias) in row.iter_mut().zip(bias.as_slice()) {
+            let before = if accumulate == Accumulate::Add { out.to_f32() } else { 0.0 };
+            *out = E::from_f32(before + bias);
+        }
+    }
+    Accumulate::Add
+}
+
 /// A projection whose output several tasks write.
 struct Target<'a> {
     weight: &'a Array,
@@ -113,7 +135,7 @@ impl<'a> Target<'a> {
     fn new(projection: Projection<'a>) -> Self {
         let Projection { weight, bias, out, accumulate } = projection;
         let out = SharedMut::new(out.as_mut_slice());
-        Self { weight, bias, out, add: accumulate == Accumulate::Add }
+        Self { weight: weight.values, bias, out, add: accumulate == Accumulate::Add }
     }
 
     fn tasks(&self) -> usize {
@@ -152,7 +174,8 @@ impl<'a> Target<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, engines, random, wide};
+    use crate::PackedWeight;
+    use crate::testing::{assert_close, engines, random, rounded, wide};
 
     #[test]
     fn few_and_many_rows_agree_with_linear_replacing_and_adding() {
@@ -186,15 +209,45 @@ mod tests {
     #[test]
     fn a_row_gives_the_same_bits_alone_as_in_a_batch() {
         for engine in engines() {
-            let (x, w) = (random(1, 64, 600), random(2, 300, 600));
-            let mut together = Array::zeros(64, 300);
-            engine.project(&x, [Projection::new(&w, None, &mut together)]).unwrap();
-            for row in [0, 31, 63] {
-                let single = Array::from_vec(1, 600, x.row(row).to_vec()).unwrap();
-                let mut alone = Array::zeros(1, 300);
-                engine.project(&single, [Projection::new(&w, None, &mut alone)]).unwrap();
-                assert_eq!(alone.as_slice(), together.row(row));
+            let w = random(2, 300, 600);
+            let mut packed = PackedWeight::new(300, 600, false);
+            engine.pack_weight(&w, &mut packed).unwrap();
+            let w = Weight { values: &w, packed: Some(&packed) };
+            for x in [random(1, 64, 600), rounded(&random(1, 64, 600))] {
+                let mut together = Array::zeros(64, 300);
+                engine.project(&x, [Projection::new(w, None, &mut together)]).unwrap();
+                for row in [0, 31, 63] {
+                    let mut single = Array::zeros_of(x.dtype(), 1, 600).unwrap();
+                    engine.gather_rows(&x, &[row], &mut single).unwrap();
+                    let mut alone = Array::zeros(1, 300);
+                    engine.project(&single, [Projection::new(w, None, &mut alone)]).unwrap();
+                    assert_eq!(alone.as_slice(), together.row(row));
+                }
             }
+        }
+    }
+
+    #[test]
+    fn rows_in_bf16_agree_with_linear_replacing_and_adding() {
+        for engine in engines() {
+            let (x, w, bias) = (rounded(&random(1, 5, 40)), random(2, 70, 40), random(3, 1, 70));
+            let mut packed = PackedWeight::new(70, 40, false);
+            engine.pack_weight(&w, &mut packed).unwrap();
+            let w = Weight { values: &w, packed: Some(&packed) };
+            let mut want = Array::zeros(5, 70);
+            engine.linear(&x, w, Some(&bias), &mut want).unwrap();
+            let (mut replaced, mut added) = (random(4, 5, 70), Array::zeros(5, 70));
+            engine.project(&x, [Projection::new(w, Some(&bias), &mut replaced)]).unwrap();
+            assert_eq!(replaced, want);
+            let mut narrow = rounded(&random(5, 5, 70));
+            engine.project(&x, [Projection::new(w, Some(&bias), &mut narrow)]).unwrap();
+            assert_close("rounded", &narrow.to_f32_vec(), &wide(&want), 1.0 / 128.0);
+            added.fill(1.0);
+            engine.project(&x, [Projection::added(w, Some(&bias), &mut added)]).unwrap();
+            let want: Vec<f64> = wide(&want).iter().map(|value| value + 1.0).collect();
+            assert_close("added", added.as_slice(), &want, 1e-6);
+            let mut narrow = rounded(&added);
+            assert!(engine.project(&random(6, 5, 40), [Projection::new(w, None, &mut narrow)]).is_err());
         }
     }
 

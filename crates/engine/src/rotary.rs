@@ -1,5 +1,6 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in Hugging Face's "rotate_half" layout: value `j` of
-//! a head turns with value `j + head_dim / 2`. How frequencies are scaled is the model's business.
+//! a head turns with value `j + width / 2`, where `width` is the head's, or less: values beyond it stay. How
+//! frequencies are scaled is the model's business.
 
 use rayon::prelude::*;
 
@@ -13,6 +14,7 @@ use crate::{Array, Engine, EngineError};
 #[derive(Debug, Clone)]
 pub struct RotaryTable {
     half: usize,
+    head_dim: usize,
     positions: usize,
     /// `[positions, half]` cosines.
     cos: Vec<f32>,
@@ -22,7 +24,7 @@ pub struct RotaryTable {
 
 impl RotaryTable {
     /// Angles `position * inv_freq[j]` for positions `0..positions`; cosines and sines are multiplied by
-    /// `attention_scale` (1 for plain RoPE, the "attention factor" of scaled kinds). `head_dim = 2 * inv_freq.len()`.
+    /// `attention_scale` (1 for plain RoPE, the "attention factor" of scaled kinds). Heads are `2 * inv_freq.len()` wide.
     pub fn new(inv_freq: &[f32], attention_scale: f32, positions: usize) -> Self {
         let half = inv_freq.len();
         let mut cos = Vec::with_capacity(positions * half);
@@ -35,12 +37,24 @@ impl RotaryTable {
                 sin.push((angle.sin() * f64::from(attention_scale)) as f32);
             }
         }
-        Self { half, positions, cos, sin }
+        Self { half, head_dim: 2 * half, positions, cos, sin }
+    }
+
+    /// The same table for wider heads, whose first `2 * inv_freq.len()` values turn and whose others stay.
+    ///
+    /// # Errors
+    /// Heads narrower than what turns.
+    pub fn in_heads_of(self, head_dim: usize) -> Result<Self, EngineError> {
+        if head_dim < 2 * self.half {
+            let reason = format!("{} values turn in heads of {head_dim}", 2 * self.half);
+            return Err(EngineError::Invalid { operation: "rotary", reason });
+        }
+        Ok(Self { head_dim, ..self })
     }
 
     /// Width of a head.
     pub fn head_dim(&self) -> usize {
-        2 * self.half
+        self.head_dim
     }
 
     /// Number of positions; larger ones are refused.
@@ -63,13 +77,13 @@ impl Engine {
         inverse: bool,
     ) -> Result<(), EngineError> {
         const OP: &str = "rotary";
-        let (cols, half) = (x.cols(), table.half);
+        let cols = x.cols();
         expect_size(OP, "number of positions", x.rows(), positions.len())?;
         expect_indices(OP, "position", positions.iter().map(|&position| position as usize), table.positions)?;
         if x.is_empty() {
             return Ok(());
         }
-        if half == 0 || !cols.is_multiple_of(2 * half) {
+        if table.half == 0 || !cols.is_multiple_of(table.head_dim) {
             let reason = format!("{cols} columns are not whole heads of {}", table.head_dim());
             return Err(EngineError::Invalid { operation: OP, reason });
         }
@@ -84,10 +98,10 @@ impl Engine {
         table: &RotaryTable,
         inverse: bool,
     ) {
-        let (path, half) = (self.path(), table.half);
+        let (path, half, width) = (self.path(), table.half, table.head_dim);
         let turn = |(row, &position): (&mut [E], &u32)| {
             let at = position as usize * half;
-            turn_heads(path, row, &table.cos[at..at + half], &table.sin[at..at + half], inverse);
+            turn_heads(path, (row, width), &table.cos[at..at + half], &table.sin[at..at + half], inverse);
         };
         if self.parallel(x.len()) {
             self.install(|| x.par_chunks_mut(cols).zip(positions).with_min_len(32).for_each(turn));
@@ -98,13 +112,18 @@ impl Engine {
 }
 
 vectorised! {
-    fn turn_heads[E: Element][E](row: &mut [E], cos: &[f32], sin: &[f32], inverse: bool) = turn_heads_body
+    fn turn_heads[E: Element][E](heads: (&mut [E], usize), cos: &[f32], sin: &[f32], inverse: bool) = turn_heads_body
 }
 
 #[inline(always)]
-fn turn_heads_body<const FMA: bool, E: Element>(row: &mut [E], cos: &[f32], sin: &[f32], inverse: bool) {
+fn turn_heads_body<const FMA: bool, E: Element>(
+    (row, width): (&mut [E], usize),
+    cos: &[f32],
+    sin: &[f32],
+    inverse: bool,
+) {
     let sign = if inverse { -1.0 } else { 1.0 };
-    for head in row.chunks_exact_mut(2 * cos.len()) {
+    for head in row.chunks_exact_mut(width) {
         let (first, second) = head.split_at_mut(cos.len());
         for ((first, second), (cos, sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
             let (a, b, sin) = (first.to_f32(), second.to_f32(), sin * sign);
@@ -151,6 +170,28 @@ mod tests {
                 assert_close("dx", dx.as_slice(), &want, 1e-5);
             }
         }
+    }
+
+    #[test]
+    fn values_beyond_the_turning_ones_stay_and_turn_back_to_the_bit_where_they_were() {
+        let positions = [7, 0, 40];
+        let table = RotaryTable::new(&INV_FREQ, 1.0, 41);
+        let wide_table = table.clone().in_heads_of(11).unwrap();
+        for engine in engines() {
+            let x = random(1, 3, 22);
+            let mut y = x.clone();
+            engine.rotary(&mut y, &positions, &wide_table, false).unwrap();
+            for head in 0..2 {
+                let part = |x: &Array, from: usize, to: usize| -> Vec<f32> {
+                    (0..3).flat_map(|row| x.row(row)[head * 11 + from..head * 11 + to].to_vec()).collect()
+                };
+                let mut alone = Array::from_vec(3, 8, part(&x, 0, 8)).unwrap();
+                engine.rotary(&mut alone, &positions, &table, false).unwrap();
+                assert_eq!(part(&y, 0, 8), alone.as_slice());
+                assert_eq!(part(&y, 8, 11), part(&x, 8, 11));
+            }
+        }
+        assert!(table.in_heads_of(7).is_err());
     }
 
     #[test]

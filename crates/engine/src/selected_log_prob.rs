@@ -9,6 +9,7 @@ use crate::bf16_product::Right;
 use crate::cpu::vectorised;
 use crate::error::{expect_indices, expect_same_shape, expect_size};
 use crate::matmul::Operand;
+use crate::soft_cap::{cap_in_place, cap_slope};
 use crate::vector::{exp, exp_shifted_in_place, max};
 use crate::{Accumulate, Array, CpuPath, Engine, EngineError, Weight};
 
@@ -21,6 +22,8 @@ pub struct HeadInputs<'a> {
     pub head: Weight<'a>,
     /// The token whose log-probability is asked for, one per row.
     pub targets: &'a [u32],
+    /// Soft cap: a logit `x` becomes `cap * tanh(x / cap)` before the softmax.
+    pub cap: Option<f32>,
 }
 
 /// Arguments of [`Engine::selected_log_prob_backward`].
@@ -38,7 +41,7 @@ pub struct SelectedLogProbGrads<'a> {
 
 /// Rows whose logits exist at a time, and tokens of the vocabulary that they exist for: 4 MB of logits, which stay in
 /// the last cache, while each side of the product is long enough to run at full speed.
-const ROWS: usize = 1024;
+const ROWS: usize = 2048;
 const CHUNK: usize = 1024;
 
 impl Engine {
@@ -70,6 +73,9 @@ impl Engine {
                 self.logits(inputs, chunk, logits)?;
                 let add = |((row_sum, logits), &target): ((&mut RowSum, &mut [f32]), &u32)| {
                     let target = (target as usize).wrapping_sub(chunk.first);
+                    if let Some(cap) = inputs.cap {
+                        cap_in_place(path, logits, cap);
+                    }
                     row_sum.add(path, logits, target);
                 };
                 if self.parallel(logits.len()) {
@@ -120,11 +126,15 @@ impl Engine {
                 self.logits(inputs, chunk, logits)?;
                 let differentiate = |(row, logits): (usize, &mut [f32])| {
                     let (lse, weight) = (lse[first + row], weights[first + row]);
-                    logit_gradients(path, logits, lse, weight);
                     let target = (inputs.targets[first + row] as usize).wrapping_sub(chunk.first);
-                    if let Some(logit) = logits.get_mut(target) {
-                        *logit += weight;
-                    }
+                    let Some(cap) = inputs.cap else {
+                        logit_gradients(path, logits, lse, weight);
+                        return logits.get_mut(target).into_iter().for_each(|logit| *logit += weight);
+                    };
+                    cap_in_place(path, logits, cap);
+                    let own = logits.get(target).map(|logit| weight * cap_slope(*logit, 1.0 / cap));
+                    capped_logit_gradients(path, logits, lse, weight, cap);
+                    logits.get_mut(target).into_iter().zip(own).for_each(|(logit, own)| *logit += own);
                 };
                 if self.parallel(logits.len()) {
                     self.install(|| {
@@ -290,6 +300,19 @@ fn logit_gradients_body<const FMA: bool>(logits: &mut [f32], lse: f32, weight: f
     }
 }
 
+vectorised! {
+    /// The same for capped logits, which [`cap_slope`] leads back through their cap.
+    fn capped_logit_gradients(logits: &mut [f32], lse: f32, weight: f32, cap: f32) = capped_logit_gradients_body
+}
+
+#[inline(always)]
+fn capped_logit_gradients_body<const FMA: bool>(logits: &mut [f32], lse: f32, weight: f32, cap: f32) {
+    let inverse = 1.0 / cap;
+    for logit in logits {
+        *logit = -weight * exp::<FMA>(*logit - lse) * cap_slope(*logit, inverse);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -346,7 +369,12 @@ mod tests {
     }
 
     fn run(engine: &Engine, case: &Case) -> (Vec<f64>, Array, Array) {
-        let inputs = HeadInputs { hidden: &case.hidden, head: (&case.head).into(), targets: &case.targets };
+        run_capped(engine, case, None)
+    }
+
+    fn run_capped(engine: &Engine, case: &Case, cap: Option<f32>) -> (Vec<f64>, Array, Array) {
+        let inputs =
+            HeadInputs { hidden: &case.hidden, head: (&case.head).into(), targets: &case.targets, cap };
         let m = case.targets.len();
         let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
@@ -403,6 +431,34 @@ mod tests {
     }
 
     #[test]
+    fn capped_logits_agree_with_finite_differences_also_over_chunks() {
+        let cap = 0.6;
+        let capped = |hidden: &[f64], head: &[f64], targets: &[u32], d: usize| -> Vec<f64> {
+            let row = |(hidden, &target): (&[f64], &u32)| {
+                let logit = |head| f64::from(cap) * (dot(hidden, head) / f64::from(cap)).tanh();
+                let sum: f64 = head.chunks(d).map(|head| logit(head).exp()).sum();
+                logit(&head[target as usize * d..][..d]) - sum.ln()
+            };
+            hidden.chunks(d).zip(targets).map(row).collect()
+        };
+        for (engine, (m, vocab, d)) in
+            engines().iter().flat_map(|e| [(e, (5, 23, 3)), (e, (2, CHUNK + 9, 2))])
+        {
+            let case = case(m, vocab, d);
+            let (log_probs, dhidden, dhead) = run_capped(engine, &case, Some(cap));
+            let (hidden, head) = (wide(&case.hidden), wide(&case.head));
+            let weights: Vec<f64> = case.weights.iter().map(|&weight| f64::from(weight)).collect();
+            let got: Vec<f32> = log_probs.iter().map(|&value| value as f32).collect();
+            assert_close("log_probs", &got, &capped(&hidden, &head, &case.targets, d), 1e-6);
+            let loss = |hidden: &[f64], head: &[f64]| dot(&weights, &capped(hidden, head, &case.targets, d));
+            let want = numeric_gradient(&hidden, |hidden| loss(hidden, &head));
+            assert_close("dhidden", dhidden.as_slice(), &want, 1e-5);
+            let want = numeric_gradient(&head, |head| loss(&hidden, head));
+            assert_close("dhead", dhead.as_slice(), &want, 1e-5);
+        }
+    }
+
+    #[test]
     fn bf16_stays_within_its_rounding_of_whole_logits() {
         let (m, vocab, d) = (ROWS + 3, 2 * CHUNK + 7, 66);
         let mut case = case(m, vocab, d);
@@ -415,7 +471,7 @@ mod tests {
             let mut packed = PackedWeight::new(vocab, d, true);
             engine.pack_weight(&case.head, &mut packed).unwrap();
             let head = Weight { values: &case.head, packed: Some(&packed) };
-            let inputs = HeadInputs { hidden: &case.hidden, head, targets: &case.targets };
+            let inputs = HeadInputs { hidden: &case.hidden, head, targets: &case.targets, cap: None };
             let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
             let got: Vec<f32> = log_probs.iter().map(|&value| value as f32).collect();
@@ -441,11 +497,11 @@ mod tests {
         for engine in engines() {
             let mut hidden = Array::from_vec(2, 1, vec![1.0, 1.0]).unwrap();
             let (mut log_probs, mut lse) = ([0.0; 2], [0.0; 2]);
-            let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets };
+            let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets, cap: None };
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
             assert_eq!(log_probs, [0.0, -2e4]);
             hidden.fill(f32::NAN);
-            let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets };
+            let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets, cap: None };
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
             assert!(log_probs.iter().all(|value| value.is_nan()));
         }
@@ -455,10 +511,10 @@ mod tests {
     fn a_target_outside_the_vocabulary_is_refused_and_no_rows_are_fine() {
         let engine = Engine::cpu(Some(1)).unwrap();
         let (hidden, head) = (Array::zeros(1, 2), Array::zeros(3, 2));
-        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[3] };
+        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[3], cap: None };
         assert!(engine.selected_log_prob(inputs, &mut [0.0], &mut [0.0]).is_err());
         let hidden = Array::zeros(0, 2);
-        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[] };
+        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[], cap: None };
         engine.selected_log_prob(inputs, &mut [], &mut []).unwrap();
     }
 }

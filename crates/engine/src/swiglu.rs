@@ -6,8 +6,8 @@ use crate::array::{Values, ValuesMut};
 use crate::cpu::vectorised;
 use crate::element::Element;
 use crate::error::expect_same_shape;
-use crate::vector::sigmoid;
-use crate::{Array, Engine, EngineError};
+use crate::vector::{narrow, sigmoid};
+use crate::{Array, CpuPath, Engine, EngineError};
 
 /// Arguments of [`Engine::swiglu_backward`]; all `[n, f]`.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Engine {
     fn gate_backward<E: Element>(&self, [gate, up, dout]: [&[E]; 3], [dgate, dup]: [&mut [E]; 2]) {
         let path = self.path();
         let block = |((dgate, dup), ((gate, up), dout)): Block<'_, E>| {
-            backward(path, dout, gate, up, dgate, dup);
+            backward(path, [dout, gate, up], [dgate, dup]);
         };
         if self.parallel(2 * gate.len()) {
             self.install(|| {
@@ -102,20 +102,44 @@ const BLOCK: usize = 4096;
 /// `(dgate, dup), ((gate, up), dout)` of a block of values.
 type Block<'a, E> = ((&'a mut [E], &'a mut [E]), ((&'a [E], &'a [E]), &'a [E]));
 
-vectorised! {
-    fn forward[E: Element][E](gate: &[E], up: &[E], out: &mut [E]) = forward_body
-}
+/// Values between two roundings: they stay in the first cache.
+const STRETCH: usize = 256;
 
-#[inline(always)]
-fn forward_body<const FMA: bool, E: Element>(gate: &[E], up: &[E], out: &mut [E]) {
-    for ((gate, up), out) in gate.iter().zip(up).zip(out) {
-        let gate = gate.to_f32();
-        *out = E::from_f32(gate * sigmoid::<FMA>(gate) * up.to_f32());
+fn forward<E: Element>(path: CpuPath, gate: &[E], up: &[E], out: &mut [E]) {
+    let mut exact = [0.0; STRETCH];
+    for ((gate, up), out) in gate.chunks(STRETCH).zip(up.chunks(STRETCH)).zip(out.chunks_mut(STRETCH)) {
+        let exact = &mut exact[..out.len()];
+        forward_exact(path, gate, up, exact);
+        narrow(path, exact, out);
     }
 }
 
 vectorised! {
-    fn backward[E: Element][E](dout: &[E], gate: &[E], up: &[E], dgate: &mut [E], dup: &mut [E]) = backward_body
+    fn forward_exact[E: Element][E](gate: &[E], up: &[E], out: &mut [f32]) = forward_body
+}
+
+#[inline(always)]
+fn forward_body<const FMA: bool, E: Element>(gate: &[E], up: &[E], out: &mut [f32]) {
+    for ((gate, up), out) in gate.iter().zip(up).zip(out) {
+        let gate = gate.to_f32();
+        *out = gate * sigmoid::<FMA>(gate) * up.to_f32();
+    }
+}
+
+fn backward<E: Element>(path: CpuPath, [dout, gate, up]: [&[E]; 3], [dgate, dup]: [&mut [E]; 2]) {
+    let (mut exact_gate, mut exact_up) = ([0.0; STRETCH], [0.0; STRETCH]);
+    let read = dout.chunks(STRETCH).zip(gate.chunks(STRETCH)).zip(up.chunks(STRETCH));
+    let written = dgate.chunks_mut(STRETCH).zip(dup.chunks_mut(STRETCH));
+    for (((dout, gate), up), (dgate, dup)) in read.zip(written) {
+        let (exact_gate, exact_up) = (&mut exact_gate[..dout.len()], &mut exact_up[..dout.len()]);
+        backward_exact(path, dout, gate, up, exact_gate, exact_up);
+        narrow(path, exact_gate, dgate);
+        narrow(path, exact_up, dup);
+    }
+}
+
+vectorised! {
+    fn backward_exact[E: Element][E](dout: &[E], gate: &[E], up: &[E], dgate: &mut [f32], dup: &mut [f32]) = backward_body
 }
 
 #[inline(always)]
@@ -123,14 +147,14 @@ fn backward_body<const FMA: bool, E: Element>(
     dout: &[E],
     gate: &[E],
     up: &[E],
-    dgate: &mut [E],
-    dup: &mut [E],
+    dgate: &mut [f32],
+    dup: &mut [f32],
 ) {
     for (((dout, gate), up), (dgate, dup)) in dout.iter().zip(gate).zip(up).zip(dgate.iter_mut().zip(dup)) {
         let (dout, gate, up) = (dout.to_f32(), gate.to_f32(), up.to_f32());
         let sigmoid = sigmoid::<FMA>(gate);
-        *dup = E::from_f32(dout * gate * sigmoid);
-        *dgate = E::from_f32(dout * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)));
+        *dup = dout * gate * sigmoid;
+        *dgate = dout * up * sigmoid * (1.0 + gate * (1.0 - sigmoid));
     }
 }
 

@@ -10,8 +10,8 @@
 
 use bso_engine::{
     Accumulate, AdamW, AdamWState, Array, AttentionForward, AttentionGrads, AttentionShape, CpuPath, Engine,
-    HeadInputs, LinearGrads, Qkv, RmsNormGrads, RmsProp, RotaryTable, Segment, Segments,
-    SelectedLogProbGrads, Sgd, SwigluGrads,
+    Gelu, GeluGrads, HeadInputs, LayerNormGrads, LinearGrads, Qkv, RmsNormGrads, RmsProp, RotaryTable,
+    Segment, Segments, SelectedLogProbGrads, Sgd, SwigluGrads,
 };
 use serde_json::Value;
 
@@ -101,7 +101,7 @@ fn rms_norm() {
         let grads = RmsNormGrads {
             dy: &dy,
             x: &x,
-            weight: &weight,
+            weight: (&weight).into(),
             inv_rms: &inv_rms,
             dx: (&mut dx, Accumulate::Overwrite),
             dweight: Some(&mut dweight),
@@ -129,8 +129,18 @@ fn rotary() {
 
 #[test]
 fn attention() {
-    let case = fixture("attention");
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 8, scale: 1.0 / 8.0_f32.sqrt() };
+    attention_of("attention", None, None);
+}
+
+#[test]
+fn attention_with_a_window_and_capped_scores() {
+    attention_of("attention_windowed_capped", Some(4), Some(0.5));
+}
+
+fn attention_of(name: &str, window: Option<usize>, cap: Option<f32>) {
+    let case = fixture(name);
+    let scale = 1.0 / 8.0_f32.sqrt();
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 8, scale, window, cap };
     let prompt = Segment { start: 0, len: 5, context: None };
     let chosen = Segment { start: 5, len: 4, context: Some((0, 5)) };
     let rejected = Segment { start: 9, len: 3, context: Some((0, 5)) };
@@ -145,10 +155,10 @@ fn attention() {
         let forward = AttentionForward { out: &out, lse: &lse, dout: &dout };
         let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
         engine.attention_backward(qkv, forward, &segments, shape, grads).unwrap();
-        compare(&engine, "attention", out.as_slice(), &case["out"], BOUND);
-        compare(&engine, "attention dq", dq.as_slice(), &case["dq"], BOUND);
-        compare(&engine, "attention dk", dk.as_slice(), &case["dk"], BOUND);
-        compare(&engine, "attention dv", dv.as_slice(), &case["dv"], BOUND);
+        compare(&engine, name, out.as_slice(), &case["out"], BOUND);
+        compare(&engine, &format!("{name} dq"), dq.as_slice(), &case["dq"], BOUND);
+        compare(&engine, &format!("{name} dk"), dk.as_slice(), &case["dk"], BOUND);
+        compare(&engine, &format!("{name} dv"), dv.as_slice(), &case["dv"], BOUND);
     }
 }
 
@@ -168,11 +178,69 @@ fn swiglu() {
 }
 
 #[test]
+fn layer_norm() {
+    let case = fixture("layer_norm");
+    let (x, dy) = (array(&case["x"], 10), array(&case["upstream"], 10));
+    let (weight, bias) = (array(&case["weight"], 10), array(&case["bias"], 10));
+    for engine in engines() {
+        let (mut y, mut inv_std) = (Array::zeros(4, 10), vec![0.0; 4]);
+        engine.layer_norm(&x, [&weight, &bias], 1e-5, &mut y, &mut inv_std).unwrap();
+        let (mut dx, mut dweight, mut dbias) =
+            (Array::zeros(4, 10), Array::zeros(1, 10), Array::zeros(1, 10));
+        let grads = LayerNormGrads {
+            dy: &dy,
+            x: &x,
+            weight: &weight,
+            inv_std: &inv_std,
+            dx: (&mut dx, Accumulate::Overwrite),
+            dweight_dbias: Some([&mut dweight, &mut dbias]),
+        };
+        engine.layer_norm_backward(grads).unwrap();
+        compare(&engine, "layer_norm", y.as_slice(), &case["out"], BOUND);
+        compare(&engine, "layer_norm dx", dx.as_slice(), &case["dx"], BOUND);
+        compare(&engine, "layer_norm dweight", dweight.as_slice(), &case["dweight"], BOUND);
+        compare(&engine, "layer_norm dbias", dbias.as_slice(), &case["dbias"], BOUND);
+    }
+}
+
+#[test]
+fn gelu_alone_and_as_a_gate() {
+    for (curve, kind) in [(Gelu::Exact, "none"), (Gelu::Tanh, "tanh")] {
+        let (alone, gated) = (fixture(&format!("gelu_{kind}")), fixture(&format!("geglu_{kind}")));
+        let (x, gate, up) = (array(&alone["x"], 7), array(&gated["gate"], 7), array(&gated["up"], 7));
+        for engine in engines() {
+            let (mut out, mut dx, mut dup) = (x.clone(), x.clone(), x.clone());
+            engine.gelu(curve, &x, None, &mut out).unwrap();
+            compare(&engine, &format!("gelu {kind}"), out.as_slice(), &alone["out"], BOUND);
+            let dout = array(&alone["upstream"], 7);
+            engine.gelu_backward(curve, GeluGrads { dout: &dout, x: &x, dx: &mut dx, up: None }).unwrap();
+            compare(&engine, &format!("gelu {kind} dx"), dx.as_slice(), &alone["dx"], BOUND);
+            engine.gelu(curve, &gate, Some(&up), &mut out).unwrap();
+            compare(&engine, &format!("geglu {kind}"), out.as_slice(), &gated["out"], BOUND);
+            let dout = array(&gated["upstream"], 7);
+            let grads = GeluGrads { dout: &dout, x: &gate, dx: &mut dx, up: Some((&up, &mut dup)) };
+            engine.gelu_backward(curve, grads).unwrap();
+            compare(&engine, &format!("geglu {kind} dgate"), dx.as_slice(), &gated["dgate"], BOUND);
+            compare(&engine, &format!("geglu {kind} dup"), dup.as_slice(), &gated["dup"], BOUND);
+        }
+    }
+}
+
+#[test]
 fn selected_log_prob() {
-    let case = fixture("selected_log_prob");
+    selected_log_prob_of("selected_log_prob", None);
+}
+
+#[test]
+fn selected_log_prob_of_capped_logits() {
+    selected_log_prob_of("selected_log_prob_capped", Some(1.5));
+}
+
+fn selected_log_prob_of(name: &str, cap: Option<f32>) {
+    let case = fixture(name);
     let (hidden, head, targets) =
         (array(&case["hidden"], 6), array(&case["head"], 6), indices(&case["targets"]));
-    let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets };
+    let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets, cap };
     for engine in engines() {
         let (mut log_probs, mut lse) = (vec![0.0; 5], vec![0.0; 5]);
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
@@ -186,9 +254,9 @@ fn selected_log_prob() {
         };
         engine.selected_log_prob_backward(inputs, grads).unwrap();
         let log_probs: Vec<f32> = log_probs.iter().map(|&value| value as f32).collect();
-        compare(&engine, "selected_log_prob", &log_probs, &case["out"], BOUND);
-        compare(&engine, "selected_log_prob dhidden", dhidden.as_slice(), &case["dhidden"], BOUND);
-        compare(&engine, "selected_log_prob dhead", dhead.as_slice(), &case["dhead"], BOUND);
+        compare(&engine, name, &log_probs, &case["out"], BOUND);
+        compare(&engine, &format!("{name} dhidden"), dhidden.as_slice(), &case["dhidden"], BOUND);
+        compare(&engine, &format!("{name} dhead"), dhead.as_slice(), &case["dhead"], BOUND);
     }
 }
 

@@ -4,6 +4,7 @@
 
 use crate::batch_size::BatchSize;
 use crate::config::ModelConfig;
+use crate::family::QkNorm;
 use bso_engine::{Array, DType, EngineError};
 
 /// Rows and columns of an array.
@@ -34,7 +35,7 @@ impl std::ops::DerefMut for Matrix {
 
 impl Matrix {
     /// This shape and precision; the values are unspecified.
-    fn fit(&mut self, dtype: DType, (rows, cols): Shape) -> Result<(), EngineError> {
+    pub(crate) fn fit(&mut self, dtype: DType, (rows, cols): Shape) -> Result<(), EngineError> {
         if self.0.dtype() != dtype {
             self.0 = Array::zeros_of(dtype, 0, 0)?;
         }
@@ -64,8 +65,8 @@ pub(crate) enum Use {
     Sum,
 }
 
-/// What one layer keeps for its backward, besides its input: what is dear to compute again. Norms and the gated
-/// activation are not here; the backward computes them anew from these.
+/// What one layer keeps for its backward, besides its input: what is dear to compute again. Norms and the activation are
+/// not here; the backward computes them anew from these. What a family does not have is empty.
 #[derive(Debug, Default)]
 pub(crate) struct KeptActivations {
     pub query: Matrix,
@@ -73,25 +74,47 @@ pub(crate) struct KeptActivations {
     pub value: Matrix,
     pub attended: Matrix,
     pub lse: Matrix,
-    /// The residual stream between attention and MLP.
+    /// The residual stream after attention.
     pub middle: Matrix,
     pub gate: Matrix,
     pub up: Matrix,
+    /// Queries and keys before their norm, and what that stored.
+    pub raw_query: Matrix,
+    pub raw_key: Matrix,
+    pub query_inverse: Matrix,
+    pub key_inverse: Matrix,
+    /// What attention and MLP give, before a norm that stands there.
+    pub attention_out: Matrix,
+    pub mlp_out: Matrix,
 }
 
 impl KeptActivations {
     /// Attention computes `rows`, the MLP `mlp_rows` of them (fewer in the last layer).
-    pub(crate) fn shapes(rows: usize, mlp_rows: usize, config: &ModelConfig) -> [Shape; 8] {
+    pub(crate) fn shapes(rows: usize, mlp_rows: usize, config: &ModelConfig) -> [Shape; 14] {
         let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (raw_rows, query_runs, key_runs) = match config.family().qk_norm {
+            QkNorm::None => (0, 0, 0),
+            QkNorm::Heads => (rows, config.heads, config.kv_heads),
+            QkNorm::Projection => (rows, 1, 1),
+        };
+        let [_, post_attention, _, post_mlp] = config.family().names.norms;
+        let only_if = |there: bool| if there { (mlp_rows, hidden) } else { (0, hidden) };
         [
             (rows, wide),
             (rows, narrow),
             (rows, narrow),
             (rows, wide),
             (rows, config.heads),
-            (mlp_rows, config.hidden_size),
-            (mlp_rows, config.intermediate_size),
-            (mlp_rows, config.intermediate_size),
+            (mlp_rows, hidden),
+            (if config.gated() { mlp_rows } else { 0 }, inner),
+            (mlp_rows, inner),
+            (raw_rows, wide),
+            (raw_rows, narrow),
+            (raw_rows, query_runs),
+            (raw_rows, key_runs),
+            only_if(post_attention.is_some()),
+            only_if(post_mlp.is_some()),
         ]
     }
 
@@ -103,11 +126,22 @@ impl KeptActivations {
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
         use Use::{Product, Sum};
-        let Self { query, key, value, attended, lse, middle, gate, up } = self;
-        let products = [query, key, value, attended].map(|matrix| (matrix, Product));
-        let [query, key, value, attended] = products;
-        let matrices =
-            [query, key, value, attended, (lse, Sum), (middle, Sum), (gate, Product), (up, Product)];
+        let matrices = [
+            (&mut self.query, Product),
+            (&mut self.key, Product),
+            (&mut self.value, Product),
+            (&mut self.attended, Product),
+            (&mut self.lse, Sum),
+            (&mut self.middle, Sum),
+            (&mut self.gate, Product),
+            (&mut self.up, Product),
+            (&mut self.raw_query, Sum),
+            (&mut self.raw_key, Sum),
+            (&mut self.query_inverse, Sum),
+            (&mut self.key_inverse, Sum),
+            (&mut self.attention_out, Sum),
+            (&mut self.mlp_out, Sum),
+        ];
         fit_all(dtype, matrices, Self::shapes(rows, mlp_rows, config))
     }
 }
@@ -117,20 +151,26 @@ impl KeptActivations {
 pub(crate) struct PassingActivations {
     /// The input of the attention's or of the MLP's products, whichever was computed last.
     pub normed: Matrix,
-    pub inv_rms: Vec<f32>,
+    /// What the norm stored.
+    pub inverse: Vec<f32>,
     /// The last layer's attention on the rows that go on to its MLP.
     pub chosen: Matrix,
+    /// What the activation gives.
     pub gated: Matrix,
+    /// With parallel residuals: the last layer's input on the rows that go on to its MLP.
+    pub chosen_residual: Matrix,
 }
 
 impl PassingActivations {
-    pub(crate) fn shapes(rows: usize, mlp_rows: usize, config: &ModelConfig) -> [Shape; 4] {
+    pub(crate) fn shapes(rows: usize, mlp_rows: usize, config: &ModelConfig) -> [Shape; 5] {
         let chosen = if mlp_rows < rows { mlp_rows } else { 0 };
+        let chosen_residual = if config.parallel_residual { chosen } else { 0 };
         [
             (rows, config.hidden_size),
             (rows, 1),
             (chosen, config.heads * config.head_dim),
             (mlp_rows, config.intermediate_size),
+            (chosen_residual, config.hidden_size),
         ]
     }
 
@@ -141,18 +181,13 @@ impl PassingActivations {
         mlp_rows: usize,
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
-        let [normed, _, chosen, gated] = Self::shapes(rows, mlp_rows, config);
+        let [normed, _, chosen, gated, chosen_residual] = Self::shapes(rows, mlp_rows, config);
         self.normed.fit(dtype, normed)?;
         self.chosen.fit(dtype, chosen)?;
         self.gated.fit(dtype, gated)?;
-        self.inv_rms.resize(rows, 0.0);
+        self.chosen_residual.fit(DType::F32, chosen_residual)?;
+        self.inverse.resize(rows, 0.0);
         Ok(())
-    }
-
-    /// The normalised rows are those of attention first, then those of the MLP.
-    pub(crate) fn fit_norm(&mut self, rows: usize) {
-        self.normed.resize_rows(rows);
-        self.inv_rms.resize(rows, 0.0);
     }
 }
 
@@ -168,7 +203,8 @@ pub(crate) struct LayerActivations {
 pub(crate) struct HeadActivations {
     pub gathered: Matrix,
     pub normed: Matrix,
-    pub inv_rms: Vec<f32>,
+    /// What the norm stored.
+    pub inverse: Vec<f32>,
     pub log_probs: Vec<f64>,
     pub lse: Vec<f32>,
     /// The log-prob of each sequence.
@@ -178,7 +214,7 @@ pub(crate) struct HeadActivations {
 impl HeadActivations {
     pub(crate) fn shapes(size: BatchSize, config: &ModelConfig) -> [Shape; 3] {
         let scored = size.scored;
-        // Per scored token besides its two rows: inv_rms, lse, and an f64 log-prob.
+        // Per scored token besides its two rows: inverse, lse, and an f64 log-prob.
         [(scored, config.hidden_size), (scored, config.hidden_size), (scored, 4)]
     }
 
@@ -191,7 +227,7 @@ impl HeadActivations {
         let [gathered, normed, _] = Self::shapes(size, config);
         self.gathered.fit(DType::F32, gathered)?;
         self.normed.fit(dtype, normed)?;
-        self.inv_rms.resize(size.scored, 0.0);
+        self.inverse.resize(size.scored, 0.0);
         self.log_probs.resize(size.scored, 0.0);
         self.lse.resize(size.scored, 0.0);
         Ok(())
@@ -214,6 +250,10 @@ pub(crate) struct BackwardBuffers {
     pub attended: Matrix,
     pub gated: Matrix,
     pub up: Matrix,
+    /// Of queries or keys before their norm.
+    pub raw: Matrix,
+    /// Of what attention or MLP gives, before a norm that stands there.
+    pub branch: Matrix,
     /// Of the scored rows after and before the final norm.
     pub head_normed: Matrix,
     pub head_gathered: Matrix,
@@ -222,10 +262,13 @@ pub(crate) struct BackwardBuffers {
 }
 
 impl BackwardBuffers {
-    pub(crate) fn shapes(size: BatchSize, config: &ModelConfig) -> [Shape; 13] {
+    pub(crate) fn shapes(size: BatchSize, config: &ModelConfig) -> [Shape; 15] {
         let BatchSize { rows, head_rows, scored, .. } = size;
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let raw_rows = if config.family().qk_norm == QkNorm::None { 0 } else { rows };
+        let [_, post_attention, _, post_mlp] = config.family().names.norms;
+        let branch_rows = if post_attention.or(post_mlp).is_some() { rows } else { 0 };
         // A single layer is the last one: its MLP sees no other rows.
         let mlp_rows = if config.layers > 1 { rows } else { head_rows };
         [
@@ -239,6 +282,8 @@ impl BackwardBuffers {
             (rows, wide),
             (mlp_rows, inner),
             (mlp_rows, inner),
+            (raw_rows, wide),
+            (branch_rows, hidden),
             (scored, hidden),
             (scored, hidden),
             (scored, 1),
@@ -264,6 +309,8 @@ impl BackwardBuffers {
             (&mut self.attended, Sum),
             (&mut self.gated, Product),
             (&mut self.up, Product),
+            (&mut self.raw, Sum),
+            (&mut self.branch, Sum),
             (&mut self.head_normed, Sum),
             (&mut self.head_gathered, Sum),
         ];
@@ -275,7 +322,10 @@ impl BackwardBuffers {
 
     /// The MLP's and the norms' gradients take the rows that their layer computes.
     pub(crate) fn fit_mlp(&mut self, rows: usize) {
-        [&mut self.normed, &mut self.gated, &mut self.up].into_iter().for_each(|m| m.resize_rows(rows));
+        let Self { normed, gated, up, branch, .. } = self;
+        // Without norms after the branches there is nothing to fit.
+        let branch = Some(branch).filter(|branch| !branch.is_empty());
+        [normed, gated, up].into_iter().chain(branch).for_each(|m| m.resize_rows(rows));
     }
 }
 

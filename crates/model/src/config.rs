@@ -1,10 +1,12 @@
 //! `config.json` of a Hugging Face model directory, read into a checked shape. Every field that changes the
 //! computation is honoured or refused by name; fields that do not are kept for writing back.
 
+use crate::activation::Activation;
 use crate::config_fields::Fields;
 use crate::error::ModelError;
-use crate::family::Family;
-use crate::rope::RopeScaling;
+use crate::family::{Family, Mlp, NormKind, Positions};
+use crate::layer_kind::LayerKind;
+use crate::rope::Rope;
 use crate::weights::torch_name;
 use bso_engine::DType;
 use serde_json::{Map, Value};
@@ -15,7 +17,7 @@ use std::path::Path;
 pub struct ModelConfig {
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the gated MLP.
+    /// Width of the MLP.
     pub intermediate_size: usize,
     /// Number of decoder layers.
     pub layers: usize,
@@ -23,27 +25,35 @@ pub struct ModelConfig {
     pub heads: usize,
     /// Key and value heads; divides `heads`.
     pub kv_heads: usize,
-    /// Width of one head, even.
+    /// Width of one head.
     pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// Longest sequence, tokens.
     pub max_positions: usize,
-    /// Added to the mean square in RMSNorm.
-    pub rms_norm_eps: f32,
+    /// Added to the mean square or the variance in norms.
+    pub norm_eps: f32,
     /// Standard deviation of random weights.
     pub initializer_range: f64,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Stretch of the rotary frequencies.
-    pub rope_scaling: RopeScaling,
+    /// Rotary embeddings, to which the layers refer: none, one, or one for full and one for sliding attention.
+    pub ropes: Vec<Rope>,
+    /// Values of a head that rotary embedding turns, even.
+    pub rotary_dim: usize,
+    /// How each layer's attention differs from the others'.
+    pub layer_kinds: Vec<LayerKind>,
+    /// Soft cap of attention scores.
+    pub attention_cap: Option<f32>,
+    /// Soft cap of logits.
+    pub logit_cap: Option<f32>,
+    /// Whether attention and MLP read the same residual stream, side by side.
+    pub parallel_residual: bool,
     /// Whether the output head is the embedding.
     pub tied_head: bool,
     /// Biases on the query, key and value projections.
     pub qkv_bias: bool,
     /// Bias on the attention output projection.
     pub output_bias: bool,
-    /// Biases on the three MLP projections.
+    /// Biases on the MLP projections.
     pub mlp_bias: bool,
     /// Beginning-of-sequence token.
     pub bos_token_id: Option<u32>,
@@ -51,6 +61,7 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// Padding token (never needed here: batches are packed).
     pub pad_token_id: Option<u32>,
+    activation: Activation,
     family: &'static Family,
     original: Map<String, Value>,
 }
@@ -91,68 +102,45 @@ impl ModelConfig {
         };
         let fields = Fields { map: &original, file: file.to_owned() };
         let family = fields.family()?;
-        fields.refuse_unsupported()?;
-        let hidden_size = fields.size("hidden_size", None, LARGEST_SIZE)?;
-        let heads = fields.size("num_attention_heads", None, LARGEST_SIZE)?;
-        let kv_heads = fields.size("num_key_value_heads", Some(heads), LARGEST_SIZE)?;
-        if heads % kv_heads != 0 {
-            return Err(fields.wrong(
-                format!("num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"),
-                "correct the two fields",
-            ));
-        }
-        let head_dim = fields.size("head_dim", Some(hidden_size / heads), LARGEST_SIZE)?;
-        if fields.absent("head_dim") && hidden_size % heads != 0 {
-            return Err(fields.wrong(
-                format!("hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}"),
-                "add the field head_dim",
-            ));
-        }
-        if head_dim % 2 != 0 {
-            return Err(fields.wrong(
-                format!("head_dim {head_dim} is odd; rotary embedding turns pairs"),
-                "use a model with an even head_dim",
-            ));
-        }
-        let max_positions = fields.size(
-            "max_position_embeddings",
-            Some(family.default_max_positions),
-            u64::from(u32::MAX >> 4),
-        )?;
-        let (rope_theta, rope_scaling) = fields.rope(max_positions)?;
-        let config = Self {
+        let (keys, defaults) = (&family.keys, &family.defaults);
+        fields.refuse_unsupported(family)?;
+        let hidden_size = fields.size(keys.hidden_size, None, LARGEST_SIZE)?;
+        let heads = fields.size(keys.heads, None, LARGEST_SIZE)?;
+        let (kv_heads, head_dim) = fields.head_sizes(family, hidden_size, heads, LARGEST_SIZE)?;
+        let layers = fields.size(keys.layers, None, 10_000)?;
+        let max_positions =
+            fields.size(keys.max_positions, Some(defaults.max_positions), u64::from(u32::MAX >> 4))?;
+        // GPT-2 alone may leave its MLP's width out.
+        let inner = (family.positions == Positions::Learned).then_some(4 * hidden_size);
+        let (ropes, rotary_dim) = fields.ropes(family, max_positions, head_dim)?;
+        Ok(Self {
             hidden_size,
-            intermediate_size: fields.size("intermediate_size", None, LARGEST_SIZE)?,
-            layers: fields.size("num_hidden_layers", None, 10_000)?,
+            intermediate_size: fields.size(keys.intermediate_size, inner, LARGEST_SIZE)?,
+            layers,
             heads,
             kv_heads,
             head_dim,
             vocab_size: fields.size("vocab_size", None, LARGEST_VOCABULARY)?,
             max_positions,
-            rms_norm_eps: fields.number(&original, "rms_norm_eps", Some(1e-6), 0.0)? as f32,
+            norm_eps: fields.number(&original, keys.norm_eps, Some(defaults.norm_eps), 0.0)? as f32,
             initializer_range: fields.number(&original, "initializer_range", Some(0.02), 0.0)?,
-            rope_theta,
-            rope_scaling,
-            tied_head: fields.flag("tie_word_embeddings")?,
+            ropes,
+            rotary_dim,
+            layer_kinds: fields.layer_kinds(family, layers, head_dim)?,
+            attention_cap: fields.cap("attn_logit_softcapping", family.attention_cap)?,
+            logit_cap: fields.cap("final_logit_softcapping", family.logit_cap)?,
+            parallel_residual: family.parallel_residual && fields.flag("use_parallel_residual", true)?,
+            tied_head: fields.flag("tie_word_embeddings", defaults.tied)?,
             qkv_bias: fields.bias(family.qkv_bias)?,
             output_bias: fields.bias(family.output_bias)?,
             mlp_bias: fields.bias(family.mlp_bias)?,
             bos_token_id: fields.token_ids("bos_token_id")?.first().copied(),
             eos_token_ids: fields.token_ids("eos_token_id")?,
             pad_token_id: fields.token_ids("pad_token_id")?.first().copied(),
+            activation: fields.activation(family)?,
             family,
             original: original.clone(),
-        };
-        if config.kv_heads.max(config.heads).saturating_mul(config.head_dim) as u64 > LARGEST_SIZE {
-            return Err(fields.wrong(
-                format!(
-                    "num_attention_heads x head_dim = {} x {} is too large",
-                    config.heads, config.head_dim
-                ),
-                "correct the two fields",
-            ));
-        }
-        Ok(config)
+        })
     }
 
     /// Writes `config.json` into `dir`: the original fields, with the number type of the weights beside it.
@@ -171,5 +159,27 @@ impl ModelConfig {
     /// `model_type`, e.g. "llama".
     pub fn model_type(&self) -> &'static str {
         self.family.model_type
+    }
+
+    pub(crate) fn family(&self) -> &'static Family {
+        self.family
+    }
+
+    pub(crate) fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    pub(crate) fn norm(&self) -> NormKind {
+        self.family.norm
+    }
+
+    /// Whether the MLP has a gate.
+    pub(crate) fn gated(&self) -> bool {
+        !matches!(self.family.names.mlp, Mlp::Plain(_))
+    }
+
+    /// What embeddings are multiplied by.
+    pub(crate) fn embedding_scale(&self) -> Option<f32> {
+        self.family.scaled_embedding.then(|| (self.hidden_size as f64).sqrt() as f32)
     }
 }

@@ -1,9 +1,10 @@
 //! Reading single fields of `config.json`: each checked for kind and range, refused by name, or given the default
 //! that transformers gives it. Which fields make up a shape is `config`'s business.
 
+use crate::activation::Activation;
 use crate::error::ModelError;
-use crate::family::{Bias, FAMILIES, Family, supported};
-use crate::rope::RopeScaling;
+use crate::families::{FAMILIES, supported};
+use crate::family::{Bias, Cap, Family, Mlp, Positions, Scale, Windows};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
@@ -12,6 +13,46 @@ pub(crate) struct Fields<'a> {
     pub map: &'a Map<String, Value>,
     pub file: PathBuf,
 }
+
+/// Fields by which some architecture changes the computation, and what to do where a family does not honour them. Null,
+/// false, 1 and lists of ones change nothing.
+const CHANGES: &[(&str, &str)] = &[
+    ("attention_bias", "the family's projections have no such biases; correct the field"),
+    ("mlp_bias", "the family's projections have no such biases; correct the field"),
+    ("use_sliding_window", "use a checkpoint with full attention"),
+    ("sliding_window", "the family attends to everything; set it to null if that is meant"),
+    ("attention_chunk_size", "use a checkpoint with full attention"),
+    (
+        "attn_logit_softcapping",
+        "transformers does not cap scores in this family; set it to null if that is meant",
+    ),
+    ("final_logit_softcapping", "the family's logits are not capped; set it to null if that is meant"),
+    ("query_pre_attn_scalar", "the family scales scores by head_dim; remove the field if that is meant"),
+    ("no_rope_layers", "the family rotates in every layer; remove the field if that is meant"),
+    ("partial_rotary_factor", "use a checkpoint that rotates whole heads"),
+    ("rotary_pct", "use a checkpoint that rotates whole heads"),
+    ("use_parallel_residual", "the family's residuals are sequential; remove the field if that is meant"),
+    ("parallel_attn", "the family's residuals are sequential; remove the field if that is meant"),
+    (
+        "scale_attn_by_inverse_layer_idx",
+        "the family does not scale by layer; remove the field if that is meant",
+    ),
+    ("use_bidirectional_attention", "use a causal checkpoint"),
+    ("use_mrope", "use a text-only checkpoint"),
+    ("is_encoder_decoder", "use a decoder-only checkpoint"),
+    ("add_cross_attention", "use a decoder-only checkpoint"),
+    ("use_qk_norm", "use a checkpoint without it"),
+    ("qk_layernorm", "use a checkpoint without it"),
+    ("clip_qkv", "use a checkpoint without it"),
+    ("alibi", "use a checkpoint with rotary embedding"),
+    ("num_experts", "use a dense checkpoint"),
+    ("num_local_experts", "use a dense checkpoint"),
+    ("embedding_multiplier", "use a checkpoint without it"),
+    ("residual_multiplier", "use a checkpoint without it"),
+    ("attention_multiplier", "use a checkpoint without it"),
+    ("logits_scaling", "use a checkpoint without it"),
+    ("logit_scale", "use a checkpoint without it"),
+];
 
 impl Fields<'_> {
     pub(crate) fn wrong(&self, problem: impl Into<String>, remedy: impl Into<String>) -> ModelError {
@@ -47,45 +88,126 @@ impl Fields<'_> {
         })
     }
 
-    /// Settings that would change the computation in a way that is not implemented.
-    pub(crate) fn refuse_unsupported(&self) -> Result<(), ModelError> {
-        let refuse = |field: &str, value: &Value, remedy: &str| {
-            Err(self.wrong(format!("{field} = {value} is not supported"), remedy))
-        };
-        match self.map.get("hidden_act") {
-            None | Some(Value::Null) => {}
-            Some(Value::String(act)) if act == "silu" || act == "swish" => {}
-            Some(act) => return refuse("hidden_act", act, "supported: \"silu\""),
-        }
-        for (key, remedy) in [
-            ("use_sliding_window", "use a checkpoint with full attention"),
-            ("use_mrope", "use a text-only checkpoint"),
-            ("is_encoder_decoder", "use a decoder-only checkpoint"),
-        ] {
-            match self.map.get(key) {
-                None | Some(Value::Null | Value::Bool(false)) => {}
-                Some(value) => return refuse(key, value, remedy),
-            }
-        }
+    /// Settings that would change the computation in a way that is not implemented, or that the family does not have.
+    pub(crate) fn refuse_unsupported(&self, family: &Family) -> Result<(), ModelError> {
         if let Some(value) = self.map.get("quantization_config").filter(|v| !v.is_null()) {
             let method = value.get("quant_method").unwrap_or(&Value::Null);
-            return refuse(
-                "quantization_config.quant_method",
-                method,
+            return Err(self.wrong(
+                format!("quantization_config.quant_method = {method} is not supported"),
                 "use the unquantised checkpoint (f32, bf16 or f16)",
-            );
+            ));
         }
-        if let Some(value) =
-            self.map.get("partial_rotary_factor").filter(|v| !v.is_null() && v.as_f64() != Some(1.0))
-        {
-            return refuse("partial_rotary_factor", value, "use a checkpoint that rotates whole heads");
-        }
-        if let Some(Value::Array(kinds)) = self.map.get("layer_types")
-            && let Some(kind) = kinds.iter().find(|k| k.as_str() != Some("full_attention"))
-        {
-            return refuse("layer_types", kind, "supported: \"full_attention\"");
+        let honoured = |key: &str| match key {
+            "attention_bias" => !matches!(family.qkv_bias, Bias::Never),
+            "mlp_bias" => !matches!(family.mlp_bias, Bias::Never),
+            "sliding_window" => family.windows != Windows::Never,
+            "use_sliding_window" => matches!(family.windows, Windows::FromLayer | Windows::WithoutRope),
+            "attn_logit_softcapping" => family.attention_cap != Cap::Never,
+            "final_logit_softcapping" => family.logit_cap != Cap::Never,
+            "query_pre_attn_scalar" => family.scale == Scale::PreAttention,
+            "no_rope_layers" => family.no_rope_layers,
+            "partial_rotary_factor" => family.keys.rotary_share.is_some(),
+            "rotary_pct" => family.keys.rotary_share == Some("rotary_pct"),
+            "use_parallel_residual" => family.parallel_residual,
+            "scale_attn_by_inverse_layer_idx" => family.scale == Scale::Switched,
+            _ => false,
+        };
+        for (key, remedy) in CHANGES {
+            let neutral = |value: &Value| match value {
+                Value::Null | Value::Bool(false) => true,
+                Value::Number(x) => x.as_f64() == Some(1.0),
+                Value::Array(list) => list.iter().all(|x| x.as_u64() == Some(1)),
+                _ => false,
+            };
+            if let Some(value) = self.map.get(*key).filter(|value| !honoured(key) && !neutral(value)) {
+                let problem = format!("{key} = {value} is not supported in a {}", family.model_type);
+                return Err(self.wrong(problem, *remedy));
+            }
         }
         Ok(())
+    }
+
+    pub(crate) fn activation(&self, family: &Family) -> Result<Activation, ModelError> {
+        let (key, gated) = (family.keys.activation, !matches!(family.names.mlp, Mlp::Plain(_)));
+        let default = Value::from(family.defaults.activation);
+        let value = self.map.get(key).filter(|value| !value.is_null()).unwrap_or(&default);
+        let activation = value.as_str().and_then(|name| Activation::named(name, gated));
+        activation.ok_or_else(|| {
+            self.wrong(format!("{key} = {value} is not supported"), Activation::supported(gated))
+        })
+    }
+
+    /// Key and value heads, and the width of a head.
+    pub(crate) fn head_sizes(
+        &self,
+        family: &Family,
+        hidden_size: usize,
+        heads: usize,
+        largest: u64,
+    ) -> Result<(usize, usize), ModelError> {
+        let (keys, defaults) = (&family.keys, &family.defaults);
+        let kv_heads = match keys.kv_heads {
+            None => heads,
+            // An explicit null means as many as query heads; so does silence where the family has no number.
+            Some(key) if self.map.get(key).is_some_and(Value::is_null) => heads,
+            Some(key) => self.size(key, Some(defaults.kv_heads.unwrap_or(heads)), largest)?,
+        };
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(self.wrong(
+                format!("{} {heads} is not a multiple of num_key_value_heads {kv_heads}", keys.heads),
+                "correct the two fields",
+            ));
+        }
+        let stated = keys.head_dim.filter(|key| !self.absent(key));
+        let shared = if stated.is_some() { None } else { defaults.head_dim };
+        if stated.is_none() && shared.is_none() && !hidden_size.is_multiple_of(heads) {
+            return Err(self.wrong(
+                format!("{} {hidden_size} is not a multiple of {} {heads}", keys.hidden_size, keys.heads),
+                if keys.head_dim.is_some() { "add the field head_dim" } else { "correct the two fields" },
+            ));
+        }
+        let head_dim = match stated {
+            Some(key) => self.size(key, None, largest)?,
+            None => shared.unwrap_or(hidden_size / heads),
+        };
+        if head_dim == 0 || heads.saturating_mul(head_dim) as u64 > largest {
+            return Err(self.wrong(
+                format!("{} x head_dim = {heads} x {head_dim} is zero or too large", keys.heads),
+                "correct the two fields",
+            ));
+        }
+        if !head_dim.is_multiple_of(2) && family.positions != Positions::Learned {
+            return Err(self.wrong(
+                format!("head_dim {head_dim} is odd; rotary embedding turns pairs"),
+                "use a model with an even head_dim",
+            ));
+        }
+        Ok((kv_heads, head_dim))
+    }
+
+    /// A soft cap: a positive number, or none.
+    pub(crate) fn cap(&self, key: &str, cap: Cap) -> Result<Option<f32>, ModelError> {
+        let Cap::Key(default) = cap else { return Ok(None) };
+        if self.map.get(key).is_some_and(Value::is_null) {
+            return Ok(None);
+        }
+        if self.absent(key) && default.is_none() {
+            return Ok(None);
+        }
+        let cap = self.number(self.map, key, default, 0.0)? as f32;
+        if cap > 0.0 && cap.is_finite() {
+            return Ok(Some(cap));
+        }
+        Err(self.wrong(format!("{key} = {cap} is not above zero"), "correct the field; null means no cap"))
+    }
+
+    pub(crate) fn whole_number(&self, key: &str, default: usize) -> Result<usize, ModelError> {
+        match self.map.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => value.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
+                self.wrong(format!("{key} = {value} is not a whole number"), "correct the field")
+            }),
+        }
     }
 
     pub(crate) fn size(&self, key: &str, default: Option<usize>, largest: u64) -> Result<usize, ModelError> {
@@ -128,9 +250,9 @@ impl Fields<'_> {
         }
     }
 
-    pub(crate) fn flag(&self, key: &str) -> Result<bool, ModelError> {
+    pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
         match self.map.get(key) {
-            None | Some(Value::Null) => Ok(false),
+            None | Some(Value::Null) => Ok(default),
             Some(Value::Bool(value)) => Ok(*value),
             Some(value) => {
                 Err(self.wrong(format!("{key} = {value} is not true or false"), "correct the field"))
@@ -142,7 +264,7 @@ impl Fields<'_> {
         match rule {
             Bias::Always => Ok(true),
             Bias::Never => Ok(false),
-            Bias::Key(key) => self.flag(key),
+            Bias::Key(key, default) => self.flag(key, default),
         }
     }
 
@@ -158,92 +280,5 @@ impl Fields<'_> {
             Some(Value::Array(ids)) => ids.iter().filter_map(|v| one(v).transpose()).collect(),
             Some(id) => Ok(one(id)?.into_iter().collect()),
         }
-    }
-
-    /// Both layouts: `rope_theta` with `rope_scaling`, and transformers 5's `rope_parameters` that holds all.
-    pub(crate) fn rope(&self, max_positions: usize) -> Result<(f64, RopeScaling), ModelError> {
-        let empty = Map::new();
-        let given = ["rope_parameters", "rope_scaling"].into_iter().find(|key| !self.absent(key));
-        let map = match given.map(|key| (key, &self.map[key])) {
-            None => &empty,
-            Some((_, Value::Object(map))) => map,
-            Some((key, value)) => {
-                return Err(self.wrong(format!("{key} = {value} is not an object"), "correct the field"));
-            }
-        };
-        for key in ["mrope_section", "partial_rotary_factor", "short_factor", "full_attention"] {
-            if let Some(value) = map.get(key).filter(|v| !v.is_null() && v.as_f64() != Some(1.0)) {
-                return Err(self.wrong(
-                    format!("{}.{key} = {value} is not supported", given.unwrap_or_default()),
-                    "use a text-only checkpoint with one rotary embedding over whole heads",
-                ));
-            }
-        }
-        let outer = self.number(self.map, "rope_theta", Some(10_000.0), 1.0)?;
-        let theta = self.number(map, "rope_theta", Some(outer), 1.0)?;
-        if theta <= 1.0 {
-            return Err(self.wrong("rope_theta = 1 gives no rotation", "correct the field"));
-        }
-        let factor = || self.number(map, "factor", None, 1.0);
-        let outer_original =
-            self.number(self.map, "original_max_position_embeddings", Some(max_positions as f64), 1.0)?;
-        let original = || self.number(map, "original_max_position_embeddings", Some(outer_original), 1.0);
-        let kind =
-            map.get("rope_type").or_else(|| map.get("type")).and_then(Value::as_str).unwrap_or("default");
-        let scaling = match kind {
-            "default" => RopeScaling::None,
-            "linear" => RopeScaling::Linear { factor: factor()? },
-            "dynamic" => RopeScaling::Dynamic { factor: factor()? },
-            "llama3" => RopeScaling::Llama3 {
-                factor: factor()?,
-                low_freq_factor: self.number(map, "low_freq_factor", None, 0.0)?,
-                high_freq_factor: self.number(map, "high_freq_factor", None, 0.0)?,
-                original_max_position_embeddings: original()?,
-            },
-            "yarn" => self.yarn(map, max_positions as f64, original()?)?,
-            other => {
-                return Err(self.wrong(
-                    format!("rope type {other:?} is not supported"),
-                    "supported: default, linear, dynamic, llama3, yarn",
-                ));
-            }
-        };
-        if let RopeScaling::Llama3 { low_freq_factor: low, high_freq_factor: high, .. } = scaling
-            && !(low > 0.0 && high > low)
-        {
-            return Err(self.wrong(
-                format!("high_freq_factor {high} must be above low_freq_factor {low}, and both above 0"),
-                "correct the two fields",
-            ));
-        }
-        Ok((theta, scaling))
-    }
-
-    fn yarn(
-        &self,
-        map: &Map<String, Value>,
-        max_positions: f64,
-        original: f64,
-    ) -> Result<RopeScaling, ModelError> {
-        let factor = self.number(map, "factor", Some((max_positions / original).max(1.0)), 1.0)?;
-        let magnitude = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
-        let (m, m_all) = (
-            self.number(map, "mscale", Some(0.0), 0.0)?,
-            self.number(map, "mscale_all_dim", Some(0.0), 0.0)?,
-        );
-        let inferred = if m != 0.0 && m_all != 0.0 {
-            magnitude(factor, m) / magnitude(factor, m_all)
-        } else {
-            magnitude(factor, 1.0)
-        };
-        let or_default = |x: f64, default: f64| if x == 0.0 { default } else { x };
-        Ok(RopeScaling::Yarn {
-            factor,
-            attention_factor: self.number(map, "attention_factor", Some(inferred), 0.0)?,
-            beta_fast: or_default(self.number(map, "beta_fast", Some(32.0), 0.0)?, 32.0),
-            beta_slow: or_default(self.number(map, "beta_slow", Some(1.0), 0.0)?, 1.0),
-            truncate: map.get("truncate").and_then(Value::as_bool).unwrap_or(true),
-            original_max_position_embeddings: original,
-        })
     }
 }

@@ -3,10 +3,13 @@
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::family::NormKind;
 use crate::layer::Layer;
 use crate::layout::{Layout, TensorSpec};
-use crate::rope::inverse_frequencies;
-use crate::weights::{Checkpoint, TensorToWrite, save_tensors};
+use crate::norm::Norm;
+use crate::rope::{Rope, inverse_frequencies};
+use crate::stored::StoredTensor;
+use crate::weights::{Checkpoint, TensorData, TensorToWrite, save_tensors};
 use bso_durable::Seed;
 use bso_engine::{Array, DType, Engine, EngineError, PackedWeight, RotaryTable, Weight};
 use rand::Rng;
@@ -26,10 +29,8 @@ pub struct Decoder {
     dtype: DType,
     /// Rounded copies of the matrices that products read; none in f32.
     packed: Vec<Option<PackedWeight>>,
-    inverse_frequencies: Vec<f32>,
-    attention_factor: f32,
-    /// Covers the longest batch so far; grown when a longer one comes.
-    rotary: Mutex<Arc<RotaryTable>>,
+    /// One table for each rotary embedding. They cover the longest batch so far; grown when a longer one comes.
+    rotary: Mutex<Arc<[RotaryTable]>>,
     engine: Arc<Engine>,
 }
 
@@ -44,19 +45,28 @@ impl Decoder {
         let config = ModelConfig::from_dir(dir)?;
         let layout = Layout::of(&config);
         let checkpoint = Checkpoint::open(dir)?;
-        for spec in &layout.tensors {
-            checkpoint.check(&spec.name, &spec.shape)?;
+        for stored in &layout.stored {
+            checkpoint.check(name_in(&checkpoint, &config, stored), &stored.shape)?;
         }
         refuse_superfluous(&checkpoint, &config, &layout)?;
         let mut decoder = Self::zeros(config, layout, engine)?;
-        for (spec, array) in decoder.layout.tensors.iter().zip(&mut decoder.parameters) {
-            checkpoint.read(&spec.name, &spec.shape, array.as_mut_slice())?;
+        let Self { config, layout, parameters, .. } = &mut decoder;
+        for stored in &layout.stored {
+            let name = name_in(&checkpoint, config, stored);
+            if stored.is_plain() {
+                let values = parameters[stored.parts[0]].as_mut_slice();
+                checkpoint.read(name, &stored.shape, values)?;
+                continue;
+            }
+            let mut values = reserve(&stored.name, stored.len())?;
+            checkpoint.read(name, &stored.shape, &mut values)?;
+            stored.scatter(&values, parameters);
         }
         decoder.refuse_untied_head(&checkpoint)?;
         Ok(decoder)
     }
 
-    /// Random weights: normal with the config's `initializer_range` (0.02 where it has none), norms 1, biases 0.
+    /// Random weights: normal with the config's `initializer_range` (0.02 where it has none), norms neutral, biases 0.
     /// Each tensor has its own stream, so that the same seed gives the same tensor in any model that has it.
     ///
     /// # Errors
@@ -67,7 +77,8 @@ impl Decoder {
         let std = decoder.config.initializer_range;
         for (spec, array) in decoder.layout.tensors.iter().zip(&mut decoder.parameters) {
             if spec.shape.len() == 1 {
-                array.fill(if spec.name.ends_with(".bias") { 0.0 } else { 1.0 });
+                let less_one = decoder.config.norm() == NormKind::RmsPlusOne;
+                array.fill(if less_one || spec.name.ends_with(".bias") { 0.0 } else { 1.0 });
             } else {
                 fill_normal(array.as_mut_slice(), std, seed.derive(&spec.name, 0));
             }
@@ -77,20 +88,8 @@ impl Decoder {
 
     fn zeros(config: ModelConfig, layout: Layout, engine: Arc<Engine>) -> Result<Self, ModelError> {
         let parameters = layout.tensors.iter().map(allocate).collect::<Result<_, _>>()?;
-        let (inverse_frequencies, attention_factor) =
-            inverse_frequencies(config.head_dim, config.rope_theta, &config.rope_scaling);
-        let rotary = Mutex::new(Arc::new(RotaryTable::new(&inverse_frequencies, attention_factor, 0)));
-        Ok(Self {
-            config,
-            layout,
-            parameters,
-            dtype: DType::F32,
-            packed: Vec::new(),
-            inverse_frequencies,
-            attention_factor,
-            rotary,
-            engine,
-        })
+        let rotary = Mutex::new(rotary_tables(&config, 0)?);
+        Ok(Self { config, layout, parameters, dtype: DType::F32, packed: Vec::new(), rotary, engine })
     }
 
     /// Chooses the precision of products and of what lies between them. In bf16 each matrix has a rounded copy (2 bytes
@@ -145,10 +144,14 @@ impl Decoder {
     /// # Errors
     /// The I/O error with the path.
     pub fn save_sharded(&self, dir: &Path, dtype: DType, max_shard_bytes: u64) -> Result<(), ModelError> {
-        let tensors = self.layout.tensors.iter().zip(&self.parameters).map(|(spec, array)| TensorToWrite {
-            name: spec.name.clone(),
-            shape: spec.shape.clone(),
-            data: array.as_slice(),
+        let tensors = self.layout.stored.iter().map(|stored| TensorToWrite {
+            name: stored.name.clone(),
+            shape: stored.shape.clone(),
+            data: if stored.is_plain() {
+                self.parameters[stored.parts[0]].as_slice().into()
+            } else {
+                TensorData::Made(Box::new(|| stored.gather(&self.parameters)))
+            },
         });
         save_tensors(dir, tensors.collect(), dtype, max_shard_bytes)?;
         self.config.save(dir, dtype)
@@ -164,14 +167,15 @@ impl Decoder {
         &self.engine
     }
 
-    /// Names and values of all parameters, in Hugging Face's order; a vector is one row. Tied ones appear once.
+    /// Names and values of all parameters; a vector is one row. Names are Hugging Face's; where several parameters are
+    /// stored in one tensor, each adds its part (`qkv_proj.query.weight`). Tied ones appear once.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &Array)> {
         self.layout.tensors.iter().map(|t| t.name.as_str()).zip(&self.parameters)
     }
 
     /// As [`Decoder::parameters`], to be changed in place; [`Decoder::renew_packed`] must follow.
-    pub(crate) fn parameters_mut(&mut self) -> impl Iterator<Item = (&str, &mut Array)> {
-        self.layout.tensors.iter().map(|t| t.name.as_str()).zip(&mut self.parameters)
+    pub(crate) fn parameters_mut(&mut self) -> impl Iterator<Item = (&TensorSpec, &mut Array)> {
+        self.layout.tensors.iter().zip(&mut self.parameters)
     }
 
     /// Number of parameters; tied ones count once.
@@ -191,23 +195,32 @@ impl Decoder {
         &self.parameters[self.layout.embedding]
     }
 
-    pub(crate) fn final_norm(&self) -> &Array {
-        &self.parameters[self.layout.norm]
+    /// The embedding of positions, where there is one.
+    pub(crate) fn positions(&self) -> Option<&Array> {
+        self.layout.positions.map(|place| &self.parameters[place])
+    }
+
+    pub(crate) fn norm(&self) -> Norm<'_> {
+        let (engine, parameters) = (&*self.engine, &*self.parameters);
+        Norm { engine, parameters, kind: self.config.norm(), eps: self.config.norm_eps }
     }
 
     pub(crate) fn head(&self) -> Weight<'_> {
-        Weight {
-            values: &self.parameters[self.layout.head],
-            packed: self.packed.get(self.layout.head).and_then(Option::as_ref),
-        }
+        self.weight(self.layout.head)
+    }
+
+    /// A matrix as products take it.
+    pub(crate) fn weight(&self, place: usize) -> Weight<'_> {
+        Weight { values: &self.parameters[place], packed: self.packed.get(place).and_then(Option::as_ref) }
     }
 
     pub(crate) fn layer<'a>(
         &'a self,
         index: usize,
         positions: &'a [u32],
-        rotary: &'a RotaryTable,
+        rotary: &'a [RotaryTable],
     ) -> Layer<'a> {
+        let kind = self.config.layer_kinds[index];
         Layer {
             engine: &self.engine,
             config: &self.config,
@@ -215,13 +228,14 @@ impl Decoder {
             packed: &self.packed,
             dtype: self.dtype,
             place: &self.layout.layers[index],
-            rotary,
+            kind,
+            rotary: kind.rope.map(|rope| &rotary[rope]),
             positions,
         }
     }
 
-    /// The table for at least `positions` positions.
-    pub(crate) fn rotary_covering(&self, positions: usize) -> Result<Arc<RotaryTable>, ModelError> {
+    /// The tables for at least `positions` positions.
+    pub(crate) fn rotary_covering(&self, positions: usize) -> Result<Arc<[RotaryTable]>, ModelError> {
         let limit = self.config.max_positions;
         if positions > limit {
             return Err(ModelError::argument(
@@ -231,21 +245,21 @@ impl Decoder {
                 "truncate it (max_length) or use a model with a longer context",
             ));
         }
-        // A poisoned lock holds a whole table all the same: it is replaced in one assignment.
-        let mut table = self.rotary.lock().unwrap_or_else(PoisonError::into_inner);
-        if table.positions() < positions {
-            let size = positions.next_power_of_two().max(256).min(limit);
-            *table = Arc::new(RotaryTable::new(&self.inverse_frequencies, self.attention_factor, size));
+        // A poisoned lock holds whole tables all the same: they are replaced in one assignment.
+        let mut tables = self.rotary.lock().unwrap_or_else(PoisonError::into_inner);
+        if tables.iter().any(|table| table.positions() < positions) {
+            *tables = rotary_tables(&self.config, positions.next_power_of_two().max(256).min(limit))?;
         }
-        Ok(table.clone())
+        Ok(tables.clone())
     }
 
     /// transformers ignores a stored head where the config ties it; a different one would be lost silently.
     fn refuse_untied_head(&self, checkpoint: &Checkpoint) -> Result<(), ModelError> {
-        let name = "lm_head.weight";
-        if !self.config.tied_head || !checkpoint.has(name) {
+        let Some(name) =
+            HEADS.into_iter().find(|name| checkpoint.has(name)).filter(|_| self.config.tied_head)
+        else {
             return Ok(());
-        }
+        };
         let spec = &self.layout.tensors[self.layout.embedding];
         checkpoint.check(name, &spec.shape)?;
         let mut head = allocate(spec)?;
@@ -256,7 +270,7 @@ impl Decoder {
         Err(ModelError::Tensor {
             file: checkpoint.file_of(name).to_owned(),
             tensor: name.into(),
-            expected: "the values of model.embed_tokens.weight (tie_word_embeddings is true)".into(),
+            expected: format!("the values of {} (tie_word_embeddings is true)", spec.name),
             found: "others".into(),
             remedy: "set tie_word_embeddings to false in config.json, or remove the tensor".into(),
         })
@@ -272,24 +286,48 @@ impl Clone for Decoder {
             parameters: self.parameters.clone(),
             dtype: self.dtype,
             packed: self.packed.clone(),
-            inverse_frequencies: self.inverse_frequencies.clone(),
-            attention_factor: self.attention_factor,
             rotary: Mutex::new(rotary),
             engine: self.engine.clone(),
         }
     }
 }
 
-/// Tensors that the model would not use: a sign of another architecture, except for two that older versions of
-/// transformers wrote.
+fn rotary_tables(config: &ModelConfig, positions: usize) -> Result<Arc<[RotaryTable]>, ModelError> {
+    let table = |rope: &Rope| {
+        let (frequencies, factor) = inverse_frequencies(config.rotary_dim, rope.theta, &rope.scaling);
+        Ok(RotaryTable::new(&frequencies, factor, positions).in_heads_of(config.head_dim)?)
+    };
+    config.ropes.iter().map(table).collect()
+}
+
+/// The names that families give the output head.
+const HEADS: [&str; 2] = ["lm_head.weight", "embed_out.weight"];
+
+/// The tensor's name in this checkpoint: one of a model without head lacks the name of the body, and GPT-NeoX's head
+/// has had two names.
+fn name_in<'a>(checkpoint: &Checkpoint, config: &ModelConfig, stored: &'a StoredTensor) -> &'a str {
+    let bare = stored.name.strip_prefix(config.family().names.body);
+    let heads = HEADS.iter().copied().filter(|_| HEADS.contains(&stored.name.as_str()));
+    let mut others = bare.into_iter().chain(heads);
+    let found = if checkpoint.has(&stored.name) { None } else { others.find(|name| checkpoint.has(name)) };
+    found.unwrap_or(&stored.name)
+}
+
+/// Tensors that the model would not use: a sign of another architecture, except for masks and frequencies that older
+/// versions of transformers wrote, and a head that is tied.
 fn refuse_superfluous(
     checkpoint: &Checkpoint,
     config: &ModelConfig,
     layout: &Layout,
 ) -> Result<(), ModelError> {
-    let known: std::collections::HashSet<&str> = layout.tensors.iter().map(|t| t.name.as_str()).collect();
-    let harmless =
-        |name: &str| name.ends_with(".rotary_emb.inv_freq") || (name == "lm_head.weight" && config.tied_head);
+    let known = layout.stored.iter().map(|stored| name_in(checkpoint, config, stored));
+    let known: std::collections::HashSet<&str> = known.collect();
+    let harmless = |name: &str| {
+        let mask = [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"];
+        name.ends_with(".rotary_emb.inv_freq")
+            || mask.iter().any(|end| name.ends_with(end))
+            || (HEADS.contains(&name) && config.tied_head)
+    };
     match checkpoint.names().find(|name| !known.contains(name) && !harmless(name)) {
         None => Ok(()),
         Some(name) => Err(ModelError::Tensor {
@@ -304,16 +342,21 @@ fn refuse_superfluous(
 
 fn allocate(spec: &TensorSpec) -> Result<Array, ModelError> {
     let (rows, cols) = spec.rows_cols();
+    let data = reserve(&spec.name, rows.saturating_mul(cols))?;
+    Ok(Array::from_vec(rows, cols, data)?)
+}
+
+/// Zeros, or the error that says what there is no memory for.
+fn reserve(name: &str, count: usize) -> Result<Vec<f32>, ModelError> {
     let mut data = Vec::new();
-    let fits = rows.checked_mul(cols).filter(|n| data.try_reserve_exact(*n).is_ok());
-    let Some(len) = fits else {
+    if data.try_reserve_exact(count).is_err() {
         return Err(ModelError::argument(
-            format!("no memory for {} of {rows} x {cols} numbers", spec.name),
+            format!("no memory for {name} of {count} numbers"),
             "use a smaller model or a machine with more memory",
         ));
-    };
-    data.resize(len, 0.0);
-    Ok(Array::from_vec(rows, cols, data)?)
+    }
+    data.resize(count, 0.0);
+    Ok(data)
 }
 
 /// Normal numbers by the Box-Muller transform.

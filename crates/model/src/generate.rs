@@ -103,7 +103,7 @@ impl Decoder {
     ) -> Result<Vec<Generated>, ModelError> {
         check(self, prompts, config)?;
         let mut results: Vec<Option<Generated>> = vec![None; prompts.len()];
-        let mut session = Session::new(self, prompts, config);
+        let mut session = Session::new(self, prompts, config)?;
         while session.admit() {
             for (sequence, token) in session.advance()? {
                 let prompt = session.prompt(sequence);

@@ -3,12 +3,12 @@
 //! layer takes from most prompt rows only their keys and values. What training computes is in `layer`.
 
 use crate::activations::Matrix;
-use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::layer::attention_shape;
-use crate::layout::{LayerPlace, LinearPlace};
-use bso_engine::{Array, CachedRows, Engine, EngineError, KvCache, Projection, RotaryTable};
+use crate::layer_kind::LayerKind;
+use crate::layout::{LayerPlace, LinearPlace, NormPlace};
+use bso_engine::{Array, CachedRows, DType, EngineError, KvCache, Projection, RotaryTable};
 
 /// The rows to compute.
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ pub(crate) struct PassMemory {
     /// The ready rows of the residual stream.
     ready: Matrix,
     normed: Matrix,
-    inv_rms: Vec<f32>,
+    inverse: Vec<f32>,
     query: Matrix,
     key: Matrix,
     value: Matrix,
@@ -62,6 +62,9 @@ pub(crate) struct PassMemory {
     gate: Matrix,
     up: Matrix,
     gated: Matrix,
+    /// What stands before or after a norm inside a branch.
+    spare: Matrix,
+    branch: Matrix,
     /// `[ready rows, vocabulary]`.
     pub logits: Matrix,
 }
@@ -74,59 +77,59 @@ pub(crate) fn run(
     m: &mut PassMemory,
 ) -> Result<(), ModelError> {
     let (engine, config) = (decoder.engine(), decoder.config());
-    let rotary = decoder.rotary_covering(pass.positions.iter().max().map_or(0, |p| *p as usize + 1))?;
+    let tables = decoder.rotary_covering(pass.positions.iter().max().map_or(0, |p| *p as usize + 1))?;
     m.residual.resize(pass.tokens.len(), config.hidden_size);
     let last = caches.len().saturating_sub(1);
     engine.install(|| -> Result<(), EngineError> {
-        engine.embedding(&pass.tokens, decoder.embedding(), &mut m.residual)?;
+        decoder.embed(&pass.tokens, &pass.positions, &mut m.residual)?;
         for (index, cache) in caches.iter_mut().enumerate() {
-            let place = &decoder.layout().layers[index];
-            let layer = PassLayer { engine, config, parameters: decoder.arrays(), place, rotary: &rotary };
+            let (place, kind) = (&decoder.layout().layers[index], config.layer_kinds[index]);
+            let layer = PassLayer { decoder, place, kind, rotary: kind.rope.map(|rope| &tables[rope]) };
             if index == last {
                 layer.forward_ready_rows(pass, cache, m)?;
             } else {
                 layer.forward(pass, cache, m)?;
             }
         }
-        m.normed.resize(pass.ready.len(), config.hidden_size);
-        m.inv_rms.resize(pass.ready.len(), 0.0);
+        m.normed.fit(decoder.dtype(), (pass.ready.len(), config.hidden_size))?;
+        m.inverse.resize(pass.ready.len(), 0.0);
         m.logits.resize(pass.ready.len(), config.vocab_size);
         if pass.ready.is_empty() {
             return Ok(());
         }
-        let (norm, eps) = (decoder.final_norm(), config.rms_norm_eps);
-        engine.rms_norm(&m.ready, norm, eps, &mut m.normed, &mut m.inv_rms)?;
-        engine.project(&m.normed, [Projection::new(decoder.head().values, None, &mut m.logits)])
+        decoder.norm().forward(decoder.layout().norm, &m.ready, &mut m.normed, &mut m.inverse)?;
+        engine.project(&m.normed, [Projection::new(decoder.head(), None, &mut m.logits)])?;
+        config.logit_cap.into_iter().for_each(|cap| engine.soft_cap(&mut m.logits, cap));
+        Ok(())
     })?;
     Ok(())
 }
 
-/// A layer with what it computes on.
+/// A layer with what it computes on. What products read is in the decoder's precision, residuals are in f32.
 struct PassLayer<'a> {
-    engine: &'a Engine,
-    config: &'a ModelConfig,
-    parameters: &'a [Array],
+    decoder: &'a Decoder,
     place: &'a LayerPlace,
-    rotary: &'a RotaryTable,
+    kind: LayerKind,
+    rotary: Option<&'a RotaryTable>,
 }
 
 impl<'a> PassLayer<'a> {
     /// `m.residual` becomes the layer's output.
     fn forward(&self, pass: &PassRows, cache: &mut KvCache, m: &mut PassMemory) -> Result<(), EngineError> {
-        let Self { engine, config, place, .. } = *self;
-        self.norm(place.input_norm, &m.residual, &mut m.normed, &mut m.inv_rms)?;
+        let (engine, config, place) = (self.decoder.engine(), self.decoder.config(), self.place);
+        self.normalise(place.attention_norm, &m.residual, &mut m.normed, &mut m.inverse)?;
         let [query, key, value] =
-            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value]);
+            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value])?;
         engine.project(&m.normed, [query, key, value])?;
-        engine.rotary(&mut m.query, &pass.positions, self.rotary, false)?;
-        engine.rotary(&mut m.key, &pass.positions, self.rotary, false)?;
+        self.turn(0, (&mut m.query, &pass.positions), (&mut m.spare, &mut m.inverse))?;
+        self.turn(1, (&mut m.key, &pass.positions), (&mut m.spare, &mut m.inverse))?;
         cache.append(&pass.rows, &m.key, &m.value)?;
-        m.attended.resize(m.query.rows(), m.query.cols());
-        engine.cached_attention(&m.query, &pass.rows, cache, attention_shape(config), &mut m.attended)?;
-        engine.project(&m.attended, [self.added(place.output, &mut m.residual)])?;
-        // The MLP works where the last layer's rows lie.
+        m.attended.fit(m.query.dtype(), (m.query.rows(), m.query.cols()))?;
+        let shape = attention_shape(config, self.kind);
+        engine.cached_attention(&m.query, &pass.rows, cache, shape, &mut m.attended)?;
+        // What follows works where the last layer's rows lie.
         std::mem::swap(&mut m.residual, &mut m.ready);
-        self.mlp(m)?;
+        self.after_attention(m)?;
         std::mem::swap(&mut m.residual, &mut m.ready);
         Ok(())
     }
@@ -138,47 +141,67 @@ impl<'a> PassLayer<'a> {
         cache: &mut KvCache,
         m: &mut PassMemory,
     ) -> Result<(), EngineError> {
-        let Self { engine, config, place, .. } = *self;
-        self.norm(place.input_norm, &m.residual, &mut m.normed, &mut m.inv_rms)?;
+        let (engine, config, place) = (self.decoder.engine(), self.decoder.config(), self.place);
+        self.normalise(place.attention_norm, &m.residual, &mut m.normed, &mut m.inverse)?;
         let [_, key, value] =
-            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value]);
+            self.attention_inputs(pass.tokens.len(), [&mut m.query, &mut m.key, &mut m.value])?;
         engine.project(&m.normed, [key, value])?;
-        engine.rotary(&mut m.key, &pass.positions, self.rotary, false)?;
+        self.turn(1, (&mut m.key, &pass.positions), (&mut m.spare, &mut m.inverse))?;
         cache.append(&pass.rows, &m.key, &m.value)?;
         if pass.ready.is_empty() {
             return Ok(());
         }
         m.ready.resize(pass.ready.len(), config.hidden_size);
         engine.gather_rows(&m.residual, &pass.ready, &mut m.ready)?;
-        self.norm(place.input_norm, &m.ready, &mut m.normed, &mut m.inv_rms)?;
-        let [query, ..] = self.attention_inputs(pass.ready.len(), [&mut m.query, &mut m.key, &mut m.value]);
+        self.normalise(place.attention_norm, &m.ready, &mut m.normed, &mut m.inverse)?;
+        let [query, ..] =
+            self.attention_inputs(pass.ready.len(), [&mut m.query, &mut m.key, &mut m.value])?;
         engine.project(&m.normed, [query])?;
-        engine.rotary(&mut m.query, &pass.ready_positions, self.rotary, false)?;
-        m.attended.resize(m.query.rows(), m.query.cols());
-        engine.cached_attention(
-            &m.query,
-            &pass.ready_rows,
-            cache,
-            attention_shape(config),
-            &mut m.attended,
-        )?;
-        engine.project(&m.attended, [self.added(place.output, &mut m.ready)])?;
-        self.mlp(m)
+        self.turn(0, (&mut m.query, &pass.ready_positions), (&mut m.spare, &mut m.inverse))?;
+        m.attended.fit(m.query.dtype(), (m.query.rows(), m.query.cols()))?;
+        let shape = attention_shape(config, self.kind);
+        engine.cached_attention(&m.query, &pass.ready_rows, cache, shape, &mut m.attended)?;
+        self.after_attention(m)
     }
 
-    /// The gated MLP, added to `m.ready`.
-    fn mlp(&self, m: &mut PassMemory) -> Result<(), EngineError> {
-        let Self { engine, config, place, .. } = *self;
-        self.norm(place.post_attention_norm, &m.ready, &mut m.normed, &mut m.inv_rms)?;
-        for matrix in [&mut m.gate, &mut m.up, &mut m.gated] {
-            matrix.resize(m.ready.rows(), config.intermediate_size);
+    /// The attention's output and the MLP, added to `m.ready`.
+    fn after_attention(&self, m: &mut PassMemory) -> Result<(), EngineError> {
+        let (place, parallel) = (self.place, self.decoder.config().parallel_residual);
+        // Side by side, the MLP reads the stream before attention enters it.
+        if parallel {
+            self.mlp_inputs(m)?;
         }
-        engine.project(
-            &m.normed,
-            [self.replaced(place.gate, &mut m.gate), self.replaced(place.up, &mut m.up)],
+        self.enter(
+            place.output,
+            place.post_attention_norm,
+            &m.attended,
+            (&mut m.ready, &mut m.spare, &mut m.branch, &mut m.inverse),
         )?;
-        engine.swiglu(&m.gate, &m.up, &mut m.gated)?;
-        engine.project(&m.gated, [self.added(place.down, &mut m.ready)])
+        if !parallel {
+            self.mlp_inputs(m)?;
+        }
+        self.enter(
+            place.down,
+            place.post_mlp_norm,
+            &m.gated,
+            (&mut m.ready, &mut m.spare, &mut m.branch, &mut m.inverse),
+        )
+    }
+
+    /// What the MLP's last product reads, in `m.gated`.
+    fn mlp_inputs(&self, m: &mut PassMemory) -> Result<(), EngineError> {
+        let (engine, config, place) = (self.decoder.engine(), self.decoder.config(), self.place);
+        self.normalise(place.mlp_norm, &m.ready, &mut m.normed, &mut m.inverse)?;
+        for matrix in [&mut m.gate, &mut m.up, &mut m.gated] {
+            matrix.fit(self.decoder.dtype(), (m.ready.rows(), config.intermediate_size))?;
+        }
+        let up = self.replaced(place.up, &mut m.up);
+        match place.gate {
+            Some(gate) => engine.project(&m.normed, [self.replaced(gate, &mut m.gate), up])?,
+            None => engine.project(&m.normed, [up])?,
+        }
+        let gate = place.gate.map(|_| &*m.gate);
+        config.activation().forward(engine, (gate, &m.up), &mut m.gated)
     }
 
     /// Query, key and value of so many rows.
@@ -186,31 +209,82 @@ impl<'a> PassLayer<'a> {
         &'b self,
         rows: usize,
         [query, key, value]: [&'b mut Matrix; 3],
-    ) -> [Projection<'b>; 3] {
-        let (config, place) = (self.config, self.place);
-        query.resize(rows, config.heads * config.head_dim);
-        key.resize(rows, config.kv_heads * config.head_dim);
-        value.resize(rows, config.kv_heads * config.head_dim);
-        [self.replaced(place.query, query), self.replaced(place.key, key), self.replaced(place.value, value)]
+    ) -> Result<[Projection<'b>; 3], EngineError> {
+        let (config, place, dtype) = (self.decoder.config(), self.place, self.decoder.dtype());
+        // What a norm reads is in f32.
+        let raw = if place.qk_norms.is_some() { DType::F32 } else { dtype };
+        query.fit(raw, (rows, config.heads * config.head_dim))?;
+        key.fit(raw, (rows, config.kv_heads * config.head_dim))?;
+        value.fit(dtype, (rows, config.kv_heads * config.head_dim))?;
+        Ok([
+            self.replaced(place.query, query),
+            self.replaced(place.key, key),
+            self.replaced(place.value, value),
+        ])
     }
 
-    fn norm(
+    /// Norm and rotary embedding of queries (0) or keys (1), where the layer has them.
+    fn turn(
         &self,
-        weight: usize,
+        which: usize,
+        (x, positions): (&mut Matrix, &[u32]),
+        (spare, inverse): (&mut Matrix, &mut Vec<f32>),
+    ) -> Result<(), EngineError> {
+        if let Some(norms) = self.place.qk_norms {
+            let runs = x.len() / self.decoder.arrays()[norms[which]].len().max(1);
+            inverse.resize(runs, 0.0);
+            spare.fit(self.decoder.dtype(), (x.rows(), x.cols()))?;
+            self.decoder.norm().forward(norms[which], x, spare, inverse)?;
+            std::mem::swap(x, spare);
+        }
+        self.rotary.map_or(Ok(()), |table| self.decoder.engine().rotary(x, positions, table, false))
+    }
+
+    /// Adds a branch's last product to `stream`, through the norm that stands there, if one does.
+    fn enter(
+        &self,
+        linear: LinearPlace,
+        norm: Option<NormPlace>,
+        x: &Array,
+        (stream, spare, branch, inverse): (&mut Matrix, &mut Matrix, &mut Matrix, &mut Vec<f32>),
+    ) -> Result<(), EngineError> {
+        let engine = self.decoder.engine();
+        let Some(norm) = norm else {
+            return engine.project(x, [self.added(linear, stream)]);
+        };
+        for matrix in [&mut *spare, &mut *branch] {
+            matrix.fit(DType::F32, (stream.rows(), stream.cols()))?;
+        }
+        engine.project(x, [self.replaced(linear, spare)])?;
+        inverse.resize(stream.rows(), 0.0);
+        self.decoder.norm().forward(norm, spare, branch, inverse)?;
+        engine.add_assign(stream, branch)
+    }
+
+    fn normalise(
+        &self,
+        norm: Option<NormPlace>,
         x: &Array,
         y: &mut Matrix,
-        inv_rms: &mut Vec<f32>,
+        inverse: &mut Vec<f32>,
     ) -> Result<(), EngineError> {
-        y.resize(x.rows(), x.cols());
-        inv_rms.resize(x.rows(), 0.0);
-        self.engine.rms_norm(x, &self.parameters[weight], self.config.rms_norm_eps, y, inv_rms)
+        y.fit(self.decoder.dtype(), (x.rows(), x.cols()))?;
+        inverse.resize(x.rows(), 0.0);
+        match norm {
+            Some(norm) => self.decoder.norm().forward(norm, x, y, inverse),
+            None => self.decoder.engine().copy(x, y),
+        }
     }
 
     fn replaced<'b>(&'b self, place: LinearPlace, out: &'b mut Array) -> Projection<'b> {
-        Projection::new(&self.parameters[place.weight], place.bias.map(|bias| &self.parameters[bias]), out)
+        Projection::new(self.decoder.weight(place.weight), self.bias(place), out)
     }
 
     fn added<'b>(&'b self, place: LinearPlace, out: &'b mut Array) -> Projection<'b> {
-        Projection::added(&self.parameters[place.weight], place.bias.map(|bias| &self.parameters[bias]), out)
+        Projection::added(self.decoder.weight(place.weight), self.bias(place), out)
+    }
+
+    fn bias(&self, place: LinearPlace) -> Option<&'a Array> {
+        place.bias.map(|bias| &self.decoder.arrays()[bias])
     }
 }

@@ -56,26 +56,30 @@ struct Chooser {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(decoder: &'a Decoder, prompts: &'a [Vec<u32>], config: &'a GenerateConfig) -> Self {
+    pub(crate) fn new(
+        decoder: &'a Decoder,
+        prompts: &'a [Vec<u32>],
+        config: &'a GenerateConfig,
+    ) -> Result<Self, ModelError> {
         let shape = decoder.config();
-        let cache = |slots| KvCache::new(slots, shape.kv_heads, shape.head_dim);
+        let cache = |slots| KvCache::new(slots, shape.kv_heads, shape.head_dim, decoder.dtype());
         let longest = prompts.iter().map(|prompt| rows_needed(decoder, prompt, config)).max().unwrap_or(0);
-        let sequence_bytes = cache(0).row_bytes().saturating_mul(shape.layers).saturating_mul(longest);
+        let sequence_bytes = cache(0)?.row_bytes().saturating_mul(shape.layers).saturating_mul(longest);
         let fit = (CACHE_BYTES / sequence_bytes.max(1)).max(1);
         let slots = config.batch_size.min(prompts.len()).min(fit);
-        Self {
+        Ok(Self {
             decoder,
             prompts,
             config,
             waiting: 0..prompts.len(),
             sequences: Vec::new(),
             free_slots: (0..slots).rev().collect(),
-            caches: (0..shape.layers).map(|_| cache(slots)).collect(),
+            caches: (0..shape.layers).map(|_| cache(slots)).collect::<Result<_, _>>()?,
             pass: PassRows::default(),
             ready: Vec::new(),
             memory: PassMemory::default(),
             choosers: Vec::new(),
-        }
+        })
     }
 
     /// Fills free places with waiting prompts; false when nothing is left to do.

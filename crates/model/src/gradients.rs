@@ -3,6 +3,7 @@
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use bso_engine::{Array, Engine};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Gradients of a decoder's parameters, in the decoder's order.
@@ -49,6 +50,19 @@ impl Gradients {
     /// Names and gradients in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Array)> {
         self.names.iter().map(String::as_str).zip(&self.arrays)
+    }
+
+    /// Names and gradients as the parameters are stored: in Hugging Face's names and arrangement.
+    ///
+    /// # Errors
+    /// Gradients of another model.
+    pub fn stored<'a>(
+        &'a self,
+        decoder: &'a Decoder,
+    ) -> Result<impl Iterator<Item = (&'a str, Cow<'a, [f32]>)>, ModelError> {
+        self.fits(decoder)?;
+        let stored = decoder.layout().stored.iter();
+        Ok(stored.map(|stored| (stored.name.as_str(), stored.gather(&self.arrays))))
     }
 
     /// Refuses gradients made for another model.

@@ -1,12 +1,14 @@
-//! One decoder layer: norm, attention, residual, norm, gated MLP, residual; the backward directly under the
-//! forward. Generation, which attends over a cache and keeps nothing, is in `generation_pass`.
+//! One decoder layer: norm, attention, residual, norm, MLP, residual, in whichever of its arrangements the family has;
+//! the backward directly under the forward. Generation, which attends over a cache and keeps nothing, is in
+//! `generation_pass`.
 
 use crate::activations::{BackwardBuffers, KeptActivations, PassingActivations};
 use crate::config::ModelConfig;
+use crate::layer_kind::LayerKind;
 use crate::layout::{LayerPlace, LinearPlace};
 use bso_engine::{
     Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, DType, Engine, EngineError,
-    LinearGrads, PackedWeight, Qkv, RmsNormGrads, RotaryTable, Segments, SwigluGrads, Weight,
+    LinearGrads, PackedWeight, Qkv, RotaryTable, Segments, Weight,
 };
 
 /// A layer with what it computes on.
@@ -18,17 +20,21 @@ pub(crate) struct Layer<'a> {
     /// Precision of products.
     pub dtype: DType,
     pub place: &'a LayerPlace,
-    pub rotary: &'a RotaryTable,
+    pub kind: LayerKind,
+    /// None where the layer does not rotate.
+    pub rotary: Option<&'a RotaryTable>,
     pub positions: &'a [u32],
 }
 
-/// Heads and scale of a config's attention.
-pub(crate) fn attention_shape(config: &ModelConfig) -> AttentionShape {
+/// Heads, scale, window and cap of a layer's attention.
+pub(crate) fn attention_shape(config: &ModelConfig, kind: LayerKind) -> AttentionShape {
     AttentionShape {
         heads: config.heads,
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
-        scale: (1.0 / (config.head_dim as f64).sqrt()) as f32,
+        scale: kind.scale,
+        window: kind.window,
+        cap: config.attention_cap,
     }
 }
 
@@ -43,6 +49,7 @@ impl Layer<'_> {
         next: &mut Array,
     ) -> Result<(), EngineError> {
         self.attention_of_batch(residual, (segments, rows), (kept, passing), next)?;
+        self.mlp_inputs(residual, (kept, passing))?;
         self.mlp_half((kept, passing), next)
     }
 
@@ -57,8 +64,13 @@ impl Layer<'_> {
         kept.fit(self.dtype, residual.rows(), residual.rows(), self.config)?;
         passing.fit(self.dtype, residual.rows(), residual.rows(), self.config)?;
         self.attention_half(residual, segments, (kept, passing))?;
-        self.enter_residual(residual, kept)?;
-        self.mlp_inputs(kept, passing)
+        self.enter_residual(residual, None, (kept, &mut passing.inverse))?;
+        self.mlp_inputs(residual, (kept, passing))?;
+        if self.place.post_mlp_norm.is_none() {
+            return Ok(());
+        }
+        self.activate(kept, &mut passing.gated)?;
+        self.linear(self.place.down, &passing.gated, &mut kept.mlp_out)
     }
 
     fn attention_of_batch(
@@ -72,15 +84,18 @@ impl Layer<'_> {
         kept.fit(self.dtype, residual.rows(), mlp_rows, self.config)?;
         passing.fit(self.dtype, residual.rows(), mlp_rows, self.config)?;
         self.attention_half(residual, segments, (kept, passing))?;
-        let Some(rows) = rows else { return self.enter_residual(residual, kept) };
+        let PassingActivations { chosen, chosen_residual, inverse, .. } = passing;
+        let Some(rows) = rows else { return self.enter_residual(residual, None, (kept, inverse)) };
         // `next` is free until the MLP writes it.
         self.engine.gather_rows(residual, rows, next)?;
         if rows.len() == residual.rows() {
-            return self.enter_residual(next, kept);
+            return self.enter_residual(next, None, (kept, inverse));
         }
-        self.engine.gather_rows(&kept.attended, rows, &mut passing.chosen)?;
-        self.linear(self.place.output, &passing.chosen, &mut kept.middle)?;
-        self.engine.add_assign(&mut kept.middle, next)
+        if self.config.parallel_residual {
+            self.engine.gather_rows(residual, rows, chosen_residual)?;
+        }
+        self.engine.gather_rows(&kept.attended, rows, chosen)?;
+        self.enter_residual(next, Some(chosen), (kept, inverse))
     }
 
     fn attention_half(
@@ -89,31 +104,59 @@ impl Layer<'_> {
         segments: &Segments,
         (a, passing): (&mut KeptActivations, &mut PassingActivations),
     ) -> Result<(), EngineError> {
-        let (engine, place) = (self.engine, self.place);
-        self.norm(place.input_norm, residual, passing)?;
-        self.linear(place.query, &passing.normed, &mut a.query)?;
-        self.linear(place.key, &passing.normed, &mut a.key)?;
+        let (engine, place, norm) = (self.engine, self.place, self.norm());
+        self.normalise(place.attention_norm, residual, (&mut passing.normed, &mut passing.inverse))?;
+        if let Some([query, key]) = place.qk_norms {
+            self.linear(place.query, &passing.normed, &mut a.raw_query)?;
+            self.linear(place.key, &passing.normed, &mut a.raw_key)?;
+            norm.forward(query, &a.raw_query, &mut a.query, a.query_inverse.as_mut_slice())?;
+            norm.forward(key, &a.raw_key, &mut a.key, a.key_inverse.as_mut_slice())?;
+        } else {
+            self.linear(place.query, &passing.normed, &mut a.query)?;
+            self.linear(place.key, &passing.normed, &mut a.key)?;
+        }
         self.linear(place.value, &passing.normed, &mut a.value)?;
-        engine.rotary(&mut a.query, self.positions, self.rotary, false)?;
-        engine.rotary(&mut a.key, self.positions, self.rotary, false)?;
+        if let Some(rotary) = self.rotary {
+            engine.rotary(&mut a.query, self.positions, rotary, false)?;
+            engine.rotary(&mut a.key, self.positions, rotary, false)?;
+        }
         let qkv = Qkv { q: &a.query, k: &a.key, v: &a.value };
-        engine.attention(qkv, segments, attention_shape(self.config), &mut a.attended, &mut a.lse)
+        let shape = attention_shape(self.config, self.kind);
+        engine.attention(qkv, segments, shape, &mut a.attended, &mut a.lse)
     }
 
-    fn enter_residual(&self, residual: &Array, a: &mut KeptActivations) -> Result<(), EngineError> {
-        self.linear(self.place.output, &a.attended, &mut a.middle)?;
-        self.engine.add_assign(&mut a.middle, residual)
+    /// `a.middle = residual + output(attended)`, on the rows of `residual`; `chosen` are those of `a.attended`.
+    fn enter_residual(
+        &self,
+        residual: &Array,
+        chosen: Option<&Array>,
+        (a, inverse): (&mut KeptActivations, &mut Vec<f32>),
+    ) -> Result<(), EngineError> {
+        let KeptActivations { attended, attention_out, middle, .. } = a;
+        let attended = chosen.unwrap_or(attended);
+        self.leave_branch(
+            self.place.output,
+            attended,
+            self.place.post_attention_norm,
+            attention_out,
+            (middle, inverse),
+        )?;
+        self.engine.add_assign(middle, residual)
     }
 
+    /// The inputs of the activation: from `a.middle`, or from the layer's input where residuals are parallel.
     fn mlp_inputs(
         &self,
-        a: &mut KeptActivations,
-        passing: &mut PassingActivations,
+        residual: &Array,
+        (a, passing): (&mut KeptActivations, &mut PassingActivations),
     ) -> Result<(), EngineError> {
-        let place = self.place;
-        self.norm(place.post_attention_norm, &a.middle, passing)?;
-        self.linear(place.gate, &passing.normed, &mut a.gate)?;
-        self.linear(place.up, &passing.normed, &mut a.up)
+        let PassingActivations { normed, inverse, chosen_residual, .. } = passing;
+        let source = self.mlp_source([residual, chosen_residual, &a.middle]);
+        self.normalise(self.place.mlp_norm, source, (normed, inverse))?;
+        if let Some(gate) = self.place.gate {
+            self.linear(gate, normed, &mut a.gate)?;
+        }
+        self.linear(self.place.up, normed, &mut a.up)
     }
 
     fn mlp_half(
@@ -121,17 +164,18 @@ impl Layer<'_> {
         (a, passing): (&mut KeptActivations, &mut PassingActivations),
         next: &mut Array,
     ) -> Result<(), EngineError> {
-        self.mlp_inputs(a, passing)?;
-        self.engine.swiglu(&a.gate, &a.up, &mut passing.gated)?;
-        self.linear(self.place.down, &passing.gated, next)?;
+        self.activate(a, &mut passing.gated)?;
+        let (place, PassingActivations { gated, inverse, .. }) = (self.place, passing);
+        self.leave_branch(place.down, gated, place.post_mlp_norm, &mut a.mlp_out, (next, inverse))?;
         self.engine.add_assign(next, &a.middle)
     }
 
-    /// `passing.normed` and `passing.inv_rms` of these rows.
-    fn norm(&self, place: usize, x: &Array, passing: &mut PassingActivations) -> Result<(), EngineError> {
-        passing.fit_norm(x.rows());
-        let (eps, PassingActivations { normed, inv_rms, .. }) = (self.config.rms_norm_eps, passing);
-        self.engine.rms_norm(x, self.parameter(place), eps, normed, inv_rms)
+    fn activate(&self, a: &KeptActivations, out: &mut Array) -> Result<(), EngineError> {
+        self.config.activation().forward(self.engine, self.activation_inputs(a), out)
+    }
+
+    fn activation_inputs<'b>(&self, a: &'b KeptActivations) -> (Option<&'b Array>, &'b Array) {
+        (self.place.gate.map(|_| &*a.gate), &a.up)
     }
 
     /// `b.residual` (with `rows`, `b.last_residual`) comes in as the gradient of the layer's output; `b.residual`
@@ -147,45 +191,58 @@ impl Layer<'_> {
         let mlp_rows = a.middle.rows();
         passing.fit(self.dtype, residual.rows(), mlp_rows, self.config)?;
         b.fit_mlp(mlp_rows);
-        self.mlp_backward((a, passing), rows.is_some(), b, gradients)?;
+        // Side by side both branches see the gradient as it comes in; else attention sees the MLP's share too.
+        if self.config.parallel_residual {
+            self.output_backward(rows, (a, passing), b, gradients)?;
+            self.mlp_backward(residual, rows, (a, passing), b, gradients)?;
+        } else {
+            self.mlp_backward(residual, rows, (a, passing), b, gradients)?;
+            self.output_backward(rows, (a, passing), b, gradients)?;
+        }
+        if let Some(rows) = rows {
+            b.residual.fill(0.0);
+            self.engine.scatter_add_rows(&b.last_residual, rows, &mut b.residual)?;
+        }
         b.fit_mlp(residual.rows());
-        self.output_backward(rows, (a, passing), b, gradients)?;
         self.attention_backward(residual, segments, (a, passing), b, gradients)
     }
 
+    /// From the layer's output through the MLP; what its norm read gets its share of the gradient.
     fn mlp_backward(
         &self,
+        residual: &Array,
+        rows: Option<&[usize]>,
         (a, passing): (&KeptActivations, &mut PassingActivations),
-        last: bool,
         b: &mut BackwardBuffers,
         gradients: &mut [Array],
     ) -> Result<(), EngineError> {
         use Accumulate::{Add, Overwrite};
-        let (engine, place) = (self.engine, self.place);
-        let residual = if last { &mut b.last_residual } else { &mut b.residual };
-        engine.swiglu(&a.gate, &a.up, &mut passing.gated)?;
-        self.linear_backward(place.down, residual, &passing.gated, (&mut b.gated, Overwrite), gradients)?;
-        // Once its weight's gradient is known, the gated activation gives its place to the gate's gradient.
-        let dgate = &mut passing.gated;
-        engine.swiglu_backward(SwigluGrads {
-            dout: &b.gated,
-            gate: &a.gate,
-            up: &a.up,
-            dgate,
-            dup: &mut b.up,
-        })?;
-        self.norm(place.post_attention_norm, &a.middle, passing)?;
-        let normed = &passing.normed;
-        self.linear_backward(place.gate, &passing.gated, normed, (&mut b.normed, Overwrite), gradients)?;
-        self.linear_backward(place.up, &b.up, normed, (&mut b.normed, Add), gradients)?;
-        engine.rms_norm_backward(RmsNormGrads {
-            dy: &b.normed,
-            x: &a.middle,
-            weight: self.parameter(place.post_attention_norm),
-            inv_rms: &passing.inv_rms,
-            dx: (residual, Add),
-            dweight: Some(&mut gradients[place.post_attention_norm]),
-        })
+        let (place, activation, inputs) = (self.place, self.config.activation(), self.activation_inputs(a));
+        let BackwardBuffers {
+            residual: all, last_residual, normed: dnormed, gated: dgated, up, branch, ..
+        } = b;
+        let stream = if rows.is_some() { last_residual } else { all };
+        let PassingActivations { normed, inverse, gated, chosen_residual, .. } = passing;
+        activation.forward(self.engine, inputs, gated)?;
+        let norm = (place.post_mlp_norm, &*a.mlp_out);
+        let dy = self.branch_backward(norm, stream, (branch, normed, inverse), gradients)?;
+        self.linear_backward(place.down, dy, gated, (dgated, Overwrite), gradients)?;
+        // Once its weight's gradient is known, the activation gives its place to the gate's gradient.
+        let dgate = &mut *gated;
+        activation.backward(self.engine, inputs, dgated, (dgate, up))?;
+        if let Some(rows) = rows.filter(|rows| self.config.parallel_residual && rows.len() < residual.rows())
+        {
+            self.engine.gather_rows(residual, rows, chosen_residual)?;
+        }
+        let source = self.mlp_source([residual, chosen_residual, &a.middle]);
+        self.normalise(place.mlp_norm, source, (normed, inverse))?;
+        let mut accumulate = Overwrite;
+        if let Some(gate) = place.gate {
+            self.linear_backward(gate, dgate, normed, (dnormed, Overwrite), gradients)?;
+            accumulate = Add;
+        }
+        self.linear_backward(place.up, up, normed, (dnormed, accumulate), gradients)?;
+        self.norm_backward(place.mlp_norm, (dnormed, source, inverse), stream, gradients)
     }
 
     /// From the residual stream into attention: with `rows`, from these rows to all, zero elsewhere.
@@ -197,19 +254,16 @@ impl Layer<'_> {
         gradients: &mut [Array],
     ) -> Result<(), EngineError> {
         let (engine, output, overwrite) = (self.engine, self.place.output, Accumulate::Overwrite);
-        let Some(rows) = rows else {
+        let PassingActivations { normed, inverse, chosen, .. } = passing;
+        let stream = if rows.is_some() { &b.last_residual } else { &b.residual };
+        let norm = (self.place.post_attention_norm, &*a.attention_out);
+        let dy = self.branch_backward(norm, stream, (&mut b.branch, normed, inverse), gradients)?;
+        let Some(rows) = rows.filter(|rows| rows.len() < a.attended.rows()) else {
             let dx = (&mut *b.attended, overwrite);
-            return self.linear_backward(output, &b.residual, &a.attended, dx, gradients);
+            return self.linear_backward(output, dy, &a.attended, dx, gradients);
         };
-        b.residual.fill(0.0);
-        engine.scatter_add_rows(&b.last_residual, rows, &mut b.residual)?;
-        if rows.len() == a.attended.rows() {
-            let dx = (&mut *b.attended, overwrite);
-            return self.linear_backward(output, &b.last_residual, &a.attended, dx, gradients);
-        }
-        engine.gather_rows(&a.attended, rows, &mut passing.chosen)?;
-        let dx = (&mut *b.chosen, overwrite);
-        self.linear_backward(output, &b.last_residual, &passing.chosen, dx, gradients)?;
+        engine.gather_rows(&a.attended, rows, chosen)?;
+        self.linear_backward(output, dy, chosen, (&mut b.chosen, overwrite), gradients)?;
         b.attended.fill(0.0);
         engine.scatter_add_rows(&b.chosen, rows, &mut b.attended)
     }
@@ -228,24 +282,24 @@ impl Layer<'_> {
             Qkv { q: &a.query, k: &a.key, v: &a.value },
             AttentionForward { out: &a.attended, lse: &a.lse, dout: &b.attended },
             segments,
-            attention_shape(self.config),
+            attention_shape(self.config, self.kind),
             AttentionGrads { dq: &mut b.query, dk: &mut b.key, dv: &mut b.value },
         )?;
-        engine.rotary(&mut b.query, self.positions, self.rotary, true)?;
-        engine.rotary(&mut b.key, self.positions, self.rotary, true)?;
-        self.norm(place.input_norm, residual, passing)?;
-        let normed = &passing.normed;
-        self.linear_backward(place.query, &b.query, normed, (&mut b.normed, Overwrite), gradients)?;
-        self.linear_backward(place.key, &b.key, normed, (&mut b.normed, Add), gradients)?;
+        if let Some(rotary) = self.rotary {
+            engine.rotary(&mut b.query, self.positions, rotary, true)?;
+            engine.rotary(&mut b.key, self.positions, rotary, true)?;
+        }
+        let PassingActivations { normed, inverse, .. } = passing;
+        self.normalise(place.attention_norm, residual, (normed, inverse))?;
+        let [query, key] = place.qk_norms.map_or([None; 2], |norms| norms.map(Some));
+        let raw = (query, &*a.raw_query, a.query_inverse.as_slice());
+        let dquery = self.qk_norm_backward(raw, &b.query, &mut b.raw, gradients)?;
+        self.linear_backward(place.query, dquery, normed, (&mut b.normed, Overwrite), gradients)?;
+        let raw = (key, &*a.raw_key, a.key_inverse.as_slice());
+        let dkey = self.qk_norm_backward(raw, &b.key, &mut b.raw, gradients)?;
+        self.linear_backward(place.key, dkey, normed, (&mut b.normed, Add), gradients)?;
         self.linear_backward(place.value, &b.value, normed, (&mut b.normed, Add), gradients)?;
-        engine.rms_norm_backward(RmsNormGrads {
-            dy: &b.normed,
-            x: residual,
-            weight: self.parameter(place.input_norm),
-            inv_rms: &passing.inv_rms,
-            dx: (&mut b.residual, Add),
-            dweight: Some(&mut gradients[place.input_norm]),
-        })
+        self.norm_backward(place.attention_norm, (&b.normed, residual, inverse), &mut b.residual, gradients)
     }
 
     fn parameter(&self, place: usize) -> &Array {
@@ -256,7 +310,7 @@ impl Layer<'_> {
         Weight { values: &self.parameters[place], packed: self.packed.get(place).and_then(Option::as_ref) }
     }
 
-    fn linear(&self, place: LinearPlace, x: &Array, y: &mut Array) -> Result<(), EngineError> {
+    pub(crate) fn linear(&self, place: LinearPlace, x: &Array, y: &mut Array) -> Result<(), EngineError> {
         self.engine.linear(x, self.weight(place.weight), place.bias.map(|b| self.parameter(b)), y)
     }
 

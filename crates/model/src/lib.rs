@@ -4,26 +4,33 @@
 //! The main path: [`ModelConfig`] -> [`Decoder`]; [`PackedBatch`] -> [`Decoder::forward`] -> one log-prob per
 //! sequence; one weight per sequence -> [`Decoder::backward`] -> [`Gradients`] -> [`Optimiser::step`].
 
+mod activation;
 mod activations;
 mod batch_size;
 mod config;
 mod config_fields;
 mod decoder;
 mod error;
+mod families;
 mod family;
 mod generate;
 mod generation_pass;
 mod generation_session;
 mod gradients;
 mod layer;
+mod layer_kind;
+mod layer_norms;
 mod layout;
 mod logits;
+mod norm;
 mod optimiser;
 mod optimiser_state;
 mod packed_batch;
 mod rope;
+mod rope_fields;
 mod sample;
 mod sequence_log_prob;
+mod stored;
 mod weights;
 
 pub use activations::{Activations, Workspace};
@@ -34,6 +41,7 @@ pub use decoder::Decoder;
 pub use error::ModelError;
 pub use generate::{FinishReason, GenerateConfig, Generated, NewToken};
 pub use gradients::Gradients;
+pub use layer_kind::LayerKind;
 pub use optimiser::{Optimiser, OptimiserKind};
 pub use packed_batch::{PackedBatch, PromptResponse};
-pub use rope::RopeScaling;
+pub use rope::{Rope, RopeScaling};

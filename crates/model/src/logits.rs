@@ -23,10 +23,11 @@ impl Decoder {
         let mut normed = Array::zeros(rows, config.hidden_size);
         let mut logits = Array::zeros(rows, config.vocab_size);
         self.engine().install(|| -> Result<(), EngineError> {
-            let (engine, mut inv_rms) = (self.engine(), vec![0.0; rows]);
-            let hidden = &workspace.residual;
-            engine.rms_norm(hidden, self.final_norm(), config.rms_norm_eps, &mut normed, &mut inv_rms)?;
-            engine.linear(&normed, self.head(), None, &mut logits)
+            let (engine, mut inverse) = (self.engine(), vec![0.0; rows]);
+            self.norm().forward(self.layout().norm, &workspace.residual, &mut normed, &mut inverse)?;
+            engine.linear(&normed, self.head(), None, &mut logits)?;
+            config.logit_cap.into_iter().for_each(|cap| engine.soft_cap(&mut logits, cap));
+            Ok(())
         })?;
         Ok(logits)
     }

@@ -4,6 +4,7 @@
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::gradients::Gradients;
+use crate::layout::TensorSpec;
 use bso_engine::{AdamW, AdamWState, Array, RmsProp, Sgd};
 
 /// Which rule, with its constants.
@@ -137,9 +138,9 @@ impl Optimiser {
         let engine = decoder.engine().clone();
         let (kind, steps, all_decay, state) = (self.kind, self.steps, self.weight_decay, &mut self.state);
         engine.install(|| -> Result<(), bso_engine::EngineError> {
-            for (i, (name, parameter)) in decoder.parameters_mut().enumerate() {
+            for (i, (spec, parameter)) in decoder.parameters_mut().enumerate() {
                 let gradient = &gradients.arrays[i];
-                let weight_decay = if decays(name) { all_decay } else { 0.0 };
+                let weight_decay = if decays(spec) { all_decay } else { 0.0 };
                 match (kind, state.as_mut_slice()) {
                     (OptimiserKind::AdamW { beta1, beta2, epsilon }, [first, second]) => {
                         let rule = AdamW { learning_rate, beta1, beta2, epsilon, weight_decay, step: steps };
@@ -175,7 +176,7 @@ impl Optimiser {
     }
 }
 
-/// transformers' Trainer excludes names with `bias` and norms (`get_decay_parameter_names`).
-fn decays(name: &str) -> bool {
-    !(name.contains("bias") || name.contains("norm"))
+/// Norms and biases do not, as in transformers' Trainer (`get_decay_parameter_names`): they are the vectors.
+fn decays(spec: &TensorSpec) -> bool {
+    spec.shape.len() > 1
 }

@@ -17,7 +17,7 @@ impl Optimiser {
         for (slot, arrays) in self.kind.slots().iter().zip(&self.state) {
             for ((name, _), array) in decoder.parameters().zip(arrays) {
                 let (name, shape) = (format!("{slot}.{name}"), vec![array.rows(), array.cols()]);
-                tensors.push(TensorToWrite { name, shape, data: array.as_slice() });
+                tensors.push(TensorToWrite { name, shape, data: array.as_slice().into() });
             }
         }
         let metadata = [("optimiser", self.kind.name().to_owned()), ("steps", self.steps.to_string())];

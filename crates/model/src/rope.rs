@@ -3,6 +3,15 @@
 
 use std::f64::consts::PI;
 
+/// One rotary embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Stretch of the frequencies.
+    pub scaling: RopeScaling,
+}
+
 /// How the rotary frequencies are stretched for contexts longer than those trained on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {

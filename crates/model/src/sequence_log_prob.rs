@@ -7,9 +7,7 @@ use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::gradients::Gradients;
 use crate::packed_batch::PackedBatch;
-use bso_engine::{
-    Accumulate, Array, EngineError, HeadInputs, RmsNormGrads, RotaryTable, SelectedLogProbGrads,
-};
+use bso_engine::{Accumulate, Array, EngineError, HeadInputs, RotaryTable, SelectedLogProbGrads};
 
 impl Decoder {
     /// The log-prob of each sequence's response (nats, summed in f64), keeping in `activations` what
@@ -28,7 +26,7 @@ impl Decoder {
         activations.fit(self.dtype(), size, self.config())?;
         self.engine().install(|| -> Result<(), EngineError> {
             let Activations { residual, output, layers, passing, head, .. } = &mut *activations;
-            self.engine().embedding(batch.tokens(), self.embedding(), &mut residual[0])?;
+            self.embed(batch.tokens(), batch.positions(), &mut residual[0])?;
             let last = layers.len() - 1;
             for i in 0..self.config().layers {
                 let (from, to) = residual.split_at_mut(i + 1);
@@ -101,10 +99,37 @@ impl Decoder {
                 let seen = (batch.segments(), rows);
                 layer.backward(&residual[i], seen, (kept, passing), backward, &mut gradients.arrays)?;
             }
-            let dtable = &mut gradients.arrays[self.layout().embedding];
-            self.engine().embedding_backward(batch.tokens(), &backward.residual, dtable)
+            self.embed_backward(batch, &mut backward.residual, &mut gradients.arrays)
         })?;
         Ok(())
+    }
+
+    /// The rows that the first layer reads: embeddings, scaled or with those of their positions where the family does so.
+    pub(crate) fn embed(
+        &self,
+        tokens: &[u32],
+        positions: &[u32],
+        out: &mut Array,
+    ) -> Result<(), EngineError> {
+        let engine = self.engine();
+        engine.embedding(tokens, self.embedding(), out)?;
+        self.config().embedding_scale().into_iter().for_each(|scale| engine.scale(out, scale));
+        self.positions().map_or(Ok(()), |table| engine.add_embedding(positions, table, out))
+    }
+
+    /// `dout` is overwritten.
+    fn embed_backward(
+        &self,
+        batch: &PackedBatch,
+        dout: &mut Array,
+        gradients: &mut [Array],
+    ) -> Result<(), EngineError> {
+        let (engine, layout) = (self.engine(), self.layout());
+        if let Some(table) = layout.positions {
+            engine.embedding_backward(batch.positions(), dout, &mut gradients[table])?;
+        }
+        self.config().embedding_scale().into_iter().for_each(|scale| engine.scale(dout, scale));
+        engine.embedding_backward(batch.tokens(), dout, &mut gradients[layout.embedding])
     }
 
     /// Leaves the gradient of the last layer's output in `b.last_residual`.
@@ -125,14 +150,9 @@ impl Decoder {
                 dhead: Some(&mut gradients[self.layout().head]),
             },
         )?;
-        engine.rms_norm_backward(RmsNormGrads {
-            dy: &b.head_normed,
-            x: &head.gathered,
-            weight: self.final_norm(),
-            inv_rms: &head.inv_rms,
-            dx: (&mut b.head_gathered, Accumulate::Overwrite),
-            dweight: Some(&mut gradients[self.layout().norm]),
-        })?;
+        let dx = (&mut *b.head_gathered, Accumulate::Overwrite);
+        let forward = (&*b.head_normed, &*head.gathered, &*head.inverse);
+        self.norm().backward(self.layout().norm, forward, dx, gradients)?;
         b.last_residual.fill(0.0);
         engine.scatter_add_rows(&b.head_gathered, batch.head_index(), &mut b.last_residual)
     }
@@ -184,7 +204,7 @@ impl Decoder {
         workspace.head.fit(self.dtype(), size, config)?;
         let Workspace { residual, next, layer, head } = workspace;
         self.engine().install(|| -> Result<(), EngineError> {
-            self.engine().embedding(batch.tokens(), self.embedding(), residual)?;
+            self.embed(batch.tokens(), batch.positions(), residual)?;
             for i in 0..config.layers {
                 let rows = self.rows_of(i, batch);
                 next.resize(rows.map_or(size.rows, <[usize]>::len), config.hidden_size);
@@ -207,17 +227,16 @@ impl Decoder {
     ) -> Result<(), EngineError> {
         let engine = self.engine();
         engine.gather_rows(hidden, batch.head_index(), &mut a.gathered)?;
-        let eps = self.config().rms_norm_eps;
-        engine.rms_norm(&a.gathered, self.final_norm(), eps, &mut a.normed, &mut a.inv_rms)?;
+        self.norm().forward(self.layout().norm, &a.gathered, &mut a.normed, &mut a.inverse)?;
         engine.selected_log_prob(self.head_inputs(batch, &a.normed), &mut a.log_probs, &mut a.lse)
     }
 
     fn head_inputs<'a>(&'a self, batch: &'a PackedBatch, hidden: &'a Array) -> HeadInputs<'a> {
-        HeadInputs { hidden, head: self.head(), targets: batch.targets() }
+        HeadInputs { hidden, head: self.head(), targets: batch.targets(), cap: self.config().logit_cap }
     }
 
-    /// Refuses what the model cannot take, naming the sequence's number where it can; gives the rotary table.
-    fn check(&self, batch: &PackedBatch) -> Result<std::sync::Arc<RotaryTable>, ModelError> {
+    /// Refuses what the model cannot take, naming the sequence's number where it can; gives the rotary tables.
+    fn check(&self, batch: &PackedBatch) -> Result<std::sync::Arc<[RotaryTable]>, ModelError> {
         let vocab = self.config().vocab_size as u32;
         let outside = batch.tokens().iter().chain(batch.targets()).find(|t| **t >= vocab);
         if let Some(token) = outside {

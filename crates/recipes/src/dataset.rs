@@ -3,6 +3,7 @@
 use crate::RecipeError;
 use crate::config::{ChatTemplate, DatasetSource, LossType, TrainConfig};
 use crate::example::{Example, mismatch};
+use crate::reference::ReferenceLogProbs;
 use bso_data::{
     ChatTokenizer, DataError, Ledger, LoadOptions, Loaded, Needs, Part, Prompted, TemplateChoice, Truncation,
     load_pairs, load_sft, load_unpaired, mix, split_by_prompt, tokenise_pairs, tokenise_sft,
@@ -79,6 +80,22 @@ impl Dataset {
     }
 }
 
+impl Dataset {
+    /// MODPO's margins m(y) = beta (log pi_margin(y) - log pi_ref(y)), summed over the response; no gradient passes them.
+    pub fn set_margins(&mut self, margin: &ReferenceLogProbs, reference: &ReferenceLogProbs, beta: f64) {
+        let parts = [
+            (&mut self.train, &margin.train, &reference.train),
+            (&mut self.eval, &margin.eval, &reference.eval),
+        ];
+        for (examples, margin, reference) in parts {
+            for ((example, margin), reference) in examples.iter_mut().zip(margin).zip(reference) {
+                let m = |i: usize| beta * (margin[i] - reference[i]);
+                example.margins = Some((m(0), m(1)));
+            }
+        }
+    }
+}
+
 fn needs(config: &TrainConfig, loss: Option<&PreferenceLoss>) -> Needs {
     let named = || format!("loss_type {}", config.objective.loss_type());
     let transform = config.data.safety_transform;
@@ -87,7 +104,8 @@ fn needs(config: &TrainConfig, loss: Option<&PreferenceLoss>) -> Needs {
     } else {
         transform.needs_labels().then(|| format!("safety_transform {}", transform.name()))
     };
-    Needs { safety_labels: labels, margins: loss.filter(|l| l.needs_margins()).map(|_| named()) }
+    let from_rows = loss.filter(|l| l.needs_margins() && config.objective.margin_model().is_none());
+    Needs { safety_labels: labels, margins: from_rows.map(|_| named()) }
 }
 
 fn into_examples<T: Into<Example>>(tokenised: Vec<T>) -> Vec<Example> {

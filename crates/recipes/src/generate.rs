@@ -6,7 +6,7 @@ use crate::lines::{self, ReadRows};
 use crate::location::{local_model, local_rows};
 use bso_data::{ChatTokenizer, Message, TemplateChoice};
 use bso_durable::{Event, Interrupt, Observer, Task};
-use bso_model::{Decoder, Engine, FinishReason, GenerateConfig, ModelError, NewToken};
+use bso_model::{DType, Decoder, Engine, FinishReason, GenerateConfig, ModelError, NewToken};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -179,6 +179,8 @@ pub struct GenerateTask {
     pub rows: ReadRows,
     /// How to answer.
     pub settings: AnswerSettings,
+    /// Precision of products.
+    pub dtype: DType,
     /// Threads; none: one per core.
     pub num_threads: Option<usize>,
 }
@@ -196,7 +198,8 @@ pub fn generate(
     let (rows, mut skipped) =
         lines::read(&local_rows(&task.input, observer)?, task.rows, |_, row| lines::conversation(row))?;
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
-    let model = ChatModel::open(&local_model(&task.model, observer)?, &task.template, engine)?;
+    let mut model = ChatModel::open(&local_model(&task.model, observer)?, &task.template, engine)?;
+    model.decoder.compute_in(task.dtype, false)?;
     let (mut kept, mut prompts) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
     for ((origin, row), conversation) in rows {
         match model.encode(&conversation) {

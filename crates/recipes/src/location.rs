@@ -30,8 +30,8 @@ pub fn located(config: &TrainConfig, observer: &dyn Observer) -> Result<TrainCon
     let mut config = config.clone();
     let model = &mut config.model;
     model.model_name_or_path = local_model(&model.model_name_or_path, observer)?;
-    if let Some(reference) = &mut model.ref_model {
-        *reference = local_model(reference, observer)?;
+    for frozen in model.ref_model.iter_mut().chain(config.objective.margin_model_mut()) {
+        *frozen = local_model(frozen, observer)?;
     }
     for source in &mut config.data.datasets {
         source.path = local_rows(&source.path, observer)?;

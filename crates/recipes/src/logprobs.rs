@@ -9,9 +9,9 @@ use crate::location::{local_model, local_rows};
 use crate::step::pack;
 use bso_data::{
     Ledger, Origin, Preference, PreferencePair, PreferenceRecord, Schema, SftExample, TemplateChoice,
-    TokenisedSequence, Truncation, tokenise_pairs, tokenise_sft,
+    TokenisedSequence, Truncation, TruncationMode, tokenise_pairs, tokenise_sft,
 };
-use bso_durable::{Interrupt, Observer, Task};
+use bso_durable::{Event, Interrupt, Observer, Task};
 use bso_model::{DType, Engine, ModelError, Workspace};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -66,8 +66,8 @@ pub fn logprobs(
     let mut model = ChatModel::open(&local_model(&task.model, observer)?, &task.template, engine)?;
     model.decoder.compute_in(task.dtype, false)?;
     let mut scored: Vec<ScoredRow> = Vec::with_capacity(rows.len());
-    let mut tokenised =
-        tokenise(&model, rows.iter().map(|(_, r)| r), task.truncation, observer)?.into_iter().peekable();
+    let (tokenised, ledger) = tokenise(&model, rows.iter().map(|(_, r)| r), task.truncation, observer)?;
+    let mut tokenised = tokenised.into_iter().peekable();
     let context = model.decoder.config().max_positions;
     for ((origin, row), _) in rows {
         let problem = match tokenised.next_if(|(at, _)| *at == origin) {
@@ -82,6 +82,7 @@ pub fn logprobs(
                     continue;
                 }
             },
+            None if task.truncation.mode == TruncationMode::Drop => continue,
             None => {
                 "within max_length no two different responses are left to score; raise it or choose another \
                      truncation_mode"
@@ -94,17 +95,20 @@ pub fn logprobs(
         skipped += 1;
     }
     score(&model, &mut scored, interrupt, observer)?;
+    for (kind, count) in ledger.dropped.iter().chain(&ledger.truncated) {
+        observer.event(Event::Note(format!("{} x {kind}", count.rows)));
+    }
     tell_skipped(skipped, observer);
     lines::write(&task.output, scored.iter().map(|(row, _)| row))
 }
 
-/// The sequences of every row that can be scored, in order, with the row's place.
+/// The sequences of every row that can be scored, in order, with the row's place; and what was cut or dropped.
 fn tokenise<'a>(
     model: &ChatModel,
     rows: impl Iterator<Item = &'a Responses>,
     truncation: Truncation,
     observer: &dyn Observer,
-) -> Result<Vec<(Origin, NamedSequences)>, RecipeError> {
+) -> Result<(Vec<(Origin, NamedSequences)>, Ledger), RecipeError> {
     let (mut pairs, mut prefixes, mut singles) = (Vec::new(), Vec::new(), Vec::new());
     for row in rows {
         match row {
@@ -127,7 +131,7 @@ fn tokenise<'a>(
     let mut all: Vec<_> = pairs.chain(singles).collect();
     // Files may mix both kinds of row: back to the order of the rows.
     all.sort_by(|(a, _), (b, _)| (&a.file, a.row).cmp(&(&b.file, b.row)));
-    Ok(all)
+    Ok((all, ledger))
 }
 
 type ScoredRow = (Map<String, Value>, NamedSequences);

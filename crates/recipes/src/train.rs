@@ -16,7 +16,7 @@ use bso_data::ChatTokenizer;
 use bso_durable::{Event, Interrupt, Observer};
 use bso_model::{Decoder, Engine, ModelConfig};
 use bso_runs::{Existing, Opening, RunDirectory};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -51,10 +51,12 @@ pub fn train(
     let objective = config.objective.build()?;
     let model_dir = &config.model.model_name_or_path;
     let tokenizer = ChatTokenizer::load(model_dir, &template_choice(&config.data.chat_template))?;
-    for dir in std::iter::once(model_dir).chain(&config.model.ref_model) {
+    for dir in
+        std::iter::once(model_dir).chain(&config.model.ref_model).chain(config.objective.margin_model())
+    {
         check_vocabulary(&tokenizer, &ModelConfig::from_dir(dir)?, dir)?;
     }
-    let dataset = Dataset::load(config, &tokenizer, objective.pair_loss(), observer)?;
+    let mut dataset = Dataset::load(config, &tokenizer, objective.pair_loss(), observer)?;
     let sequences = fingerprint_sequences(&dataset.train, &dataset.eval);
     let labels = fingerprint_labels(&dataset.train, &dataset.eval);
     let mut decoder = Decoder::load(model_dir, engine.clone())?;
@@ -67,19 +69,26 @@ pub fn train(
 
     let ingredients = Ingredients { config, sequences: &sequences, labels: &labels };
     let facts = Facts::gather(&ingredients, &objective, &dataset, &tokenizer, &decoder)?;
-    let reference = if objective.needs_reference() {
-        let depends_on = dependencies(config, &tokenizer, &sequences)?;
+    let frozen = |dir: &Path, file: PathBuf, dataset: &Dataset| {
+        let depends_on = dependencies(config, dir, &tokenizer, &sequences)?;
         let load = || {
-            let dir = config.model.ref_model.as_ref().unwrap_or(model_dir);
-            let mut reference = Decoder::load(dir, engine.clone())?;
-            reference.compute_in(config.model.compute_dtype(), false)?;
-            Ok(reference)
+            let mut model = Decoder::load(dir, engine.clone())?;
+            model.compute_in(config.model.compute_dtype(), false)?;
+            Ok(model)
         };
         let data = (dataset.train.as_slice(), dataset.eval.as_slice());
-        ReferenceLogProbs::obtain(&run.reference_log_probs(), &depends_on, data, load, (interrupt, observer))?
+        ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer))
+    };
+    let reference = if objective.needs_reference() {
+        let dir = config.model.ref_model.as_ref().unwrap_or(model_dir);
+        frozen(dir, run.reference_log_probs(), &dataset)?
     } else {
         ReferenceLogProbs::default()
     };
+    if let Some(dir) = config.objective.margin_model() {
+        let margin = frozen(dir, run.margin_log_probs(), &dataset)?;
+        dataset.set_margins(&margin, &reference, config.objective.beta());
+    }
 
     let inputs = Inputs {
         config,
@@ -126,8 +135,12 @@ pub fn engine(config: &TrainConfig) -> Result<Arc<Engine>, RecipeError> {
 }
 
 fn opening(config: &TrainConfig) -> Opening {
-    let models = std::iter::once(&config.model.model_name_or_path).chain(&config.model.ref_model);
-    let inputs = models.chain(config.data.datasets.iter().map(|source| &source.path));
+    let models = [
+        Some(&config.model.model_name_or_path),
+        config.model.ref_model.as_ref(),
+        config.objective.margin_model(),
+    ];
+    let inputs = models.into_iter().flatten().chain(config.data.datasets.iter().map(|source| &source.path));
     Opening {
         existing: match &config.run.resume_from_checkpoint {
             Resume::Last | Resume::From(_) => Existing::Resume,
@@ -139,13 +152,13 @@ fn opening(config: &TrainConfig) -> Opening {
     }
 }
 
-/// What the reference log-probs depend on, by role.
+/// What the log-probs of the frozen model in `weights` depend on, by role.
 fn dependencies(
     config: &TrainConfig,
+    weights: &Path,
     tokenizer: &ChatTokenizer,
     sequences: &str,
 ) -> Result<Dependencies, RecipeError> {
-    let weights = config.model.ref_model.as_ref().unwrap_or(&config.model.model_name_or_path);
     let truncation = format!("{:?} {:?}", config.data.max_length, config.data.truncation_mode);
     Ok([
         ("weights", fingerprint_model(weights)?),
@@ -170,6 +183,9 @@ fn announce(
     note(format!("objective   {}", objective.formula()));
     if objective.needs_reference() {
         note(format!("reference   {}", config.model.reference_in_words()));
+    }
+    if let Some(dir) = config.objective.margin_model() {
+        note(format!("margins     of the frozen model in {} against the reference", dir.display()));
     }
     note(format!("data        {}", dataset.ledger));
     for (what, count, _) in

@@ -8,8 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Files that show that a folder holds a run, most telling first.
-const RECORDS: [&str; 4] =
-    ["manifest.json", "metrics.jsonl", "reference_log_probs.jsonl", "trainer_state.json"];
+const RECORDS: [&str; 5] = [
+    "manifest.json",
+    "metrics.jsonl",
+    "reference_log_probs.jsonl",
+    "margin_log_probs.jsonl",
+    "trainer_state.json",
+];
 
 /// Files of a run whose names others use as well. They belong to a run only where a record says so.
 const COMMON_FILES: [&str; 5] =
@@ -113,6 +118,11 @@ impl RunDirectory {
     /// The reference's log-probs of the examples, with what they depend on.
     pub fn reference_log_probs(&self) -> PathBuf {
         self.root.join("reference_log_probs.jsonl")
+    }
+
+    /// The same of the model that MODPO's margins come from.
+    pub fn margin_log_probs(&self) -> PathBuf {
+        self.root.join("margin_log_probs.jsonl")
     }
 
     /// The Hugging Face trainer's view of the run.

@@ -43,7 +43,8 @@ pub fn run(args: &ChatArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
     let mut sides = Vec::new();
     for dir in std::iter::once(&args.model).chain(&args.compare) {
         let folder = local_model(dir, terminal)?;
-        let model = ChatModel::open(&folder, &args.sampling.template(), engine.clone())?;
+        let mut model = ChatModel::open(&folder, &args.sampling.template(), engine.clone())?;
+        model.decoder.compute_in(args.sampling.dtype()?, false)?;
         sides.push(Side { name: dir.display().to_string(), model, conversation: Vec::new() });
     }
     let interrupt = signal::on_ctrl_c()?;

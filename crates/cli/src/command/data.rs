@@ -157,7 +157,8 @@ fn table<const N: usize>(head: [&str; N]) -> Table {
 /// Long notes are wrapped, also where no terminal says how wide it is.
 fn wrap(table: &mut Table) {
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    if table.width().is_none() {
+    // Some terminals say that they have no columns; a table in so few is unreadable.
+    if table.width().is_none_or(|columns| columns < 40) {
         table.set_width(120);
     }
 }

@@ -5,7 +5,7 @@ use crate::signal;
 use crate::terminal::Terminal;
 use bso_recipes::generate::{AnswerSettings, GenerateTask, generate};
 use bso_recipes::lines::ReadRows;
-use bso_recipes::{GenerateConfig, TemplateChoice};
+use bso_recipes::{DType, GenerateConfig, TemplateChoice};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -35,23 +35,28 @@ pub struct SamplingArgs {
     /// Chat template: auto (the tokenizer's), none, a name, or a Jinja file
     #[arg(long, value_name = "NAME|FILE|auto|none", default_value = "auto")]
     template: String,
-    /// Arithmetic; f32 is what this version computes in
-    #[arg(long, default_value = "f32", value_parser = ["f32"])]
+    /// Arithmetic: f32, or bf16 (products of bf16, sums in f32)
+    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16"])]
     dtype: String,
     /// 0 takes the most likely token; above 0 samples
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f64,
     /// Sample from the fewest tokens whose probability reaches this
-    #[arg(long = "top_p", alias = "top-p", default_value_t = 1.0)]
+    #[arg(long = "top_p", alias = "top-p", default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f64,
     /// Sample from this many most likely tokens; 0 is all
-    #[arg(long = "top_k", alias = "top-k", default_value_t = 0)]
+    #[arg(long = "top_k", alias = "top-k", default_value_t = 0, allow_negative_numbers = true)]
     top_k: usize,
     /// Most tokens of one answer
-    #[arg(long = "max_new_tokens", alias = "max-new-tokens", default_value_t = 256)]
+    #[arg(
+        long = "max_new_tokens",
+        alias = "max-new-tokens",
+        default_value_t = 256,
+        allow_negative_numbers = true
+    )]
     max_new_tokens: usize,
     /// Seed of sampling
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
     /// Text that ends an answer; can be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -68,6 +73,11 @@ impl SamplingArgs {
     /// The template named.
     pub fn template(&self) -> TemplateChoice {
         TemplateChoice::parse(&self.template)
+    }
+
+    /// The precision named.
+    pub fn dtype(&self) -> anyhow::Result<DType> {
+        Ok(DType::parse(&self.dtype)?)
     }
 
     /// The settings named.
@@ -97,6 +107,7 @@ pub fn run(args: &GenerateArgs, terminal: &Terminal) -> anyhow::Result<Outcome> 
         template: args.sampling.template(),
         rows: ReadRows { skip_bad_rows: args.skip_bad_rows },
         settings: args.sampling.settings(),
+        dtype: args.sampling.dtype()?,
         num_threads: args.sampling.num_threads,
     };
     generate(&task, &interrupt, terminal)?;

@@ -151,7 +151,7 @@ impl Rows<'_> {
                     self.skipped += 1;
                     anstream::eprintln!("skipped: {e:#}");
                 }
-                Err(e) => return Err(e),
+                Err(e) => bail!("{e:#}; correct the row, or use --skip_bad_rows"),
             }
         }
         Ok(())
@@ -179,7 +179,16 @@ impl Rows<'_> {
 
     fn evaluate(&self, text: &str) -> Result<Map<String, Value>> {
         let place = || format!("{}, line {}", self.name, self.line);
-        let row: Value = serde_json::from_str(text).with_context(place)?;
+        // Editors on some systems begin a file with a byte order mark.
+        let text = if self.line == 1 { text.trim_start_matches('\u{feff}') } else { text };
+        let row: Value = serde_json::from_str(text).map_err(|e| {
+            // The parser counts lines within the row, which is always its first.
+            anyhow::anyhow!(
+                "{}: no JSON: {}",
+                place(),
+                e.to_string().replace(" at line 1 column", ", at column")
+            )
+        })?;
         let Value::Object(row) = row else { bail!("{}: a row is a JSON object", place()) };
         evaluate_row(&row, &self.defaults).with_context(place)
     }

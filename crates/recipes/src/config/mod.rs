@@ -144,6 +144,7 @@ impl TrainConfig {
     pub fn check_paths(&self) -> Result<(), ConfigError> {
         folder("model_name_or_path", &self.model.model_name_or_path)?;
         self.model.ref_model.iter().try_for_each(|path| folder("ref_model", path))?;
+        self.objective.margin_model().iter().try_for_each(|path| folder("margin_model", path))?;
         self.data.datasets.iter().try_for_each(|source| exists("dataset_name", &source.path))?;
         if let ChatTemplate::File(path) = &self.data.chat_template {
             exists("chat_template", path)?;

@@ -177,7 +177,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
     ] {
         says(&error(&format!("loss_type: dpo\n{yaml}"), ""), &["a.yaml, line 4", part, "not supported yet"]);
     }
-    says(&error("loss_type: modpo\nmargin_model: m", ""), &["margin_model", "not supported yet"]);
     says(&error("loss_type: orpo", ""), &["loss_type: orpo", "not supported yet"]);
     // Saying what happens anyway is no error: configs of other programs say it.
     config(
@@ -395,7 +394,7 @@ fn the_fingerprint_follows_what_decides_the_result_and_nothing_else() {
 #[test]
 fn every_supported_key_reaches_the_resolved_config() {
     let mut written: Vec<&str> = Vec::new();
-    let more = "ref_model: r\ncolumns: {prompt: q}\nwarmup_ratio: 0.1\ndataset_train_split: a\ndataset_test_split: b";
+    let more = "ref_model: r\nmargin_model: m\ncolumns: {prompt: q}\nwarmup_ratio: 0.1\ndataset_train_split: a\ndataset_test_split: b";
     for c in PRESETS.iter().flat_map(|p| {
         [config(&format!("preset: {}", p.name), ""), config(&format!("preset: {}\n{more}", p.name), "")]
     }) {

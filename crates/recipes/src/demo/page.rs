@@ -73,6 +73,12 @@ pub fn optimum_line(prompts: &[(Prompt, Vec<f64>)]) -> Result<Line, RecipeError>
     let measured = Measured { answers: exact.clone(), exact, greedy: Vec::new() };
     let mut line = line("optimum", &measured, None)?;
     line.candidate_mass = None;
+    for distance in [&mut line.scores.tv_to_optimum, &mut line.scores.kl_from_optimum].into_iter().flatten() {
+        // The distance from itself: what is not 0 is the rounding of the sums.
+        if distance.mean < 1e-12 {
+            *distance = Estimate::between(0.0, 0.0, 0.0);
+        }
+    }
     Ok(line)
 }
 

@@ -119,7 +119,10 @@ fn figure(
 ) -> (String, PlotData) {
     let values: Vec<f64> = series.iter().flat_map(|s| s.points.iter().filter_map(|(_, v)| *v)).collect();
     let steps = || series.iter().flat_map(|s| s.points.iter().map(|(step, _)| *step as f64));
-    let x = Scale::linear(steps().fold(f64::MAX, f64::min), steps().fold(0.0, f64::max), (LEFT, RIGHT));
+    // Single points (one evaluation, at the end) stand where the run ended, not spread over the few steps between ends.
+    let single = series.iter().all(|s| s.points.len() < 2);
+    let first = if single { 0.0 } else { steps().fold(f64::MAX, f64::min) };
+    let x = Scale::linear(first, steps().fold(0.0, f64::max), (LEFT, RIGHT));
     let mut y = Scale::fit(&values, (BOTTOM, TOP));
     if title.to_lowercase().contains("accuracy") || title.contains("share") {
         y = y.within(0.0, 1.0);

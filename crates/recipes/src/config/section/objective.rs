@@ -8,6 +8,7 @@ use super::super::value::Setting;
 use super::Settings;
 use crate::objective::TrainingObjective;
 use bso_objective::{BsoSettings, GeneratorParam, KtoLoss, PreferenceLoss};
+use std::path::PathBuf;
 
 /// The loss with the numbers it reads. beta is in reward units per nat, penalties in reward units.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +33,7 @@ pub enum ObjectiveSection {
     /// BFPO.
     Bfpo { beta: f64, b1: f64, alpha: f64 },
     /// MODPO.
-    Modpo { beta: f64, w0: f64 },
+    Modpo { beta: f64, w0: f64, margin_model: Option<PathBuf> },
     /// KTO.
     Kto { beta: f64, desirable_weight: f64, undesirable_weight: f64 },
 }
@@ -60,7 +61,9 @@ impl ObjectiveSection {
             LossType::Hinge => Self::Hinge { beta },
             LossType::SafeDpo => Self::SafeDpo { beta, delta: r.delta()? },
             LossType::Bfpo => Self::Bfpo { beta, b1: r.real("b1")?, alpha: r.real("alpha")? },
-            LossType::Modpo => Self::Modpo { beta, w0: r.real("w0")? },
+            LossType::Modpo => {
+                Self::Modpo { beta, w0: r.real("w0")?, margin_model: r.optional_path("margin_model")? }
+            }
             LossType::Kto => Self::Kto {
                 beta,
                 desirable_weight: r.real("desirable_weight")?,
@@ -90,9 +93,12 @@ impl ObjectiveSection {
                 out.real("b1", *b1);
                 out.real("alpha", *alpha);
             }
-            Self::Modpo { beta, w0 } => {
+            Self::Modpo { beta, w0, margin_model } => {
                 out.real("beta", *beta);
                 out.real("w0", *w0);
+                if let Some(model) = margin_model {
+                    out.path("margin_model", model);
+                }
             }
             Self::Kto { beta, desirable_weight, undesirable_weight } => {
                 out.real("beta", *beta);
@@ -136,6 +142,22 @@ impl ObjectiveSection {
         }
     }
 
+    /// The model that MODPO's margins come from, if not from the rows.
+    pub fn margin_model(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Modpo { margin_model, .. } => margin_model.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The same, to put a local folder in place of its name.
+    pub(crate) fn margin_model_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::Modpo { margin_model, .. } => margin_model.as_mut(),
+            _ => None,
+        }
+    }
+
     /// The loss itself.
     ///
     /// # Errors
@@ -158,7 +180,7 @@ impl ObjectiveSection {
             Self::Hinge { beta } => PreferenceLoss::hinge(*beta),
             Self::SafeDpo { beta, delta } => PreferenceLoss::safedpo(*beta, *delta),
             Self::Bfpo { beta, b1, alpha } => PreferenceLoss::bfpo(*beta, *b1, *alpha),
-            Self::Modpo { beta, w0 } => PreferenceLoss::modpo(*beta, *w0),
+            Self::Modpo { beta, w0, .. } => PreferenceLoss::modpo(*beta, *w0),
         };
         Ok(TrainingObjective::Pairs(pairs?))
     }

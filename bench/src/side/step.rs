@@ -1,0 +1,102 @@
+//! Forward passes and preference steps on equal-length random tokens: the job of `peers/torch_step.py`, with the
+//! same tokens and the same loss, so that first losses can be compared.
+
+use super::{load, resident::resident_mib, rounded};
+use bso_model::{Activations, Gradients, Optimiser, OptimiserKind, PackedBatch, PromptResponse, Workspace};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::row::Spread;
+
+/// What to do. The second half of every sequence is scored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settings {
+    /// Model directory.
+    pub model: PathBuf,
+    /// Precision of products.
+    pub dtype: String,
+    /// Sequences of the batch, an even number.
+    pub sequences: usize,
+    /// Tokens of each.
+    pub tokens: usize,
+    /// Measured passes of each kind.
+    pub steps: usize,
+    /// Passes of each kind before them.
+    pub warm_up: usize,
+    /// Whether passes without gradients are measured as well.
+    pub forward: bool,
+    /// Whether activations are recomputed.
+    pub checkpointed: bool,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// `forward_seconds`, `step_seconds` (medians), `losses`, and `activation_mib`: what a forward pass leaves for its
+/// backward.
+pub fn run(settings: &Settings) -> anyhow::Result<Value> {
+    let mut decoder = load(&settings.model, &settings.dtype, settings.threads, true)?;
+    let tokens = random_tokens(settings.sequences * settings.tokens, decoder.config().vocab_size as u32);
+    let sequences: Vec<PromptResponse<'_>> =
+        tokens.chunks(settings.tokens).map(|s| s.split_at(settings.tokens / 2)).collect();
+    let batch = PackedBatch::from_sequences(&sequences, false)?;
+    let passes = settings.warm_up + settings.steps;
+
+    let mut forward = Vec::new();
+    let mut workspace = Workspace::new();
+    for _ in 0..if settings.forward { passes } else { 0 } {
+        let start = Instant::now();
+        decoder.log_probs_in(&batch, &mut workspace)?;
+        forward.push(start.elapsed().as_secs_f64());
+    }
+    drop(workspace);
+
+    let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.01, &decoder)?;
+    let mut activations =
+        if settings.checkpointed { Activations::checkpointed() } else { Activations::new() };
+    let mut gradients = Gradients::zeros(&decoder);
+    let (mut step, mut losses, before, mut kept) = (Vec::new(), Vec::new(), resident_mib(), None);
+    for _ in 0..passes {
+        let start = Instant::now();
+        gradients.zero();
+        let (loss, weights) = preference_loss(decoder.forward(&batch, &mut activations)?);
+        kept = kept.or_else(|| Some(resident_mib()? - before?));
+        decoder.backward(&batch, &mut activations, &weights, &mut gradients)?;
+        optimiser.step(&mut decoder, &gradients, 1.0, 1e-6)?;
+        step.push(start.elapsed().as_secs_f64());
+        losses.push(rounded(loss));
+    }
+    let median = |times: &[f64]| Spread::of(times.get(settings.warm_up..)?).map(|s| s.median);
+    Ok(json!({
+        "forward_seconds": median(&forward),
+        "step_seconds": median(&step),
+        "activation_mib": kept,
+        "losses": losses,
+    }))
+}
+
+/// A linear congruential generator that Python writes in one line too.
+fn random_tokens(count: usize, vocabulary: u32) -> Vec<u32> {
+    let mut state = 12345u32;
+    std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) % vocabulary
+    })
+    .take(count)
+    .collect()
+}
+
+/// Mean of `-log sigmoid(0.1 (lp_w - lp_l - ref_i))`, `ref` from -1 to 1 in equal steps, and its derivatives.
+pub fn preference_loss(log_probs: &[f64]) -> (f64, Vec<f32>) {
+    let pairs = log_probs.len() / 2;
+    let (mut loss, mut weights) = (0.0, Vec::new());
+    for (i, pair) in log_probs.as_chunks::<2>().0.iter().enumerate() {
+        let reference = if pairs > 1 { -1.0 + 2.0 * i as f64 / (pairs - 1) as f64 } else { -1.0 };
+        let margin: f64 = 0.1 * (pair[0] - pair[1] - reference);
+        loss += ((-margin).max(0.0) + (-margin.abs()).exp().ln_1p()) / pairs as f64;
+        let slope = -0.1 / (1.0 + margin.exp()) / pairs as f64;
+        weights.extend([slope as f32, -slope as f32]);
+    }
+    (loss, weights)
+}

@@ -1,0 +1,60 @@
+//! The share of each operation in a w1 step, with its speed beside the machine's bound.
+
+use super::{Bench, step};
+use crate::process::{Ended, Side, by_turns};
+use crate::row::{Ratio, Row};
+use anyhow::Context;
+use serde_json::Value;
+
+const NAME: &str = "profile";
+
+/// Every precision by turns.
+pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
+    let mut sides = Vec::new();
+    for precision in &bench.precisions {
+        let settings = crate::side::step::Settings { forward: false, ..step::settings(bench, *precision)? };
+        sides.push(Side::ours(&format!("profile {}", precision.name()), "profile", &settings)?);
+    }
+    let ended = by_turns(bench.repetitions, &sides)?;
+    let mut rows = Vec::new();
+    for (precision, ended) in bench.precisions.iter().zip(&ended) {
+        rows.extend(rows_of(precision.name(), ended)?);
+    }
+    Ok(rows)
+}
+
+fn rows_of(dtype: &str, ended: &[Ended]) -> anyhow::Result<Vec<Row>> {
+    let operations = ended[0].answer["operations"].as_array().context("no operations")?;
+    let mut rows = Vec::new();
+    let mut explained = vec![0.0; ended.len()];
+    for (i, operation) in operations.iter().enumerate() {
+        let name = operation["name"].as_str().unwrap_or_default();
+        let (mut shares, mut speeds, mut bounds) = (Vec::new(), Vec::new(), Vec::new());
+        let compute = figure(operation, "flops")? > 0.0;
+        for (repetition, end) in ended.iter().enumerate() {
+            let operation = &end.answer["operations"][i];
+            let (seconds, calls) = (figure(operation, "seconds")?, figure(operation, "calls")?);
+            let share = calls * seconds / end.number("step_seconds")?;
+            explained[repetition] += share;
+            shares.push(100.0 * share);
+            speeds.push(figure(operation, if compute { "flops" } else { "bytes" })? / seconds / 1e9);
+            bounds.push(end.number(if compute { "peak" } else { "memory" })?);
+        }
+        let (unit, bound) = if compute { ("GFLOP/s", "product") } else { ("GB/s", "memory") };
+        rows.push(Row::new(NAME, format!("{dtype} {name}"), "% of the step", shares));
+        let speed = Row::new(NAME, format!("{dtype} {name}"), unit, speeds);
+        rows.push(speed.against(bound, bounds, Ratio::Over).note(NOTE));
+    }
+    let rest = explained.iter().map(|share| 100.0 * (1.0 - share)).collect();
+    rows.push(Row::new(NAME, format!("{dtype} unexplained"), "% of the step", rest).note(NOTE));
+    Ok(rows)
+}
+
+const NOTE: &str = "Each operation by itself, median of five, times its calls in a step; beside it the fastest large \
+                    product, or a sum of long vectors, of the same process. What lies in a cache may be faster than \
+                    memory. The rest (unexplained) is what the step spends between operations, or gains from warm \
+                    caches.";
+
+fn figure(operation: &Value, name: &str) -> anyhow::Result<f64> {
+    operation[name].as_f64().with_context(|| format!("no {name} in {operation}"))
+}
