@@ -16,6 +16,7 @@ mod first_steps;
 mod fitting;
 pub mod generate;
 pub mod lines;
+pub mod location;
 pub mod logprobs;
 pub mod objective;
 pub mod plan;

@@ -66,7 +66,7 @@ pub fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Demo(args) => demo::run(&args, &terminal),
         Command::Train(args) => train::run(&args, &terminal),
         Command::Plan(args) => plan::run(&args, &terminal).map(Outcome::passed),
-        Command::Chat(args) => chat::run(&args),
+        Command::Chat(args) => chat::run(&args, &terminal),
         Command::Data(args) => data::run(args, &terminal).map(|()| Outcome::Done),
         Command::Config(args) => config::run(args).map(|()| Outcome::Done),
         Command::Logprobs(args) => logprobs::run(&args, &terminal),
