@@ -101,16 +101,19 @@ impl Running {
 
 fn bar(name: &str, total: Option<u64>, unit: &str) -> ProgressBar {
     let target = ProgressDrawTarget::stderr_with_hz(10);
+    // Bytes are read in units of their own.
+    let (done, of, unit) = match unit {
+        "bytes" => ("binary_bytes", "binary_total_bytes", ""),
+        _ => ("human_pos", "human_len", unit),
+    };
     let (bar, template) = match total {
         Some(total) => (
             ProgressBar::with_draw_target(Some(total), target),
-            format!(
-                "{{prefix}} {{bar:24.cyan/dim}} {{human_pos}}/{{human_len}} {unit}  {{eta}} left  {{wide_msg}}"
-            ),
+            format!("{{prefix}} {{bar:24.cyan/dim}} {{{done}}}/{{{of}}} {unit}  {{eta}} left  {{wide_msg}}"),
         ),
         None => (
             ProgressBar::with_draw_target(None, target),
-            format!("{{prefix}} {{spinner}} {{human_pos}} {unit}  {{per_sec}}  {{wide_msg}}"),
+            format!("{{prefix}} {{spinner}} {{{done}}} {unit}  {{per_sec}}  {{wide_msg}}"),
         ),
     };
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());

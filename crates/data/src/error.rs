@@ -16,12 +16,30 @@ pub enum DataError {
         source: io::Error,
     },
     /// A folder holds no file that can be read.
-    #[error("{} holds no .jsonl or .json file (gzip allowed){hint}", path.display())]
+    #[error(
+        "{} holds no file of rows: .jsonl, .json or .csv (gzip allowed), .parquet or .arrow{hint}",
+        path.display()
+    )]
     NoFiles {
         /// The folder.
         path: PathBuf,
         /// A remedy, possibly empty.
         hint: String,
+    },
+    /// A Parquet or Arrow file that cannot be decoded.
+    #[error(
+        "{}: damaged or unknown {format}{place}: {problem}; compare its size with the original, then download or write it again",
+        path.display()
+    )]
+    Table {
+        /// The file.
+        path: PathBuf,
+        /// Parquet or Arrow.
+        format: String,
+        /// "after row N", possibly empty.
+        place: String,
+        /// What the decoder said.
+        problem: String,
     },
     /// A row is not what its file format promises.
     #[error("{origin}: {problem}; {remedy}")]

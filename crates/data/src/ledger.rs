@@ -26,6 +26,12 @@ impl Count {
             self.first.push(origin.clone());
         }
     }
+
+    fn absorb(&mut self, other: Self) {
+        self.rows += other.rows;
+        let room = NAMED - self.first.len();
+        self.first.extend(other.first.into_iter().take(room));
+    }
 }
 
 impl fmt::Display for Count {
@@ -56,6 +62,19 @@ pub struct Ledger {
     pub dropped: BTreeMap<String, Count>,
     /// Sequences that were cut, by kind of cut.
     pub truncated: BTreeMap<String, Count>,
+    /// Where several data sets are mixed: each of them.
+    pub sources: Vec<SourceCount>,
+}
+
+/// What one data set gave to a mixture.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SourceCount {
+    /// Its name.
+    pub name: String,
+    /// Rows read from its files.
+    pub read: usize,
+    /// Examples used, before anything is cut or dropped for its length.
+    pub used: usize,
 }
 
 impl Ledger {
@@ -73,6 +92,26 @@ impl Ledger {
     /// Counts a cut sequence.
     pub fn cut(&mut self, kind: &str, origin: &Origin) {
         entry(&mut self.truncated, kind).add(origin);
+    }
+
+    /// Adds the counts of another part of the data.
+    pub fn absorb(&mut self, other: Self) {
+        self.read += other.read;
+        self.kept += other.kept;
+        self.swapped.absorb(other.swapped);
+        for (reason, count) in other.rejected {
+            self.rejected.entry(reason).or_default().absorb(count);
+        }
+        for (reason, detail) in other.details {
+            self.details.entry(reason).or_insert(detail);
+        }
+        for (reason, count) in other.dropped {
+            entry(&mut self.dropped, &reason).absorb(count);
+        }
+        for (kind, count) in other.truncated {
+            entry(&mut self.truncated, &kind).absorb(count);
+        }
+        self.sources.extend(other.sources);
     }
 
     /// Rows that cannot be used.
@@ -109,6 +148,9 @@ impl Ledger {
         }
         for (kind, count) in &self.truncated {
             lines.push(named(format!("truncated: {kind}"), count, None));
+        }
+        for source in &self.sources {
+            lines.push((format!("from {}", source.name), source.used, format!("{} read", source.read)));
         }
         lines.push(("kept".to_owned(), self.kept, String::new()));
         lines

@@ -5,7 +5,7 @@ use crate::ledger::{Count, Ledger};
 use crate::origin::Origin;
 use crate::pair::{PreferencePair, SftExample, UnpairedExample};
 use crate::preference::Preference;
-use crate::read::read_rows;
+use crate::read::read_split;
 use crate::record::{Fields, PreferenceRecord, sft_example, unpaired_example};
 use crate::rejection::Rejection;
 use crate::safety_transform::{SafetyTransform, Transformed};
@@ -38,6 +38,8 @@ pub struct LoadOptions {
     pub needs: Needs,
     /// Count broken lines instead of stopping at the first.
     pub skip_bad_rows: bool,
+    /// The split to read of data that comes in splits; none: the whole, or `train` where there are several.
+    pub split: Option<String>,
 }
 
 /// Examples with the account of where they came from.
@@ -175,7 +177,9 @@ fn load<T, Out: IntoIterator<Item = T>>(
     let mut detected =
         options.format.map(|schema| Detected { schema, because: "dataset_format says so".to_owned() });
     let mut task = Task::start(observer, format!("reading {}", path.display()), None, "rows");
-    for row in read_rows(path)? {
+    let rows = read_split(path, options.split.as_deref())?;
+    rows.note().into_iter().for_each(|note| observer.event(Event::Note(note.to_owned())));
+    for row in rows {
         let (origin, fields) = match row {
             Ok(row) => row,
             Err(DataError::BadRow { origin, problem, .. }) if options.skip_bad_rows => {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 pub struct Origin {
     /// The file as the user named it (or as found in the folder the user named).
     pub file: Arc<Path>,
-    /// Counted from 1: the line of a JSON-lines file, the element of a JSON array.
+    /// Counted from 1: the line of a JSON-lines file, the element of a JSON array, the record of a CSV file (its first line
+    /// not counted), the row of a Parquet or Arrow file.
     pub row: usize,
 }
 

@@ -82,15 +82,20 @@ impl UnpairedExample {
     }
 }
 
-/// What has a prompt, and so can be split without a prompt on both sides.
+/// What has a prompt, and so can be split without a prompt on both sides, and a place.
 pub trait Prompted {
     /// The conversation before the response.
     fn prompt(&self) -> &[Message];
+    /// Where the row stands.
+    fn origin(&self) -> &Origin;
 }
 
 impl Prompted for PreferencePair {
     fn prompt(&self) -> &[Message] {
         &self.prompt
+    }
+    fn origin(&self) -> &Origin {
+        &self.origin
     }
 }
 
@@ -98,10 +103,16 @@ impl Prompted for SftExample {
     fn prompt(&self) -> &[Message] {
         &self.prompt
     }
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
 }
 
 impl Prompted for UnpairedExample {
     fn prompt(&self) -> &[Message] {
         &self.prompt
+    }
+    fn origin(&self) -> &Origin {
+        &self.origin
     }
 }

@@ -69,6 +69,11 @@ impl Engine {
         self.pool.install(work)
     }
 
+    /// Bytes of working memory that operations have needed so far, and share; it never shrinks.
+    pub fn scratch_bytes(&self) -> usize {
+        self.scratch.size_in_bytes()
+    }
+
     /// Whether `steps` elementary steps are worth more than one thread.
     pub(crate) fn parallel(&self, steps: usize) -> bool {
         self.num_threads() > 1 && steps >= PARALLEL_WORK

@@ -20,18 +20,24 @@ impl Engine {
     /// Sum of `of` over blocks of fixed size, in order: the same for any number of threads.
     fn sum_of_blocks(&self, array: &Array, of: impl Fn(CpuPath, &[f32]) -> f64 + Sync) -> f64 {
         let path = self.path();
-        let block = |block: &[f32]| of(path, block);
-        if self.parallel(array.len()) {
-            let blocks: Vec<f64> = self.install(|| array.as_slice().par_chunks(BLOCK).map(block).collect());
-            blocks.iter().sum()
-        } else {
-            array.as_slice().chunks(BLOCK).map(block).sum()
+        if !self.parallel(array.len()) {
+            return array.as_slice().chunks(BLOCK).fold(0.0, |sum, block| sum + of(path, block));
         }
+        let mut sum = 0.0;
+        for wave in array.as_slice().chunks(WAVE * BLOCK) {
+            let mut sums = [0.0_f64; WAVE];
+            let each = sums.par_iter_mut().zip(wave.par_chunks(BLOCK));
+            self.install(|| each.for_each(|(sum, block)| *sum = of(path, block)));
+            sum = sums.iter().take(wave.len().div_ceil(BLOCK)).fold(sum, |sum, block| sum + block);
+        }
+        sum
     }
 }
 
 /// Values that one task reads.
 const BLOCK: usize = 16_384;
+/// Blocks whose sums are held at a time: on the stack, so that a step allocates nothing for them.
+const WAVE: usize = 256;
 
 vectorised! {
     fn sum_of_squares(values: &[f32]) -> f64 = sum_of_squares_body

@@ -20,13 +20,18 @@ pub struct PackedWeight {
 impl PackedWeight {
     /// Room for a weight `[rows, cols]`; with `gradients` also for the product that gives its input's gradient.
     pub fn new(rows: usize, cols: usize, gradients: bool) -> Self {
-        let backward = if gradients { Engine::right_words(cols, rows) } else { 0 };
-        Self { rows, cols, forward: vec![0; Engine::right_words(rows, cols)], backward: vec![0; backward] }
+        let (forward, backward) = Self::words(rows, cols, gradients);
+        Self { rows, cols, forward: vec![0; forward], backward: vec![0; backward] }
     }
 
-    /// Bytes that the copies take.
-    pub fn size_in_bytes(&self) -> usize {
-        4 * (self.forward.len() + self.backward.len())
+    /// Bytes that the copies of a weight `[rows, cols]` take.
+    pub fn bytes_of(rows: usize, cols: usize, gradients: bool) -> usize {
+        let (forward, backward) = Self::words(rows, cols, gradients);
+        4 * (forward + backward)
+    }
+
+    fn words(rows: usize, cols: usize, gradients: bool) -> (usize, usize) {
+        (Engine::right_words(rows, cols), if gradients { Engine::right_words(cols, rows) } else { 0 })
     }
 
     /// Rows `first..` of the weight (`first` a multiple of 32) as columns of the forward product.

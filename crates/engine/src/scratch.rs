@@ -23,6 +23,12 @@ impl ScratchPool {
         }
         Scratch { pool: self, buffer, len }
     }
+
+    /// Bytes of the buffers at rest.
+    pub(crate) fn size_in_bytes(&self) -> usize {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.iter().map(|buffer| buffer.len() * size_of::<f32>()).sum()
+    }
 }
 
 /// A borrowed buffer; returns to its pool when dropped.

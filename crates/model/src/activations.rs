@@ -4,6 +4,8 @@
 
 use crate::batch_size::BatchSize;
 use crate::config::ModelConfig;
+use crate::decoder::Decoder;
+use crate::error::ModelError;
 use crate::family::QkNorm;
 use bso_durable::Seed;
 use bso_engine::{Array, DType, EngineError};
@@ -46,16 +48,23 @@ impl Matrix {
     }
 }
 
-/// Matrices of these shapes; those that products read are in `dtype`, all others in f32.
-fn fit_all<const N: usize>(
+/// Matrices of these shapes and uses.
+fn fit_all<'a>(
     dtype: DType,
-    matrices: [(&mut Matrix, Use); N],
-    shapes: impl IntoIterator<Item = Shape>,
+    matrices: impl IntoIterator<Item = &'a mut Matrix>,
+    (uses, shapes): (&[Use], &[Shape]),
 ) -> Result<(), EngineError> {
-    matrices.into_iter().zip(shapes).try_for_each(|((matrix, used), shape)| match used {
-        Use::Product => matrix.fit(dtype, shape),
-        Use::Sum => matrix.fit(DType::F32, shape),
-    })
+    let taken = uses.iter().zip(shapes);
+    matrices
+        .into_iter()
+        .zip(taken)
+        .try_for_each(|(matrix, (used, shape))| matrix.fit(used.in_precision(dtype), *shape))
+}
+
+/// Bytes that matrices of these shapes and uses take.
+pub(crate) fn bytes(dtype: DType, uses: &[Use], shapes: &[Shape]) -> usize {
+    let of = |(used, (rows, cols)): (&Use, &Shape)| rows * cols * used.in_precision(dtype).size_in_bytes();
+    uses.iter().zip(shapes).map(of).sum()
 }
 
 /// What an array is for.
@@ -65,6 +74,17 @@ pub(crate) enum Use {
     Product,
     /// Numbers add up in it, or a logarithm is kept: in f32.
     Sum,
+}
+
+use Use::{Product, Sum};
+
+impl Use {
+    fn in_precision(self, products: DType) -> DType {
+        match self {
+            Self::Product => products,
+            Self::Sum => DType::F32,
+        }
+    }
 }
 
 /// What one layer keeps for its backward, besides its input: what is dear to compute again. Norms and the activation are
@@ -91,6 +111,9 @@ pub(crate) struct KeptActivations {
 }
 
 impl KeptActivations {
+    pub(crate) const USES: [Use; 14] =
+        [Product, Product, Product, Product, Sum, Sum, Product, Product, Sum, Sum, Sum, Sum, Sum, Sum];
+
     /// Attention computes `rows`, the MLP `mlp_rows` of them (fewer in the last layer).
     pub(crate) fn shapes(rows: usize, mlp_rows: usize, config: &ModelConfig) -> [Shape; 14] {
         let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
@@ -127,24 +150,23 @@ impl KeptActivations {
         mlp_rows: usize,
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
-        use Use::{Product, Sum};
         let matrices = [
-            (&mut self.query, Product),
-            (&mut self.key, Product),
-            (&mut self.value, Product),
-            (&mut self.attended, Product),
-            (&mut self.lse, Sum),
-            (&mut self.middle, Sum),
-            (&mut self.gate, Product),
-            (&mut self.up, Product),
-            (&mut self.raw_query, Sum),
-            (&mut self.raw_key, Sum),
-            (&mut self.query_inverse, Sum),
-            (&mut self.key_inverse, Sum),
-            (&mut self.attention_out, Sum),
-            (&mut self.mlp_out, Sum),
+            &mut self.query,
+            &mut self.key,
+            &mut self.value,
+            &mut self.attended,
+            &mut self.lse,
+            &mut self.middle,
+            &mut self.gate,
+            &mut self.up,
+            &mut self.raw_query,
+            &mut self.raw_key,
+            &mut self.query_inverse,
+            &mut self.key_inverse,
+            &mut self.attention_out,
+            &mut self.mlp_out,
         ];
-        fit_all(dtype, matrices, Self::shapes(rows, mlp_rows, config))
+        fit_all(dtype, matrices, (&Self::USES, &Self::shapes(rows, mlp_rows, config)))
     }
 }
 
@@ -164,6 +186,8 @@ pub(crate) struct PassingActivations {
 }
 
 impl PassingActivations {
+    pub(crate) const USES: [Use; 5] = [Product, Sum, Product, Product, Sum];
+
     pub(crate) fn shapes(rows: usize, mlp_rows: usize, config: &ModelConfig) -> [Shape; 5] {
         let chosen = if mlp_rows < rows { mlp_rows } else { 0 };
         let chosen_residual = if config.parallel_residual { chosen } else { 0 };
@@ -214,6 +238,8 @@ pub(crate) struct HeadActivations {
 }
 
 impl HeadActivations {
+    pub(crate) const USES: [Use; 3] = [Sum, Product, Sum];
+
     pub(crate) fn shapes(size: BatchSize, config: &ModelConfig) -> [Shape; 3] {
         let scored = size.scored;
         // Per scored token besides its two rows: inverse, lse, and an f64 log-prob.
@@ -264,6 +290,9 @@ pub(crate) struct BackwardBuffers {
 }
 
 impl BackwardBuffers {
+    pub(crate) const USES: [Use; 15] =
+        [Sum, Sum, Sum, Sum, Sum, Sum, Sum, Sum, Product, Product, Sum, Sum, Sum, Sum, Sum];
+
     pub(crate) fn shapes(size: BatchSize, config: &ModelConfig) -> [Shape; 15] {
         let BatchSize { rows, head_rows, scored, .. } = size;
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
@@ -299,24 +328,23 @@ impl BackwardBuffers {
         size: BatchSize,
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
-        use Use::{Product, Sum};
         let matrices = [
-            (&mut self.residual, Sum),
-            (&mut self.last_residual, Sum),
-            (&mut self.chosen, Sum),
-            (&mut self.normed, Sum),
-            (&mut self.query, Sum),
-            (&mut self.key, Sum),
-            (&mut self.value, Sum),
-            (&mut self.attended, Sum),
-            (&mut self.gated, Product),
-            (&mut self.up, Product),
-            (&mut self.raw, Sum),
-            (&mut self.branch, Sum),
-            (&mut self.head_normed, Sum),
-            (&mut self.head_gathered, Sum),
+            &mut self.residual,
+            &mut self.last_residual,
+            &mut self.chosen,
+            &mut self.normed,
+            &mut self.query,
+            &mut self.key,
+            &mut self.value,
+            &mut self.attended,
+            &mut self.gated,
+            &mut self.up,
+            &mut self.raw,
+            &mut self.branch,
+            &mut self.head_normed,
+            &mut self.head_gathered,
         ];
-        fit_all(dtype, matrices, Self::shapes(size, config))?;
+        fit_all(dtype, matrices, (&Self::USES, &Self::shapes(size, config)))?;
         self.row_weights.clear();
         self.row_weights.reserve(size.scored);
         Ok(())
@@ -370,6 +398,28 @@ impl Activations {
     /// training step gives every batch a seed of its own.
     pub fn drop_by(&mut self, seed: Option<Seed>) {
         self.dropout = seed.map(|seed| seed.rng().random());
+    }
+
+    /// Takes at once the memory of every batch that is no larger in any number, so that no step takes any.
+    ///
+    /// # Errors
+    /// A decoder in a precision that nothing is computed in.
+    pub fn reserve(&mut self, decoder: &Decoder, size: BatchSize) -> Result<(), ModelError> {
+        let (dtype, config, BatchSize { rows, head_rows, .. }) = (decoder.dtype(), decoder.config(), size);
+        self.size = None;
+        self.fit(dtype, size, config)?;
+        let stored = if self.checkpointed { 1 } else { config.layers };
+        for (i, kept) in self.layers.iter_mut().enumerate() {
+            // The one that all layers use, checkpointed, holds whole layers too.
+            let whole = i + 1 < stored || (self.checkpointed && config.layers > 1);
+            kept.fit(dtype, rows, if whole { rows } else { head_rows }, config)?;
+        }
+        self.passing.fit(dtype, rows, head_rows, config)?;
+        if config.layers > 1 {
+            self.passing.fit(dtype, rows, rows, config)?;
+        }
+        self.head.sums.reserve(size.sequences);
+        Ok(self.backward.fit(dtype, size, config)?)
     }
 
     pub(crate) fn fit(

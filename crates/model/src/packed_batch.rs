@@ -24,6 +24,8 @@ pub struct PackedBatch {
     targets: Vec<u32>,
     scored: Vec<Range<usize>>,
     given_tokens: usize,
+    /// For each scored token the row that predicts it; `head_rows` and `head_index` say the same.
+    hidden_rows: Vec<usize>,
 }
 
 impl PackedBatch {
@@ -33,27 +35,70 @@ impl PackedBatch {
     /// No sequence at all; an empty response; an empty prompt (nothing would predict the first response token);
     /// more rows than 32 bits can number. The error names the sequence.
     pub fn from_sequences(sequences: &[PromptResponse<'_>], share_prompt: bool) -> Result<Self, ModelError> {
+        let mut batch = Self::empty();
+        batch.pack(sequences, share_prompt)?;
+        Ok(batch)
+    }
+
+    /// A batch of nothing, to be filled by [`PackedBatch::pack`].
+    pub fn empty() -> Self {
+        Self {
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            segments: Segments::independent(&[]),
+            head_rows: Vec::new(),
+            head_index: Vec::new(),
+            targets: Vec::new(),
+            scored: Vec::new(),
+            given_tokens: 0,
+            hidden_rows: Vec::new(),
+        }
+    }
+
+    /// Replaces what is packed, in the memory that is there: what grows with the tokens is allocated once for the
+    /// largest batch.
+    ///
+    /// # Errors
+    /// As [`PackedBatch::from_sequences`]; the batch is empty then.
+    pub fn pack(&mut self, sequences: &[PromptResponse<'_>], share_prompt: bool) -> Result<(), ModelError> {
+        self.clear();
+        let packed = self.fill(sequences, share_prompt);
+        if packed.is_err() {
+            self.clear();
+        }
+        packed
+    }
+
+    fn clear(&mut self) {
+        self.segments = Segments::independent(&[]);
+        [&mut self.tokens, &mut self.positions, &mut self.targets].into_iter().for_each(Vec::clear);
+        [&mut self.head_rows, &mut self.head_index, &mut self.hidden_rows].into_iter().for_each(Vec::clear);
+        self.scored.clear();
+        self.given_tokens = 0;
+    }
+
+    fn fill(&mut self, sequences: &[PromptResponse<'_>], share_prompt: bool) -> Result<(), ModelError> {
         if sequences.is_empty() {
             return Err(ModelError::argument("a batch of no sequences", "give at least one"));
         }
-        let mut packer = Packer::default();
-        let mut first = 0;
+        let (mut segments, mut first) = (Vec::with_capacity(sequences.len() + 1), 0);
         for run in runs(sequences, share_prompt) {
-            packer.add_run(first, run)?;
+            self.add_run(first, run, &mut segments)?;
             first += run.len();
         }
-        let total = packer.tokens.len();
-        let (head_rows, head_index) = distinct(&packer.hidden_rows);
-        Ok(Self {
-            segments: Segments::new(packer.segments, total)?,
-            tokens: packer.tokens,
-            positions: packer.positions,
-            head_rows,
-            head_index,
-            targets: packer.targets,
-            scored: packer.scored,
-            given_tokens: sequences.iter().map(|(p, r)| p.len() + r.len()).sum(),
-        })
+        self.segments = Segments::new(segments, self.tokens.len())?;
+        self.given_tokens = sequences.iter().map(|(p, r)| p.len() + r.len()).sum();
+        self.find_head_rows();
+        Ok(())
+    }
+
+    /// The distinct rows, ascending, and each scored token's place among them.
+    fn find_head_rows(&mut self) {
+        let Self { head_rows, head_index, hidden_rows, .. } = self;
+        head_rows.extend_from_slice(hidden_rows);
+        head_rows.sort_unstable();
+        head_rows.dedup();
+        head_index.extend(hidden_rows.iter().map(|row| head_rows.partition_point(|other| other < row)));
     }
 
     /// Packs pairs as sequences 2i (chosen) and 2i + 1 (rejected).
@@ -129,27 +174,14 @@ fn runs<'s, 'a>(
     sequences.chunk_by(move |a, b| share_prompt && a.0 == b.0)
 }
 
-/// The distinct rows, ascending, and each given row's place among them.
-fn distinct(rows: &[usize]) -> (Vec<usize>, Vec<usize>) {
-    let mut distinct = rows.to_vec();
-    distinct.sort_unstable();
-    distinct.dedup();
-    let index = rows.iter().map(|row| distinct.partition_point(|other| other < row)).collect();
-    (distinct, index)
-}
-
-#[derive(Default)]
-struct Packer {
-    tokens: Vec<u32>,
-    positions: Vec<u32>,
-    segments: Vec<Segment>,
-    hidden_rows: Vec<usize>,
-    targets: Vec<u32>,
-    scored: Vec<Range<usize>>,
-}
-
-impl Packer {
-    fn add_run(&mut self, first: usize, run: &[PromptResponse<'_>]) -> Result<(), ModelError> {
+/// How sequences are laid down.
+impl PackedBatch {
+    fn add_run(
+        &mut self,
+        first: usize,
+        run: &[PromptResponse<'_>],
+        segments: &mut Vec<Segment>,
+    ) -> Result<(), ModelError> {
         let mut size = run[0].0.len();
         for (i, (prompt, response)) in run.iter().enumerate() {
             let refuse = |problem: &str, remedy: &str| {
@@ -182,17 +214,17 @@ impl Packer {
         match run {
             [(_, response)] => {
                 self.push(&response[..response.len() - 1], prompt.len());
-                self.segments.push(Segment { start, len: self.tokens.len() - start, context: None });
+                segments.push(Segment { start, len: self.tokens.len() - start, context: None });
                 self.score(prompt_end - 1, prompt_end, response);
             }
             _ => {
-                self.segments.push(Segment { start, len: prompt.len(), context: None });
+                segments.push(Segment { start, len: prompt.len(), context: None });
                 for (_, response) in run {
                     let begin = self.push(&response[..response.len() - 1], prompt.len());
                     let len = self.tokens.len() - begin;
                     if len > 0 {
                         let context = Some((start, prompt.len()));
-                        self.segments.push(Segment { start: begin, len, context });
+                        segments.push(Segment { start: begin, len, context });
                     }
                     self.score(prompt_end - 1, begin, response);
                 }

@@ -50,8 +50,8 @@ impl Facts {
         let mut fingerprints = vec![
             named("model", model.display().to_string(), fingerprint_model(model)?),
             named("tokenizer", model.display().to_string(), tokenizer.fingerprint()),
-            named("data", config.data.dataset_name.display().to_string(), ingredients.sequences.to_owned()),
-            named("labels", config.data.dataset_name.display().to_string(), ingredients.labels.to_owned()),
+            named("data", config.data.named(), ingredients.sequences.to_owned()),
+            named("labels", config.data.named(), ingredients.labels.to_owned()),
             named("config", "config.yaml".to_owned(), config.fingerprint()),
         ];
         if let Some(reference) = &config.model.ref_model {
@@ -85,7 +85,7 @@ impl Facts {
             config: config.to_yaml(),
             method: config.method(),
             base_model: model.display().to_string(),
-            dataset: config.data.dataset_name.display().to_string(),
+            dataset: config.data.named(),
             intervals: TrainerState {
                 train_batch_size: config.schedule.per_device_train_batch_size as u64,
                 num_train_epochs: config.schedule.num_train_epochs.ceil() as u64,

@@ -29,11 +29,30 @@ impl BatchPlan {
         self.micro.saturating_mul(self.accumulation)
     }
 
+    /// Micro-batches in an optimiser step, on average over an epoch.
+    pub fn passes_per_step(&self) -> f64 {
+        let (whole, rest) = (self.examples / self.per_step(), self.examples % self.per_step());
+        let passes = whole.saturating_mul(self.accumulation.min(self.examples)) + rest.div_ceil(self.micro);
+        passes as f64 / self.steps_per_epoch().max(1) as f64
+    }
+
+    /// All micro-batches of an epoch in order.
+    pub fn epoch(&self, epoch: u64) -> Vec<Vec<usize>> {
+        let order = self.order(epoch);
+        let steps = order.chunks(self.per_step());
+        steps.flat_map(|step| step.chunks(self.micro)).map(<[usize]>::to_vec).collect()
+    }
+
+    fn order(&self, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.examples).collect();
+        order.shuffle(&mut self.seed.derive("shuffle", epoch).rng());
+        order
+    }
+
     /// The micro-batches, as example indices, of optimiser step `step` counted from 0 over the whole run.
     pub fn step(&self, step: u64) -> Vec<Vec<usize>> {
         let per_epoch = self.steps_per_epoch().max(1);
-        let mut order: Vec<usize> = (0..self.examples).collect();
-        order.shuffle(&mut self.seed.derive("shuffle", step / per_epoch).rng());
+        let order = self.order(step / per_epoch);
         let start = ((step % per_epoch) as usize).saturating_mul(self.per_step()).min(self.examples);
         let end = start.saturating_add(self.per_step()).min(self.examples);
         order[start..end].chunks(self.micro).map(<[usize]>::to_vec).collect()
@@ -70,6 +89,10 @@ mod tests {
         sorted.sort_unstable();
         assert_eq!(sorted, (0..23).collect::<Vec<_>>());
         assert_ne!(epoch(0), epoch(1));
+        let step_by_step =
+            |e: u64| -> Vec<Vec<usize>> { (0..4).flat_map(|s| plan.step(4 * e + s)).collect() };
+        assert_eq!(plan.epoch(1), step_by_step(1));
+        assert_eq!(plan.passes_per_step() * 4.0, plan.epoch(1).len() as f64);
         assert_eq!(
             plan.step(3),
             vec![plan.step(3).concat()[0..3].to_vec(), plan.step(3).concat()[3..5].to_vec()]

@@ -1,15 +1,17 @@
-//! From the configured data file to training and held-out examples in tokens, every row accounted for.
+//! From the configured data sets to training and held-out examples in tokens, every row accounted for.
 
 use crate::RecipeError;
-use crate::config::{ChatTemplate, LossType, TrainConfig};
+use crate::config::{ChatTemplate, DatasetSource, LossType, TrainConfig};
 use crate::example::{Example, mismatch};
 use crate::reference::ReferenceLogProbs;
 use bso_data::{
-    ChatTokenizer, Ledger, LoadOptions, Loaded, Needs, Prompted, SftExample, TemplateChoice, Truncation,
-    load_pairs, load_sft, load_unpaired, split_by_prompt, tokenise_pairs, tokenise_sft, tokenise_unpaired,
+    ChatTokenizer, DataError, Ledger, LoadOptions, Loaded, Needs, Part, Prompted, TemplateChoice, Truncation,
+    load_pairs, load_sft, load_unpaired, mix, split_by_prompt, tokenise_pairs, tokenise_sft,
+    tokenise_unpaired,
 };
 use bso_durable::{Observer, Seed};
 use bso_objective::PreferenceLoss;
+use std::path::Path;
 
 /// Examples ready for the model.
 #[derive(Clone, Debug)]
@@ -45,36 +47,31 @@ impl Dataset {
         loss: Option<&PreferenceLoss>,
         observer: &dyn Observer,
     ) -> Result<Self, RecipeError> {
-        let (data, path) = (&config.data, &config.data.dataset_name);
-        let options = LoadOptions {
-            format: data.dataset_format,
-            columns: data.columns.clone(),
-            preference: data.preference,
-            transform: data.safety_transform,
-            needs: needs(config, loss),
-            skip_bad_rows: false,
-        };
+        let data = &config.data;
+        let needs = needs(config, loss);
         let truncation = Truncation { max_length: data.max_length, mode: data.truncation_mode };
         let mut dataset = match config.objective.loss_type() {
             LossType::Nll => {
-                split(load_sft(path, &options, observer)?, config, |examples: &[SftExample], ledger| {
+                split(gather(config, &needs, observer, load_sft)?, config, |examples, ledger| {
                     Ok(into_examples(tokenise_sft(examples, tokenizer, truncation, ledger, observer)?))
                 })?
             }
-            LossType::Kto => split(load_unpaired(path, &options, observer)?, config, |examples, ledger| {
-                let mut examples =
-                    into_examples(tokenise_unpaired(examples, tokenizer, truncation, ledger, observer)?);
-                mismatch(&mut examples, data.max_length);
-                Ok(examples)
-            })?,
-            _ => split(load_pairs(path, &options, observer)?, config, |examples, ledger| {
+            LossType::Kto => {
+                split(gather(config, &needs, observer, load_unpaired)?, config, |examples, ledger| {
+                    let mut examples =
+                        into_examples(tokenise_unpaired(examples, tokenizer, truncation, ledger, observer)?);
+                    mismatch(&mut examples, data.max_length);
+                    Ok(examples)
+                })?
+            }
+            _ => split(gather(config, &needs, observer, load_pairs)?, config, |examples, ledger| {
                 Ok(into_examples(tokenise_pairs(examples, tokenizer, truncation, ledger, observer)?))
             })?,
         };
         if dataset.train.is_empty() {
             return Err(RecipeError::input(format!(
                 "{}: no example is left to train on ({}); see `bso data check`",
-                path.display(),
+                data.named(),
                 dataset.ledger
             )));
         }
@@ -115,20 +112,76 @@ fn into_examples<T: Into<Example>>(tokenised: Vec<T>) -> Vec<Example> {
     tokenised.into_iter().map(Into::into).collect()
 }
 
+/// Rows of all data sets, checked and mixed.
+struct Gathered<T> {
+    train: Vec<T>,
+    /// The split to evaluate on, where one is named.
+    eval: Option<Vec<T>>,
+    ledger: Ledger,
+    detected: String,
+}
+
+type Load<T> = fn(&Path, &LoadOptions, &dyn Observer) -> Result<Loaded<T>, DataError>;
+
+/// Reads every data set through `load`; mixes them by weight if one has a weight.
+fn gather<T: Prompted>(
+    config: &TrainConfig,
+    needs: &Needs,
+    observer: &dyn Observer,
+    load: Load<T>,
+) -> Result<Gathered<T>, RecipeError> {
+    let data = &config.data;
+    let read = |split: &dyn Fn(&DatasetSource) -> Option<String>| {
+        let parts = data.datasets.iter().map(|source| {
+            let options = LoadOptions {
+                format: data.dataset_format,
+                columns: data.columns.clone(),
+                preference: data.preference,
+                transform: data.safety_transform,
+                needs: needs.clone(),
+                skip_bad_rows: false,
+                split: split(source),
+            };
+            let loaded = load(&source.path, &options, observer)?;
+            let name = source.path.display().to_string();
+            let name = options.split.map_or(name.clone(), |split| format!("{name}, split {split}"));
+            Ok(Part { name, weight: source.weight.unwrap_or(1.0), loaded })
+        });
+        parts.collect::<Result<Vec<_>, DataError>>()
+    };
+    let seed = Seed::new(config.model.seed);
+    let parts = read(&|source| source.split.clone().or_else(|| data.train_split.clone()))?;
+    let detected = parts.iter().map(|part| {
+        let found = &part.loaded.detected;
+        format!("{} ({})", found.schema.name(), found.because)
+    });
+    let mut detected: Vec<String> = detected.collect();
+    detected.dedup();
+    let by_weight = data.datasets.iter().any(|source| source.weight.is_some());
+    let (train, mut ledger) = mix(parts, by_weight, seed);
+    let eval = match &data.test_split {
+        None => None,
+        Some(split) => {
+            let (eval, held_out) = mix(read(&|_| Some(split.clone()))?, false, seed);
+            ledger.absorb(held_out);
+            Some(eval)
+        }
+    };
+    Ok(Gathered { train, eval, ledger, detected: detected.join(", ") })
+}
+
 /// Splits by prompt before anything is cut, so that a prompt is on one side whatever the truncation.
 fn split<T: Prompted>(
-    loaded: Loaded<T>,
+    gathered: Gathered<T>,
     config: &TrainConfig,
     tokenise: impl Fn(&[T], &mut Ledger) -> Result<Vec<Example>, RecipeError>,
 ) -> Result<Dataset, RecipeError> {
-    let Loaded { examples, mut ledger, detected } = loaded;
-    let (train, eval) = split_by_prompt(examples, config.data.eval_split, Seed::new(config.model.seed));
+    let Gathered { train, eval, mut ledger, detected } = gathered;
+    let (train, eval) = match eval {
+        Some(eval) => (train, eval),
+        None => split_by_prompt(train, config.data.eval_split, Seed::new(config.model.seed)),
+    };
     let train = tokenise(&train, &mut ledger)?;
     let eval = if eval.is_empty() { Vec::new() } else { tokenise(&eval, &mut ledger)? };
-    Ok(Dataset {
-        train,
-        eval,
-        ledger,
-        detected: format!("{} ({})", detected.schema.name(), detected.because),
-    })
+    Ok(Dataset { train, eval, ledger, detected })
 }

@@ -14,6 +14,9 @@ pub enum RecipeError {
     /// Data, a tokenizer or a template that cannot be used.
     #[error(transparent)]
     Data(#[from] bso_data::DataError),
+    /// A model or data set that is not to be had by its name.
+    #[error(transparent)]
+    Hub(#[from] bso_hub::HubError),
     /// Weights or a model configuration that cannot be used.
     #[error(transparent)]
     Model(#[from] bso_model::ModelError),
@@ -65,6 +68,7 @@ impl RecipeError {
             Self::Io(e)
             | Self::Model(ModelError::Io(e))
             | Self::Data(DataError::Io { source: e, .. })
+            | Self::Hub(bso_hub::HubError::Cache { source: e, .. })
             | Self::Runs(
                 RunsError::Write(e)
                 | RunsError::Io { source: e, .. }

@@ -4,6 +4,7 @@
 use crate::RecipeError;
 use crate::example::Example;
 use bso_data::ChatTokenizer;
+use bso_durable::{Event, Observer};
 use bso_model::{Decoder, ModelConfig};
 use std::path::Path;
 
@@ -56,6 +57,23 @@ pub fn check_context<'a>(
         model.max_positions,
         model.max_positions
     )))
+}
+
+/// Warns of a template that does not go with its tokenizer, and of prompts that begin twice.
+pub fn warn_of_template<'a>(
+    tokenizer: &ChatTokenizer,
+    examples: impl IntoIterator<Item = &'a Example>,
+    observer: &dyn Observer,
+) {
+    tokenizer.oddities().into_iter().for_each(|oddity| observer.event(Event::Warning(oddity)));
+    let doubled = |e: &&Example| e.sequences.first().is_some_and(|s| tokenizer.doubles_bos(&s.prompt));
+    let count = examples.into_iter().filter(doubled).count();
+    if let (1.., Some((bos, _))) = (count, tokenizer.bos()) {
+        observer.event(Event::Warning(format!(
+            "{count} prompts begin with {bos} twice: the rows already hold it; remove it from them, or the template that was \
+             applied to them"
+        )));
+    }
 }
 
 /// Refuses weights that are not finite: nobody should save or answer with them. `when` and `remedy` complete the error.

@@ -3,6 +3,7 @@
 use crate::RecipeError;
 use crate::fitting::{check_finite, check_vocabulary};
 use crate::lines::{self, ReadRows};
+use crate::location::{local_model, local_rows};
 use crate::policy::tokenizer_folder;
 use bso_data::{ChatTokenizer, Message, TemplateChoice};
 use bso_durable::{Event, Interrupt, Observer, Task};
@@ -195,9 +196,10 @@ pub fn generate(
     observer: &dyn Observer,
 ) -> Result<(), RecipeError> {
     lines::check_output(&task.output)?;
-    let (rows, mut skipped) = lines::read(&task.input, task.rows, |_, row| lines::conversation(row))?;
+    let (rows, mut skipped) =
+        lines::read(&local_rows(&task.input, observer)?, task.rows, |_, row| lines::conversation(row))?;
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
-    let mut model = ChatModel::open(&task.model, &task.template, engine)?;
+    let mut model = ChatModel::open(&local_model(&task.model, observer)?, &task.template, engine)?;
     model.decoder.compute_in(task.dtype, false)?;
     let (mut kept, mut prompts) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
     for ((origin, row), conversation) in rows {

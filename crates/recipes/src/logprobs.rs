@@ -5,6 +5,7 @@ use crate::batches::by_tokens;
 use crate::fitting::positions;
 use crate::generate::{ChatModel, tell_skipped};
 use crate::lines::{self, ReadRows};
+use crate::location::{local_model, local_rows};
 use crate::step::pack;
 use bso_data::{
     Ledger, Origin, Preference, PreferencePair, PreferenceRecord, Schema, SftExample, TemplateChoice,
@@ -58,10 +59,11 @@ pub fn logprobs(
     observer: &dyn Observer,
 ) -> Result<(), RecipeError> {
     lines::check_output(&task.output)?;
-    let (rows, mut skipped) =
-        lines::read(&task.data, task.rows, |origin, row| responses(origin, row, task.preference))?;
+    let (rows, mut skipped) = lines::read(&local_rows(&task.data, observer)?, task.rows, |origin, row| {
+        responses(origin, row, task.preference)
+    })?;
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
-    let mut model = ChatModel::open(&task.model, &task.template, engine)?;
+    let mut model = ChatModel::open(&local_model(&task.model, observer)?, &task.template, engine)?;
     model.decoder.compute_in(task.dtype, false)?;
     let mut scored: Vec<ScoredRow> = Vec::with_capacity(rows.len());
     let (tokenised, ledger) = tokenise(&model, rows.iter().map(|(_, r)| r), task.truncation, observer)?;

@@ -8,7 +8,7 @@ use bso_durable::{Interrupt, Observer, Task};
 use bso_model::{Decoder, Workspace};
 
 /// Tokens in one pass: enough for matrix products to run at full speed, little enough for a small machine.
-const TOKENS: usize = 4096;
+pub const TOKENS: usize = 4096;
 
 /// For each example the log-probs (nats) of its [`Example::scored`] sequences.
 ///

@@ -8,6 +8,7 @@ use crate::dataset::Dataset;
 use crate::example::Example;
 use crate::first_steps::{IdleTensors, check_margins};
 use crate::objective::{BatchLogProbs, Observation, TrainingObjective};
+use crate::plan::largest_batch;
 use crate::policy;
 use crate::reference::ReferenceLogProbs;
 use crate::run_log::RunLog;
@@ -113,8 +114,10 @@ impl<'a> Session<'a> {
             }
         };
         let log = RunLog::open(run, config.run.tensorboard, checkpoint.is_some().then_some(progress.step))?;
+        let mut memory = StepMemory::new(decoder, config.model.gradient_checkpointing);
+        memory.reserve(decoder, largest_batch(config, &inputs.dataset.train)?)?;
         let mut session = Self {
-            memory: StepMemory::new(decoder, config.model.gradient_checkpointing),
+            memory,
             idle: IdleTensors::default(),
             window: Window::new(),
             last_checkpoint: checkpoint.is_some().then_some(progress.step),
@@ -320,7 +323,8 @@ fn observe(
     Ok(observations)
 }
 
-fn optimiser_kind(config: &TrainConfig) -> OptimiserKind {
+/// The rule of the update with its constants.
+pub(crate) fn optimiser_kind(config: &TrainConfig) -> OptimiserKind {
     let o = &config.optimiser;
     match o.optim {
         Optim::AdamW => {

@@ -5,14 +5,15 @@ use crate::example::Example;
 use crate::objective::{BatchLogProbs, Observation, TrainingObjective};
 use bso_data::TokenisedSequence;
 use bso_durable::Seed;
-use bso_model::{Activations, Decoder, Gradients, Optimiser, PackedBatch, Workspace};
+use bso_model::{Activations, BatchSize, Decoder, Gradients, Optimiser, PackedBatch, Workspace};
 use bso_objective::{SequenceWeights, clip_factor};
 
 /// Consecutive sequences with equal prompts share the prompt's rows: the same values for less work.
-const SHARE_PROMPT: bool = true;
+pub(crate) const SHARE_PROMPT: bool = true;
 
 /// The memory of steps: allocated by the first, reused by all.
 pub struct StepMemory {
+    batch: PackedBatch,
     activations: Activations,
     workspace: Workspace,
     gradients: ScaledGradients,
@@ -41,10 +42,19 @@ impl StepMemory {
     /// Memory for steps of `decoder`; `checkpointed` keeps each layer's input only.
     pub fn new(decoder: &Decoder, checkpointed: bool) -> Self {
         Self {
+            batch: PackedBatch::empty(),
             activations: if checkpointed { Activations::checkpointed() } else { Activations::new() },
             workspace: Workspace::new(),
             gradients: ScaledGradients { stored: Gradients::zeros(decoder), scale: 0.0 },
         }
+    }
+
+    /// Takes the memory of batches up to `size` at once.
+    ///
+    /// # Errors
+    /// None that a decoder's own precision could cause.
+    pub fn reserve(&mut self, decoder: &Decoder, size: BatchSize) -> Result<(), RecipeError> {
+        Ok(self.activations.reserve(decoder, size)?)
     }
 
     /// The gradients of the last step, divided by a power of two.
@@ -138,14 +148,15 @@ fn accumulate(
     memory.gradients.clear();
     for (index, micro) in step.micro_batches.iter().enumerate() {
         memory.activations.drop_by(Some(step.dropout.derive("micro-batch", index as u64)));
-        let batch = pack(micro.examples.iter().flat_map(|e| &e.sequences))?;
-        let mismatched = mismatched_log_probs(decoder, &mut memory.workspace, &micro.examples)?;
-        let policy = decoder.forward(&batch, &mut memory.activations)?;
+        let mismatched = mismatched_log_probs(decoder, memory, &micro.examples)?;
+        pack_into(&mut memory.batch, micro.examples.iter().flat_map(|e| &e.sequences))?;
+        let policy = decoder.forward(&memory.batch, &mut memory.activations)?;
         let logps = BatchLogProbs { policy, mismatched: &mismatched, reference: &micro.reference };
         let judgement = objective.judge(&micro.examples, &logps)?;
         let mean: Vec<f64> = judgement.weights.iter().map(|w| w / divisor).collect();
         let weights = memory.gradients.admit(&mean)?;
-        decoder.backward(&batch, &mut memory.activations, &weights, &mut memory.gradients.stored)?;
+        let StepMemory { batch, activations, gradients, .. } = &mut *memory;
+        decoder.backward(batch, activations, &weights, &mut gradients.stored)?;
         outcome.tokens += batch.given_tokens();
         outcome.observations.extend(judgement.observations);
     }
@@ -154,14 +165,14 @@ fn accumulate(
 
 fn mismatched_log_probs(
     decoder: &Decoder,
-    workspace: &mut Workspace,
+    memory: &mut StepMemory,
     examples: &[&Example],
 ) -> Result<Vec<f64>, RecipeError> {
     if examples.iter().all(|e| e.mismatched.is_none()) {
         return Ok(Vec::new());
     }
-    let batch = pack(examples.iter().flat_map(|e| &e.mismatched))?;
-    Ok(decoder.log_probs_in(&batch, workspace)?)
+    pack_into(&mut memory.batch, examples.iter().flat_map(|e| &e.mismatched))?;
+    Ok(decoder.log_probs_in(&memory.batch, &mut memory.workspace)?)
 }
 
 /// Lays sequences end to end, prompts of neighbours shared where they are equal.
@@ -171,6 +182,19 @@ fn mismatched_log_probs(
 pub fn pack<'a>(
     sequences: impl IntoIterator<Item = &'a TokenisedSequence>,
 ) -> Result<PackedBatch, RecipeError> {
+    let mut batch = PackedBatch::empty();
+    pack_into(&mut batch, sequences)?;
+    Ok(batch)
+}
+
+/// As [`pack`], in the memory of an earlier batch.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_into<'a>(
+    batch: &mut PackedBatch,
+    sequences: impl IntoIterator<Item = &'a TokenisedSequence>,
+) -> Result<(), RecipeError> {
     let views: Vec<_> = sequences.into_iter().map(|s| (s.prompt.as_slice(), s.response.as_slice())).collect();
-    Ok(PackedBatch::from_sequences(&views, SHARE_PROMPT)?)
+    Ok(batch.pack(&views, SHARE_PROMPT)?)
 }

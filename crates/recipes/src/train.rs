@@ -5,7 +5,8 @@ use crate::artefacts::{self, Facts};
 use crate::checkpoint::Ingredients;
 use crate::config::{DeviceChoice, Resume, TrainConfig};
 use crate::dataset::{Dataset, template_choice};
-use crate::fitting::{check_context, check_vocabulary};
+use crate::fitting::{check_context, check_vocabulary, warn_of_template};
+use crate::location::located;
 use crate::objective::TrainingObjective;
 use crate::policy;
 use crate::reference::{
@@ -46,6 +47,7 @@ pub fn train(
     observer: &dyn Observer,
 ) -> Result<Trained, RecipeError> {
     let started = Instant::now();
+    let config = &located(config, observer)?;
     config.check_paths()?;
     let engine = engine(config)?;
     let objective = config.objective.build()?;
@@ -65,6 +67,7 @@ pub fn train(
     // Last of the checks: opening may replace an earlier run.
     let run = RunDirectory::open(&config.run.output_dir, &opening(config)?)?;
     announce(config, &objective, &dataset, &decoder, observer);
+    warn_of_template(&tokenizer, dataset.train.iter().chain(&dataset.eval), observer);
 
     let ingredients = Ingredients { config, sequences: &sequences, labels: &labels };
     let facts = Facts::gather(&ingredients, &objective, &dataset, &tokenizer, &decoder)?;
@@ -136,13 +139,13 @@ pub fn engine(config: &TrainConfig) -> Result<Arc<Engine>, RecipeError> {
 
 fn opening(config: &TrainConfig) -> Result<Opening, RecipeError> {
     let base = ModelDirectory::find(&config.model.model_name_or_path)?.base;
-    let inputs = [
+    let models = [
         Some(&config.model.model_name_or_path),
         Some(&base),
         config.model.ref_model.as_ref(),
         config.objective.margin_model(),
-        Some(&config.data.dataset_name),
     ];
+    let inputs = models.into_iter().flatten().chain(config.data.datasets.iter().map(|source| &source.path));
     Ok(Opening {
         existing: match &config.run.resume_from_checkpoint {
             Resume::Last | Resume::From(_) => Existing::Resume,
@@ -150,7 +153,7 @@ fn opening(config: &TrainConfig) -> Result<Opening, RecipeError> {
             Resume::No => Existing::Refuse,
         },
         needed_bytes: None,
-        inputs: inputs.into_iter().flatten().cloned().collect(),
+        inputs: inputs.cloned().collect(),
     })
 }
 
@@ -196,9 +199,13 @@ fn announce(
         note(format!("            {count:>7}  {what}"));
     }
     note(format!(
-        "examples    {} to train on, {} held out (split by prompt)",
+        "examples    {} to train on, {} held out ({})",
         dataset.train.len(),
-        dataset.eval.len()
+        dataset.eval.len(),
+        match &config.data.test_split {
+            Some(split) => format!("split {split}"),
+            None => "split by prompt".to_owned(),
+        }
     ));
     note(format!("parameters  {} trainable, of {}", decoder.trained_count(), decoder.parameter_count()));
 }

@@ -75,7 +75,7 @@ impl<'a> Shapes<'a> {
             bytes: area * 16.0,
             run: Box::new(move || {
                 let (dx, dweight) = ((&mut dx, Accumulate::Add), Some(&mut dweight));
-                let (x, weight, inv_rms) = (&x3, &weight, &inv_rms[..]);
+                let (x, weight, inv_rms) = (&x3, (&weight).into(), &inv_rms[..]);
                 Ok(engine.rms_norm_backward(RmsNormGrads { dy: &dy, x, weight, inv_rms, dx, dweight })?)
             }),
         });

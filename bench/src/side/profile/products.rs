@@ -75,6 +75,8 @@ impl<'a> Shapes<'a> {
         let (engine, config, rows) = (self.engine, self.config, self.rows());
         let (wide, narrow) = self.widths();
         let shape = AttentionShape {
+            window: None,
+            cap: None,
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
@@ -126,8 +128,12 @@ impl<'a> Shapes<'a> {
         engine.pack_weight(&w, &mut packed)?;
         let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocabulary) as u32).collect();
         let (mut log_probs, mut lse) = (vec![0.0; rows], vec![0.0; rows]);
-        let inputs =
-            HeadInputs { hidden: &x, head: Weight { values: &w, packed: Some(&packed) }, targets: &targets };
+        let inputs = HeadInputs {
+            hidden: &x,
+            head: Weight { values: &w, packed: Some(&packed) },
+            targets: &targets,
+            cap: None,
+        };
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse)?;
         let flops = 2.0 * (rows * vocabulary * hidden) as f64;
         let bytes = self.size() * ((rows + vocabulary) * hidden) as f64;
@@ -140,7 +146,7 @@ impl<'a> Shapes<'a> {
             bytes,
             run: Box::new(move || {
                 let head = Weight { values: &w2, packed: Some(&packed2) };
-                let inputs = HeadInputs { hidden: &x2, head, targets: &targets2 };
+                let inputs = HeadInputs { hidden: &x2, head, targets: &targets2, cap: None };
                 Ok(engine.selected_log_prob(inputs, &mut log_probs, &mut lse2)?)
             }),
         });
@@ -154,7 +160,7 @@ impl<'a> Shapes<'a> {
                 let head = Weight { values: &w, packed: Some(&packed) };
                 let (dhidden, dhead) = (&mut dhidden, Some(&mut dhead));
                 let grads = SelectedLogProbGrads { lse: &lse, weights: &weights, dhidden, dhead };
-                let inputs = HeadInputs { hidden: &x, head, targets: &targets };
+                let inputs = HeadInputs { hidden: &x, head, targets: &targets, cap: None };
                 Ok(engine.selected_log_prob_backward(inputs, grads)?)
             }),
         });

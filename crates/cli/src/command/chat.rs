@@ -3,8 +3,9 @@
 use super::generate::SamplingArgs;
 use crate::exit::Outcome;
 use crate::signal;
-use crate::terminal::clean;
+use crate::terminal::{Terminal, clean};
 use bso_recipes::generate::{AnswerSettings, ChatModel};
+use bso_recipes::location::local_model;
 use bso_recipes::{Engine, Message};
 use clap::Args;
 use owo_colors::OwoColorize;
@@ -18,7 +19,7 @@ use std::sync::Arc;
     after_help = "Type a message and Enter. /reset forgets the conversation, /quit (or end of input) leaves."
 )]
 pub struct ChatArgs {
-    /// Model directory (Hugging Face layout)
+    /// Model directory (Hugging Face layout), or org/name[@revision] on the hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// A second model that answers the same messages
@@ -37,11 +38,12 @@ struct Side {
 }
 
 /// Talks until the input ends.
-pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
+pub fn run(args: &ChatArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
     let engine = Arc::new(Engine::cpu(args.sampling.num_threads)?);
     let mut sides = Vec::new();
     for dir in std::iter::once(&args.model).chain(&args.compare) {
-        let mut model = ChatModel::open(dir, &args.sampling.template(), engine.clone())?;
+        let folder = local_model(dir, terminal)?;
+        let mut model = ChatModel::open(&folder, &args.sampling.template(), engine.clone())?;
         model.decoder.compute_in(args.sampling.dtype()?, false)?;
         sides.push(Side { name: dir.display().to_string(), model, conversation: Vec::new() });
     }

@@ -27,6 +27,11 @@ enum ConfigCommand {
         #[arg(short, long, value_name = "FILE", requires = "method")]
         output: Option<PathBuf>,
     },
+    /// Print ours for a config of TRL, LLaMA-Factory or axolotl, with what could not be carried over as comments
+    Import {
+        /// Their YAML file, or `-` for standard input
+        file: PathBuf,
+    },
     /// Print the JSON Schema of a config, so that an editor completes and checks keys
     ///
     /// Save it and put `# yaml-language-server: $schema=FILE` at the top of a config.
@@ -49,6 +54,12 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
     match args.command {
         ConfigCommand::Init { method: None, .. } => print(&methods()),
         ConfigCommand::Init { method: Some(method), output } => init(&method, output.as_deref()),
+        ConfigCommand::Import { file } if file == Path::new("-") => {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text).context("cannot read the config from standard input")?;
+            print(&config::import(&text, Path::new("standard input"))?)
+        }
+        ConfigCommand::Import { file } => print(&config::import_file(&file)?),
         ConfigCommand::Schema => print(&format!("{:#}\n", config::schema())),
         ConfigCommand::Show { config, overrides } => show(&config, &overrides),
     }

@@ -5,6 +5,7 @@ use anyhow::Context;
 use bso_data::check::{CheckOptions, CheckReport, Lengths, Piece, PreviewRow, check};
 use bso_data::{ChatTokenizer, Preference, Schema, TemplateChoice};
 use bso_durable::Observer;
+use bso_recipes::location::{local_model, local_rows};
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use owo_colors::OwoColorize;
@@ -29,9 +30,13 @@ enum DataCommand {
 /// Arguments of `bso data check`.
 #[derive(Args, Debug)]
 struct CheckArgs {
-    /// JSONL or JSON, gzip allowed; a file, a folder, or - for standard input
+    /// JSONL, JSON, CSV (gzip allowed), Parquet or Arrow; a file, a folder, - for standard input, or org/name[@revision]
+    /// on the hub
     file: PathBuf,
-    /// Folder with tokenizer.json: gives lengths in tokens and the true loss mask
+    /// Split to check, where the data comes in splits; default: train where there are several
+    #[arg(long, visible_alias = "dataset_train_split", value_name = "NAME")]
+    split: Option<String>,
+    /// Folder with tokenizer.json, or a model on the hub: gives lengths in tokens and the true loss mask
     #[arg(long, alias = "model", value_name = "DIR")]
     tokenizer: Option<PathBuf>,
     /// Chat template: auto, none, a name or a file
@@ -68,7 +73,8 @@ fn column(text: &str) -> Result<(String, String), String> {
 pub fn run(args: DataArgs, observer: &dyn Observer) -> anyhow::Result<()> {
     let DataCommand::Check(args) = args.command;
     let choice = TemplateChoice::parse(&args.template);
-    let tokenizer = args.tokenizer.as_deref().map(|dir| ChatTokenizer::load(dir, &choice)).transpose()?;
+    let folder = args.tokenizer.as_deref().map(|dir| local_model(dir, observer)).transpose()?;
+    let tokenizer = folder.as_deref().map(|dir| ChatTokenizer::load(dir, &choice)).transpose()?;
     if tokenizer.is_none() {
         anyhow::ensure!(
             args.max_length.is_none(),
@@ -82,8 +88,9 @@ pub fn run(args: DataArgs, observer: &dyn Observer) -> anyhow::Result<()> {
         preference: args.preference,
         tokenizer: tokenizer.as_ref(),
         max_length: args.max_length,
+        split: args.split,
     };
-    let report = check(&args.file, &options, observer)?;
+    let report = check(&local_rows(&args.file, observer)?, &options, observer)?;
     let text = if args.json {
         serde_json::to_string(&report).context("the report cannot be written as JSON")? + "\n"
     } else {
@@ -120,6 +127,17 @@ fn text(report: &CheckReport, max_length: Option<usize>) -> Result<String, std::
     if let Some((count, refusal)) = &report.template_refusals {
         let said = format!("The template refuses {count} pairs: {}", clean(refusal));
         writeln!(out, "{}\n", said.yellow())?;
+    }
+    for oddity in &report.template_oddities {
+        writeln!(out, "{}\n", clean(oddity).yellow())?;
+    }
+    if report.double_bos.rows > 0 {
+        let said = format!(
+            "The prompt begins with the beginning-of-sequence token twice in {} pairs: the rows already hold it; remove it \
+             from them, or the template that was applied to them",
+            report.double_bos
+        );
+        writeln!(out, "{}\n", clean(&said).yellow())?;
     }
     preview(&mut out, &report.preview)?;
     Ok(out)
@@ -203,6 +221,9 @@ fn judgements(report: &CheckReport) -> Table {
         let first: Vec<String> = count.first.iter().take(5).map(|o| o.row.to_string()).collect();
         let more = if count.rows > first.len() { ", ..." } else { "" };
         table.add_row([label.to_owned(), count.rows.to_string(), first.join(", ") + more]);
+    }
+    if found.remembered < report.ledger.read - report.ledger.rejected_rows() {
+        table.add_row(["rows that the others were compared with", &found.remembered.to_string(), ""]);
     }
     table.add_row(["distinct prompts", &found.distinct_prompts.to_string(), ""]);
     if let Some(column) = table.column_mut(2) {

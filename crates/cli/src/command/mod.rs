@@ -10,6 +10,7 @@ mod generate;
 mod logprobs;
 mod loss;
 mod merge;
+mod plan;
 mod train;
 mod verify;
 
@@ -40,6 +41,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Train by a YAML config (SFT or preference stage)
     Train(train::TrainArgs),
+    /// Say what a run will take before it is started: memory, time, padding, truncation, objective; loads no weights
+    Plan(plan::PlanArgs),
     /// Talk to a model, or to two side by side
     Chat(chat::ChatArgs),
     /// Look at preference data before training on it
@@ -68,7 +71,8 @@ pub fn run(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Demo(args) => demo::run(&args, &terminal),
         Command::Train(args) => train::run(&args, &terminal),
-        Command::Chat(args) => chat::run(&args),
+        Command::Plan(args) => plan::run(&args, &terminal).map(Outcome::passed),
+        Command::Chat(args) => chat::run(&args, &terminal),
         Command::Data(args) => data::run(args, &terminal).map(|()| Outcome::Done),
         Command::Config(args) => config::run(args).map(|()| Outcome::Done),
         Command::Logprobs(args) => logprobs::run(&args, &terminal),

@@ -56,6 +56,8 @@ impl Playground {
     pub fn bso(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bso"));
         command.current_dir(self.dir.path()).env("NO_COLOR", "1").env_remove("BSO_SHARED");
+        // No test asks a hub but the one on this machine.
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf"));
         command
     }
 

@@ -1,6 +1,7 @@
-//! How long texts are: a 4-byte number per row is kept, so that percentiles are exact.
+//! How long texts are: counted by length, so that percentiles are exact and memory does not grow with the rows.
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Percentiles of one length.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -34,44 +35,65 @@ pub struct Lengths {
     pub whole: Spread,
 }
 
-/// Lengths as they come.
+/// How many texts have each length.
+type Histogram = BTreeMap<u32, usize>;
+
+/// Lengths as they come: of prompts, chosen and rejected responses, and wholes.
 #[derive(Default)]
 pub(super) struct Measured {
-    rows: Vec<[u32; 3]>,
+    histograms: [Histogram; 4],
 }
 
 impl Measured {
     /// Prompt, chosen, rejected.
     pub(super) fn add(&mut self, lengths: [usize; 3]) {
-        self.rows.push(lengths.map(|n| u32::try_from(n).unwrap_or(u32::MAX)));
+        let [prompt, chosen, rejected] = lengths.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        let whole = prompt.saturating_add(chosen.max(rejected));
+        for (histogram, length) in self.histograms.iter_mut().zip([prompt, chosen, rejected, whole]) {
+            *histogram.entry(length).or_default() += 1;
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.histograms[0].is_empty()
     }
 
     /// Rows whose prompt and longer response exceed `limit`.
     pub(super) fn longer_than(&self, limit: usize) -> usize {
-        self.rows.iter().filter(|r| whole(r) as usize > limit).count()
+        self.histograms[3]
+            .iter()
+            .filter(|(length, _)| **length as usize > limit)
+            .map(|(_, count)| count)
+            .sum()
     }
 
     pub(super) fn finish(&self) -> Lengths {
-        let of = |take: &dyn Fn(&[u32; 3]) -> u32| spread(self.rows.iter().map(take).collect());
-        Lengths { prompt: of(&|r| r[0]), chosen: of(&|r| r[1]), rejected: of(&|r| r[2]), whole: of(&whole) }
+        let [prompt, chosen, rejected, whole] = &self.histograms;
+        Lengths {
+            prompt: spread(prompt),
+            chosen: spread(chosen),
+            rejected: spread(rejected),
+            whole: spread(whole),
+        }
     }
 }
 
-fn whole(row: &[u32; 3]) -> u32 {
-    row[0].saturating_add(row[1].max(row[2]))
-}
-
 /// Nearest-rank percentiles.
-fn spread(mut values: Vec<u32>) -> Spread {
-    values.sort_unstable();
-    let (Some(&min), Some(&max)) = (values.first(), values.last()) else { return Spread::default() };
-    let count = values.len();
-    let rank = |percent: usize| values[(count * percent).div_ceil(100).clamp(1, count) - 1];
-    let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count as f64;
+fn spread(histogram: &Histogram) -> Spread {
+    let (Some((&min, _)), Some((&max, _))) = (histogram.first_key_value(), histogram.last_key_value()) else {
+        return Spread::default();
+    };
+    let count: usize = histogram.values().sum();
+    let rank = |percent: usize| {
+        let wanted = (count * percent).div_ceil(100).clamp(1, count);
+        let mut passed = 0;
+        let found = histogram.iter().find(|(_, n)| {
+            passed += **n;
+            passed >= wanted
+        });
+        found.map_or(max, |(length, _)| *length)
+    };
+    let mean = histogram.iter().map(|(&length, &n)| f64::from(length) * n as f64).sum::<f64>() / count as f64;
     Spread { count, min, p50: rank(50), p90: rank(90), p99: rank(99), max, mean }
 }
 
@@ -81,9 +103,15 @@ mod tests {
 
     #[test]
     fn percentiles_are_nearest_rank() {
-        let s = spread((1..=200).rev().collect());
+        let of = |lengths: &[u32]| {
+            let mut histogram = Histogram::new();
+            lengths.iter().for_each(|length| *histogram.entry(*length).or_default() += 1);
+            spread(&histogram)
+        };
+        let s = of(&(1..=200).rev().collect::<Vec<_>>());
         assert_eq!((s.min, s.p50, s.p90, s.p99, s.max, s.mean), (1, 100, 180, 198, 200, 100.5));
-        assert_eq!(spread(vec![7]).p99, 7);
-        assert_eq!(spread(vec![]), Spread::default());
+        assert_eq!((of(&[7, 7, 7, 9]).p50, of(&[7, 7, 7, 9]).p99), (7, 9));
+        assert_eq!(of(&[7]).p99, 7);
+        assert_eq!(of(&[]), Spread::default());
     }
 }

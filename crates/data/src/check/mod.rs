@@ -1,5 +1,5 @@
 //! What `bso data check` shows: the rows of a data set counted and compared, in one pass and in bounded memory
-//! (hashes and lengths are kept, texts are not). Computes only; `cli` prints.
+//! (hashes and counts of lengths are kept, texts are not). Computes only; `cli` prints.
 
 mod contradictions;
 mod lengths;

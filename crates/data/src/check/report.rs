@@ -7,13 +7,13 @@ use crate::error::DataError;
 use crate::ledger::{Count, Ledger};
 use crate::pair::PreferencePair;
 use crate::preference::Preference;
-use crate::read::read_rows;
+use crate::read::read_split;
 use crate::record::PreferenceRecord;
 use crate::rejection::Rejection;
 use crate::safety_transform::{SafetyTransform, Transformed};
 use crate::schema::{Detected, Schema, rename};
 use crate::tokenizer::ChatTokenizer;
-use bso_durable::{Observer, Task};
+use bso_durable::{Event, Observer, Task};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -32,6 +32,8 @@ pub struct CheckOptions<'a> {
     pub tokenizer: Option<&'a ChatTokenizer>,
     /// Rows longer than this are counted (needs a tokenizer).
     pub max_length: Option<usize>,
+    /// The split to check of data that comes in splits; none: the whole, or `train` where there are several.
+    pub split: Option<String>,
 }
 
 /// Pairs by the safety labels of their responses.
@@ -98,6 +100,10 @@ pub struct CheckReport {
     pub longer_than_max: Option<usize>,
     /// Rows that the template refused, with the first refusal.
     pub template_refusals: Option<(Count, String)>,
+    /// What is odd about the template beside its tokenizer.
+    pub template_oddities: Vec<String>,
+    /// Pairs whose prompt begins with BOS twice.
+    pub double_bos: Count,
     /// What each transform would do with these pairs.
     pub transforms: Vec<TransformEffect>,
     /// The first three pairs with their loss mask.
@@ -121,7 +127,9 @@ pub fn check(
     let mut detected =
         options.format.map(|schema| Detected { schema, because: "dataset_format says so".to_owned() });
     let mut task = Task::start(observer, format!("checking {}", path.display()), None, "rows");
-    for row in read_rows(path)? {
+    let rows = read_split(path, options.split.as_deref())?;
+    rows.note().into_iter().for_each(|note| observer.event(Event::Note(note.to_owned())));
+    for row in rows {
         task.advance(1, String::new);
         let (origin, fields) = match row {
             Ok(row) => row,
@@ -175,6 +183,7 @@ struct Pass<'a> {
     tokens: Measured,
     refusals: Count,
     first_refusal: String,
+    double_bos: Count,
     preview: Vec<PreviewRow>,
     /// Pairs waiting to be tokenised.
     waiting: Vec<PreferencePair>,
@@ -192,6 +201,7 @@ impl<'a> Pass<'a> {
             tokens: Measured::default(),
             refusals: Count::default(),
             first_refusal: String::new(),
+            double_bos: Count::default(),
             preview: Vec::new(),
             waiting: Vec::new(),
         }
@@ -248,6 +258,9 @@ impl<'a> Pass<'a> {
                 Ok(encoded) => {
                     let (chosen, rejected) = (encoded.first, encoded.second);
                     self.tokens.add([chosen.prompt.len(), chosen.response.len(), rejected.response.len()]);
+                    if tokenizer.doubles_bos(&chosen.prompt) {
+                        self.double_bos.add(&pair.origin);
+                    }
                     if self.preview.len() < PREVIEW {
                         self.preview.push(of_tokens(tokenizer, &pair.origin, &chosen, &rejected));
                     }
@@ -279,6 +292,8 @@ impl<'a> Pass<'a> {
             tokens: (!self.tokens.is_empty()).then(|| self.tokens.finish()),
             longer_than_max: limit.map(|limit| self.tokens.longer_than(limit)),
             template_refusals: (self.refusals.rows > 0).then_some((self.refusals, self.first_refusal)),
+            template_oddities: self.options.tokenizer.map(ChatTokenizer::oddities).unwrap_or_default(),
+            double_bos: self.double_bos,
             transforms,
             preview: self.preview,
         }

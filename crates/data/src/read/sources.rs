@@ -1,7 +1,10 @@
-//! Which files a path stands for, and their bytes, unpacked.
+//! Which files a path stands for, and their format and bytes, unpacked.
 
 use crate::error::DataError;
 use flate2::bufread::MultiGzDecoder;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -10,6 +13,15 @@ use std::path::{Path, PathBuf};
 const MAX_DEPTH: usize = 4;
 /// Files of data-set folders that describe the data rather than hold it.
 const NOT_DATA: [&str; 4] = ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
+
+/// What the bytes of a file are.
+pub(super) enum Format {
+    Json,
+    Csv { delimiter: u8 },
+    Parquet,
+    ArrowFile,
+    ArrowStream,
+}
 
 /// The files that `path` stands for, sorted by name.
 pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
@@ -20,23 +32,27 @@ pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     if !about.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let (mut found, mut parquet) = (Vec::new(), false);
-    walk(path, 0, &mut found, &mut parquet)?;
+    let mut found = Vec::new();
+    walk(path, 0, &mut found)?;
     found.sort();
+    let kinds: BTreeSet<&str> = found.iter().filter_map(|file| kind_of(&name_of(file))).collect();
     if found.is_empty() {
-        let hint = if parquet { "; convert its Parquet files to JSON lines" } else { "" };
-        return Err(DataError::NoFiles { path: path.to_owned(), hint: hint.to_owned() });
+        return Err(DataError::NoFiles { path: path.to_owned(), hint: String::new() });
     }
-    if parquet {
+    // The same rows in two formats would count twice.
+    if kinds.len() > 1 {
+        let kinds: Vec<_> = kinds.into_iter().collect();
         return Err(DataError::Schema(format!(
-            "{}: holds Parquet files beside JSON, and they would be left out; convert them to JSON lines, or name the files to read",
-            path.display()
+            "{}: holds files of several formats ({}); name the file or inner folder to read",
+            path.display(),
+            kinds.join(", ")
         )));
     }
     Ok(found)
 }
 
-fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>, parquet: &mut bool) -> Result<(), DataError> {
+fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), DataError> {
+    let listed = listed(folder)?;
     for entry in std::fs::read_dir(folder).map_err(|e| DataError::io(folder, e))? {
         let path = entry.map_err(|e| DataError::io(folder, e))?.path();
         let name = name_of(&path);
@@ -48,39 +64,106 @@ fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>, parquet: &mut boo
                 let problem = "it lies too deep below the data folder, or a link leads back into it; name an inner folder or file";
                 return Err(DataError::io(&path, std::io::Error::other(problem)));
             }
-            walk(&path, depth + 1, found, parquet)?;
-        } else if says_lines(&path) || without_gz(&name).ends_with(".json") {
+            walk(&path, depth + 1, found)?;
+        } else if kind_of(&name).is_some()
+            && listed.as_ref().is_none_or(|names| path.file_name().is_some_and(|n| names.contains(n)))
+        {
             found.push(path);
         }
-        *parquet |= name.ends_with(".parquet");
     }
-    Ok(())
+    match listed {
+        Some(names) => names.into_iter().try_for_each(|name| {
+            let path = folder.join(&name);
+            if path.is_file() {
+                Ok(())
+            } else {
+                Err(DataError::io(path, std::io::ErrorKind::NotFound.into()))
+            }
+        }),
+        None => Ok(()),
+    }
 }
 
-/// The bytes of one file; gzip is recognised by its first two bytes, whatever the file is called.
-pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>, DataError> {
+/// The data files that `state.json` of `datasets.save_to_disk` names; caches of the library lie beside them.
+fn listed(folder: &Path) -> Result<Option<BTreeSet<OsString>>, DataError> {
+    let path = folder.join("state.json");
+    if !path.is_file() || !folder.join("dataset_info.json").is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path).map_err(|e| DataError::io(&path, e))?;
+    let state: Value = serde_json::from_str(&text).unwrap_or_default();
+    let Some(files) = state.get("_data_files").and_then(Value::as_array) else { return Ok(None) };
+    let names = files.iter().filter_map(|f| f.get("filename").and_then(Value::as_str));
+    Ok(Some(names.map(OsString::from).collect()))
+}
+
+/// The family of formats that a name promises.
+fn kind_of(name: &str) -> Option<&'static str> {
+    let plain = without_gz(name);
+    if [".jsonl", ".ndjson", ".json"].iter().any(|end| plain.ends_with(end)) {
+        return Some("JSON");
+    }
+    if plain.ends_with(".csv") || plain.ends_with(".tsv") {
+        return Some("CSV");
+    }
+    if name.ends_with(".parquet") {
+        return Some("Parquet");
+    }
+    name.ends_with(".arrow").then_some("Arrow")
+}
+
+/// The format and the bytes of one file. Gzip, Parquet and Arrow are recognised by their first bytes, whatever the file
+/// is called; CSV has none and is recognised by its name.
+pub(super) fn open(path: &Path) -> Result<(Format, Box<dyn BufRead>), DataError> {
+    let io = |e| DataError::io(path, e);
     if path == Path::new("-") {
-        return unpacked(Box::new(BufReader::new(std::io::stdin()))).map_err(|e| DataError::io(path, e));
+        let (format, reader) = recognised(path, Box::new(BufReader::new(std::io::stdin()))).map_err(io)?;
+        if matches!(format, Format::Parquet | Format::ArrowFile) {
+            return Err(DataError::Schema(
+                "standard input holds a Parquet or Arrow file, which is read from its end; name the file"
+                    .to_owned(),
+            ));
+        }
+        return Ok((format, reader));
     }
-    let about = std::fs::metadata(path).map_err(|e| DataError::io(path, e))?;
+    let about = std::fs::metadata(path).map_err(io)?;
     if about.is_dir() {
-        return Err(DataError::io(path, std::io::Error::other("it is a folder")));
+        return Err(io(std::io::Error::other("it is a folder")));
     }
-    if name_of(path).ends_with(".parquet") {
-        return Err(DataError::Schema(format!(
-            "{}: Parquet is not read; write it as JSON lines (pandas: df.to_json(path, orient=\"records\", lines=True))",
-            path.display()
-        )));
+    let file = File::open(path).map_err(io)?;
+    let (format, reader) = recognised(path, Box::new(BufReader::with_capacity(1 << 18, file))).map_err(io)?;
+    if kind_of(&name_of(path)) == Some("Parquet") && !matches!(format, Format::Parquet) {
+        return Err(DataError::Table {
+            path: path.to_owned(),
+            format: "Parquet".to_owned(),
+            place: String::new(),
+            problem: format!("it does not begin with PAR1 ({} bytes)", about.len()),
+        });
     }
-    let file = File::open(path).map_err(|e| DataError::io(path, e))?;
-    unpacked(Box::new(BufReader::with_capacity(1 << 18, file))).map_err(|e| DataError::io(path, e))
+    Ok((format, reader))
 }
 
-fn unpacked(mut reader: Box<dyn BufRead>) -> std::io::Result<Box<dyn BufRead>> {
-    if reader.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
-        return Ok(Box::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(reader))));
+fn recognised(path: &Path, mut reader: Box<dyn BufRead>) -> std::io::Result<(Format, Box<dyn BufRead>)> {
+    let start = reader.fill_buf()?;
+    let name = name_of(path);
+    let plain = without_gz(&name);
+    let format = if start.starts_with(b"PAR1") {
+        Format::Parquet
+    } else if start.starts_with(b"ARROW1") {
+        Format::ArrowFile
+    } else if start.starts_with(&[0xff; 4]) || plain.ends_with(".arrow") {
+        Format::ArrowStream
+    } else if plain.ends_with(".csv") {
+        Format::Csv { delimiter: b',' }
+    } else if plain.ends_with(".tsv") {
+        Format::Csv { delimiter: b'\t' }
+    } else {
+        Format::Json
+    };
+    if start.starts_with(&[0x1f, 0x8b]) {
+        return Ok((format, Box::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(reader)))));
     }
-    Ok(reader)
+    Ok((format, reader))
 }
 
 /// Whether the name promises JSON lines, as standard input does.

@@ -47,13 +47,13 @@ fn every_layout_gives_the_same_rows() {
 }
 
 #[test]
-fn a_folder_that_could_be_read_in_part_only_is_refused() {
+fn a_folder_that_mixes_formats_or_is_too_deep_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("a.jsonl"), "{\"a\": 1}\n").unwrap();
     assert_eq!(rows(dir.path()).len(), 1);
     let refusal = || read_rows(dir.path()).err().unwrap().to_string();
     std::fs::write(dir.path().join("b.parquet"), "PAR1").unwrap();
-    assert!(refusal().contains("Parquet"), "{}", refusal());
+    assert!(refusal().contains("several formats (JSON, Parquet)"), "{}", refusal());
     std::fs::remove_file(dir.path().join("b.parquet")).unwrap();
     std::fs::create_dir_all(dir.path().join("1/2/3/4/5")).unwrap();
     assert!(refusal().contains("too deep"), "{}", refusal());
@@ -159,4 +159,26 @@ fn a_folder_is_read_in_the_order_of_its_names() {
     let empty = tempfile::tempdir().unwrap();
     assert!(matches!(read_rows(empty.path()), Err(DataError::NoFiles { .. })));
     assert!(read_rows(Path::new("no/such.jsonl")).err().unwrap().to_string().contains("no/such.jsonl"));
+}
+
+#[test]
+fn csv_gives_text_and_names_bad_records() {
+    let text = "\u{feff}prompt,chosen,n\r\n\"a, \"\"b\"\"\nc\",true,1\r\nx,,2\r\ny,z\r\n\"[{\"\"role\"\": \"\"user\"\"}]\",q,3\r\n";
+    for (name, bytes) in [("d.csv", text.as_bytes().to_vec()), ("d.csv.gz", gzip(text.as_bytes()))] {
+        let (_dir, path) = file(name, &bytes);
+        let rows: Vec<_> = read_rows(&path).unwrap().collect();
+        let row = |i: usize| rows[i].as_ref().unwrap().1.clone();
+        assert_eq!(
+            Value::Object(row(0)),
+            serde_json::json!({"prompt": "a, \"b\"\nc", "chosen": "true", "n": "1"})
+        );
+        assert_eq!(row(1)["chosen"], Value::Null);
+        let error = rows[2].as_ref().unwrap_err().to_string();
+        assert!(error.contains(":3: the record has 2 cells instead of 3"), "{error}");
+        assert!(row(3)["prompt"].is_array());
+        assert_eq!(rows.len(), 4);
+    }
+    let (_dir, path) = file("d.tsv", b"a\ta\n1\t2\n");
+    let error = read_rows(&path).unwrap().next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("two columns are called \"a\""), "{error}");
 }

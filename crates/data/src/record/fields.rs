@@ -69,13 +69,17 @@ pub(super) fn answer(row: &Fields, name: &str) -> Result<String, Refusal> {
     }
 }
 
-/// A truth value; 0 and 1 are accepted, for tools that write them.
+/// A truth value; 0 and 1 are accepted, for tools that write them, and so are their texts, for CSV.
 pub(super) fn flag(row: &Fields, name: &str) -> Result<Option<bool>, Refusal> {
     match present(row, name) {
         None => Ok(None),
         Some(Value::Bool(flag)) => Ok(Some(*flag)),
         Some(Value::Number(n)) if n.as_i64() == Some(0) => Ok(Some(false)),
         Some(Value::Number(n)) if n.as_i64() == Some(1) => Ok(Some(true)),
+        Some(Value::String(text)) if ["true", "1"].contains(&text.to_lowercase().as_str()) => Ok(Some(true)),
+        Some(Value::String(text)) if ["false", "0"].contains(&text.to_lowercase().as_str()) => {
+            Ok(Some(false))
+        }
         Some(other) => Err(wrong(name, "true or false", other)),
     }
 }
@@ -91,6 +95,8 @@ pub(super) fn response_id(row: &Fields, name: &str) -> Result<Option<usize>, Ref
         None => Ok(None),
         Some(Value::Number(n)) if n.as_u64() == Some(0) => Ok(Some(0)),
         Some(Value::Number(n)) if n.as_u64() == Some(1) => Ok(Some(1)),
+        Some(Value::String(text)) if text == "0" => Ok(Some(0)),
+        Some(Value::String(text)) if text == "1" => Ok(Some(1)),
         Some(other) => {
             Err((Rejection::WrongType, format!("{name} should be 0, 1 or null and is {}", kind(other))))
         }
@@ -100,9 +106,13 @@ pub(super) fn response_id(row: &Fields, name: &str) -> Result<Option<usize>, Ref
 pub(super) fn number(row: &Fields, name: &str) -> Result<Option<f64>, Refusal> {
     match present(row, name) {
         None => Ok(None),
-        Some(value) => match value.as_f64().filter(|x| x.is_finite()) {
+        Some(value) => match real(value).filter(|x| x.is_finite()) {
             Some(x) => Ok(Some(x)),
             None => Err(wrong(name, "a finite number", value)),
         },
     }
+}
+
+fn real(value: &Value) -> Option<f64> {
+    value.as_str().map_or_else(|| value.as_f64(), |text| text.trim().parse().ok())
 }

@@ -43,7 +43,7 @@ fn rows_that_cannot_be_used_say_why() {
         ("response_1", json!(["b"]), Rejection::WrongType),
         ("response_1", Value::Null, Rejection::MissingField),
         ("better_response_id", json!(2), Rejection::WrongType),
-        ("better_response_id", json!("1"), Rejection::WrongType),
+        ("better_response_id", json!("one"), Rejection::WrongType),
         ("is_response_0_safe", json!("yes"), Rejection::WrongType),
     ] {
         assert_eq!(

@@ -1,6 +1,7 @@
 //! A tokenizer with its chat template: conversations in, token ids with a known prompt/response boundary out.
 //! Reading its files is `files`, the boundary `scoring`, writing them back `save`.
 
+mod diagnosis;
 mod files;
 mod library;
 mod save;
@@ -166,6 +167,17 @@ impl ChatTokenizer {
     /// As [`ChatTokenizer::encode_response`].
     pub fn encode_pair(&self, prompt: &[Message], responses: [&str; 2]) -> Result<EncodedPair, DataError> {
         scoring::pair(self, prompt, responses)
+    }
+
+    /// What is odd about the template beside this tokenizer, a sentence each with the remedy: special tokens that it does
+    /// not know, a doubled BOS, a turn without an end.
+    pub fn oddities(&self) -> Vec<String> {
+        diagnosis::oddities(self)
+    }
+
+    /// Whether a prompt begins with BOS twice, as when a row's text already holds it.
+    pub fn doubles_bos(&self, prompt: &[u32]) -> bool {
+        self.bos.as_ref().is_some_and(|(_, bos)| prompt.starts_with(&[*bos, *bos]))
     }
 
     /// Positions of the prompt's tokens that carry message text and so may be cut (`keep_end`).

@@ -356,3 +356,26 @@ fn a_template_that_raises_names_the_row() {
     let error = error.unwrap_err().to_string();
     assert!(error.contains("d.jsonl:3") && error.contains("refuses the conversation: \"no\""), "{error}");
 }
+
+#[test]
+fn oddities_of_templates_are_explained() {
+    assert_eq!(chat(Some(CHATML)).oddities(), Vec::<String>::new());
+    assert_eq!(chat(None).oddities(), Vec::<String>::new());
+    let of = |template: &str| chat(Some(template)).oddities();
+    let gemma =
+        "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}";
+    let said = of(gemma);
+    assert!(
+        said[0].contains("writes <start_of_turn>, <end_of_turn>, which the tokenizer does not know"),
+        "{said:?}"
+    );
+    assert!(said[1].contains("no special token") && said[1].contains("<|eos|> is appended"), "{said:?}");
+    let words = ChatTokenizer::word_level(&["a"]).unwrap();
+    assert_eq!(words.oddities(), Vec::<String>::new());
+    let bos = words.bos().unwrap().1;
+    assert!(words.doubles_bos(&[bos, bos, 7]) && !words.doubles_bos(&[bos, 7, bos]));
+    // A row that brings its own BOS.
+    assert!(words.doubles_bos(
+        &words.encode_prompt(&[Message::user("a")]).map(|ids| [vec![bos], ids].concat()).unwrap()
+    ));
+}

@@ -16,6 +16,7 @@ mod fixture;
 mod generation;
 mod optimiser;
 mod parity;
+mod paths;
 mod saving;
 mod stories;
 mod weights;

@@ -23,10 +23,10 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
             "kto estimates the KL divergence from mismatched rows of a batch; per_device_train_batch_size must be at least 2",
         );
     }
-    if config.run.eval_strategy != Strategy::No && config.data.eval_split == 0.0 {
+    if config.run.eval_strategy != Strategy::No && !config.data.holds_out() {
         return conflict(
             "eval_strategy",
-            "nothing is held out to evaluate on; raise eval_split, or set eval_strategy to no",
+            "nothing is held out to evaluate on; raise eval_split, name a dataset_test_split, or set eval_strategy to no",
         );
     }
     let mut advice = unread_adapter_keys(config, r);

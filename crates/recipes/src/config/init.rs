@@ -131,7 +131,7 @@ fn default_text(key: &Key, method: &Method<'_>) -> Option<&'static str> {
 
 /// A table's text as YAML. Paths stay as they are written: the file is for another place.
 fn to_yaml_text(key: &'static Key, text: &str) -> Result<String, ConfigError> {
-    if matches!(key.kind, super::Kind::Path) {
+    if matches!(key.kind, super::Kind::Path | super::Kind::Source | super::Kind::Datasets) {
         return Ok(text.to_owned());
     }
     Ok(to_yaml(key, &parse(key, text, Path::new(""))?))

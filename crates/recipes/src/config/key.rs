@@ -152,6 +152,10 @@ pub enum Kind {
     Text,
     /// A file or folder.
     Path,
+    /// A file or folder, or a name on the hub.
+    Source,
+    /// One data set or a list: files, folders or names on the hub, each possibly with a weight and a split.
+    Datasets,
     /// `[low, high]` with low < high.
     Interval,
     /// A list of numbers.
@@ -181,6 +185,10 @@ impl Kind {
             }
             Self::Text => "text".into(),
             Self::Path => "path".into(),
+            Self::Source => "path, or org/name[@revision] on the hub".into(),
+            Self::Datasets => {
+                "path or org/name[@revision], or a list of them or of {name, weight, split}".into()
+            }
             Self::Interval => "[low, high]".into(),
             Self::Numbers => "list of numbers".into(),
             Self::Words => "list of names".into(),

@@ -8,9 +8,11 @@
 mod advice;
 mod choices;
 mod command_line;
+mod dataset;
 mod error;
 mod expand;
 mod generator;
+mod import;
 mod init;
 mod key;
 mod page;
@@ -18,6 +20,7 @@ mod preset;
 mod resolve;
 mod schema;
 mod section;
+mod source;
 mod table;
 mod value;
 mod written;
@@ -28,7 +31,9 @@ mod tests;
 
 pub use choices::{ClosedSet, DTypeChoice, DeviceChoice, LossType, Optim, Stage, Strategy};
 pub use command_line::parse_overrides;
+pub use dataset::DatasetSource;
 pub use error::{ConfigError, Place};
+pub use import::{import, import_file};
 pub use init::init;
 pub use key::{Applies, Category, Choice, Fallback, Key, Kind, Range, Status};
 pub use page::page;
@@ -151,7 +156,7 @@ impl TrainConfig {
         folder("model_name_or_path", &self.model.model_name_or_path)?;
         self.model.ref_model.iter().try_for_each(|path| folder("ref_model", path))?;
         self.objective.margin_model().iter().try_for_each(|path| folder("margin_model", path))?;
-        exists("dataset_name", &self.data.dataset_name)?;
+        self.data.datasets.iter().try_for_each(|source| exists("dataset_name", &source.path))?;
         if let ChatTemplate::File(path) = &self.data.chat_template {
             exists("chat_template", path)?;
         }
@@ -166,8 +171,7 @@ fn exists(key: &'static str, path: &Path) -> Result<(), ConfigError> {
     if path.exists() {
         return Ok(());
     }
-    let problem = "does not exist (names on a hub are not fetched: download it and give the local path; relative paths \
-                   in a configuration start at its folder)";
+    let problem = "does not exist (relative paths in a configuration start at its folder; a name on the hub is org/name)";
     Err(ConfigError::Path { key, path: path.to_owned(), problem: problem.into() })
 }
 

@@ -18,6 +18,11 @@ method, `bso config show FILE` prints what a file resolves to, and `bso train FI
 - **Command line:** `--key value` or `--key=value`, with `_` or `-` in the key; values may start with a hyphen
   (`--log_ratio_clamp -30,30`); lists are comma-separated; `--flag` alone means true.
 - **Paths** in a file start at the file's folder, those on the command line at the working directory.
+- **Names on the hub**, `org/name` or `org/name@revision` (a branch, tag or commit), stand for models and data sets wherever no such
+  path exists; `./org/name` is always a path. They are fetched into the cache of `huggingface_hub`, by its variables: `HF_ENDPOINT`,
+  `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_HUB_OFFLINE`.
+- **Several data sets:** `dataset_name: [a.jsonl, {name: org/pairs, weight: 2, split: train}]`; on the command line a list is written in
+  the same way, in quotes.
 - **Variables:** `${NAME}`, `${NAME:-default}` and `${NAME:?what to set}` are expanded in a file's values; an empty
   variable counts as not set; `$${` is a literal `${`. A variable whose key is given on the command line is not needed.
 - **Unknown keys** are an error with a suggestion. Keys and values that are known and not there yet are refused by name.

@@ -155,6 +155,13 @@ impl Resolver {
             other => Err(mistyped(name, &other)),
         }
     }
+    pub fn optional_text(&self, name: &str) -> Result<Option<String>, ConfigError> {
+        match self.get(name)? {
+            Setting::Text(text) => Ok(Some(text)),
+            Setting::Absent => Ok(None),
+            other => Err(mistyped(name, &other)),
+        }
+    }
     pub fn choice<E: ClosedSet>(&self, name: &str) -> Result<E, ConfigError> {
         self.optional_choice(name)?.ok_or_else(|| mistyped(name, &Setting::Absent))
     }

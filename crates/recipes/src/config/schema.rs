@@ -80,7 +80,16 @@ fn alternatives(key: &Key) -> Vec<Value> {
             }
             ways
         }
-        Kind::Text | Kind::Path | Kind::Template => vec![text()],
+        Kind::Text | Kind::Path | Kind::Source | Kind::Template => vec![text()],
+        Kind::Datasets => {
+            let one = json!({ "type": "object", "additionalProperties": false, "properties": {
+                "name": text(), "path": text(), "weight": { "type": "number", "exclusiveMinimum": 0 }, "split": text() } });
+            vec![
+                text(),
+                one.clone(),
+                json!({ "type": "array", "minItems": 1, "items": { "anyOf": [text(), one] } }),
+            ]
+        }
         Kind::FlagOrPath => vec![json!({ "type": "boolean" }), text()],
         Kind::Interval => {
             let number = json!({ "type": "number" });

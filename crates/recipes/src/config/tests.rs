@@ -6,7 +6,7 @@ use bso_model::Targets;
 use bso_objective::{BsoSettings, Generator, Tail};
 use std::fs;
 
-const NEEDED: &str = "model_name_or_path: models/m\ndataset_name: data/train.jsonl\n";
+const NEEDED: &str = "model_name_or_path: ./models/m\ndataset_name: data/train.jsonl\n";
 
 fn variables(name: &str) -> Option<String> {
     (name == "DATA").then(|| "/data".to_owned())
@@ -95,7 +95,7 @@ fn paths_start_at_the_file_or_at_the_working_directory() {
     let c = config("loss_type: dpo\nref_model: ../ref", "--dataset_name d.jsonl");
     assert_eq!(c.model.model_name_or_path, Path::new("/configs/models/m"));
     assert_eq!(c.model.ref_model.as_deref(), Some(Path::new("/configs/../ref")));
-    assert_eq!(c.data.dataset_name, Path::new("/work/d.jsonl"));
+    assert_eq!(c.data.datasets[0].path, Path::new("/work/d.jsonl"));
     assert_eq!(c.run.output_dir, Path::new("/work/trainer_output"));
 }
 
@@ -172,7 +172,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
         ("report_to: wandb", "report_to: wandb"),
         ("report_to: [mlflow]", "report_to: mlflow"),
         ("precompute_ref_log_probs: false", "precompute_ref_log_probs"),
-        ("dataset_train_split: train", "dataset_train_split"),
         ("save_strategy: best", "save_strategy: best"),
     ] {
         says(&error(&format!("loss_type: dpo\n{yaml}"), ""), &["a.yaml, line 4", part, "not supported yet"]);
@@ -279,7 +278,7 @@ fn variables_are_expanded_where_they_are_needed() {
         .unwrap()
         .config;
     assert_eq!(c.model.model_name_or_path, Path::new("/data/m"));
-    assert_eq!((c.data.dataset_name.to_str(), c.model.seed), (Some("/d.jsonl"), 7));
+    assert_eq!((c.data.datasets[0].path.to_str(), c.model.seed), (Some("/d.jsonl"), 7));
     let missing = "model_name_or_path: /m\ndataset_name: ${XS:?the folder of the pairs}/x";
     says(
         &with(missing, "").unwrap_err().to_string(),
@@ -382,6 +381,12 @@ fn a_resolved_config_reads_back_as_itself() {
         "",
     ));
     configs.push(config("loss_type: dpo\nresume_from_checkpoint: out/checkpoint-5\nchat_template: chatml\neval_strategy: epoch", ""));
+    let file = "model_name_or_path: org/model@v1\ndataset_name: [a.jsonl, {name: org/pairs, weight: 0.5, split: train_prefs}]\n\
+                loss_type: dpo\ndataset_test_split: test\neval_split: 0\neval_strategy: epoch";
+    let mixture = resolve(file, "").unwrap().config;
+    assert_eq!(mixture.data.named(), "/configs/a.jsonl, org/pairs");
+    assert_eq!(mixture.model.model_name_or_path, Path::new("org/model@v1"));
+    configs.push(mixture);
     for config in configs {
         let text = config.to_yaml();
         let again = resolve(&text, "").unwrap_or_else(|e| panic!("{e}\n{text}"));
@@ -415,7 +420,13 @@ fn the_fingerprint_follows_what_decides_the_result_and_nothing_else() {
 #[test]
 fn every_supported_key_reaches_the_resolved_config() {
     let mut written: Vec<&str> = Vec::new();
-    let more = "ref_model: r\nmargin_model: m\ncolumns: {prompt: q}\nwarmup_ratio: 0.1\nuse_peft: true";
+    let more = "ref_model: r
+margin_model: m
+columns: {prompt: q}
+warmup_ratio: 0.1
+dataset_train_split: a
+dataset_test_split: b
+use_peft: true";
     for c in PRESETS.iter().flat_map(|p| {
         [config(&format!("preset: {}", p.name), ""), config(&format!("preset: {}\n{more}", p.name), "")]
     }) {
@@ -516,7 +527,7 @@ fn paths_that_cannot_be_read_are_named_with_their_key() {
     says(&c.check_paths().unwrap_err().to_string(), &["`dataset_name`"]);
     let file = dir.path().join("d.jsonl");
     fs::write(&file, "").unwrap();
-    c.data.dataset_name = file.clone();
+    c.data.datasets[0].path = file.clone();
     c.check_paths().unwrap();
     c.model.ref_model = Some(file);
     says(&c.check_paths().unwrap_err().to_string(), &["`ref_model`", "is not a folder"]);

@@ -1,8 +1,10 @@
 //! One checked value: what a key's written value means, and how a meaning is written.
 //! Text is read like the YAML it would be, so that `--beta 0.1`, `beta: 0.1` and `beta: ${BETA}` are the same.
 
+use super::dataset::{self, DatasetSource};
 use super::error::did_you_mean;
 use super::key::{Choice, Key, Kind};
+use super::source;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,8 @@ pub enum Setting {
     Words(Vec<String>),
     /// Words to words.
     Mapping(BTreeMap<String, String>),
+    /// Data sets, at least one.
+    Datasets(Vec<DatasetSource>),
 }
 
 /// Why a written value does not fit.
@@ -65,6 +69,8 @@ pub(super) fn read(key: &Key, value: &Value, base: &Path) -> Result<Read, Misfit
         }
         Kind::Real(range) => Setting::Real(real(value).filter(|x| range.contains(*x)).ok_or_else(wrong)?),
         Kind::Text => Setting::Text(text(value).ok_or_else(wrong)?),
+        Kind::Source => Setting::Path(source::place(value, base).ok_or_else(wrong)?),
+        Kind::Datasets => Setting::Datasets(dataset::read(value, base).ok_or_else(wrong)?),
         Kind::Path => Setting::Path(path(value, base).ok_or_else(wrong)?),
         Kind::Interval => match numbers(value).as_deref() {
             Some([low, high]) if low < high => Setting::Interval(*low, *high),
@@ -234,6 +240,7 @@ pub(super) fn to_yaml(key: &Key, setting: &Setting) -> String {
             let pairs: Vec<_> = map.iter().map(|(k, v)| format!("{}: {}", quoted(k), quoted(v))).collect();
             format!("{{{}}}", pairs.join(", "))
         }
+        Setting::Datasets(sources) => dataset::to_yaml(sources),
     }
 }
 
@@ -251,7 +258,7 @@ pub(super) fn number(x: f64) -> String {
 }
 
 /// Plain where YAML takes it for nothing but text, else in double quotes (JSON's escapes are YAML's); `${` stays literal.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
     let special = ["true", "false", "yes", "no", "on", "off", "null", "none", "y", "n", "auto"];
     let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')

@@ -1,6 +1,7 @@
 //! Which rows, in which order of preference, as which tokens.
 
 use super::super::choices::LossType;
+use super::super::dataset::DatasetSource;
 use super::super::error::ConfigError;
 use super::super::resolve::Resolver;
 use super::super::value::Setting;
@@ -25,8 +26,12 @@ pub enum ChatTemplate {
 /// The rows and how they become token sequences.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSection {
-    /// File or folder of rows.
-    pub dataset_name: PathBuf,
+    /// Files or folders of rows, at least one.
+    pub datasets: Vec<DatasetSource>,
+    /// Split to train on, where the data comes in splits.
+    pub train_split: Option<String>,
+    /// Split to evaluate on, in place of `eval_split`.
+    pub test_split: Option<String>,
     /// Schema of the rows; `None`: told from the first one.
     pub dataset_format: Option<Schema>,
     /// Canonical field name to the name in the file.
@@ -49,7 +54,12 @@ impl DataSection {
     pub(in super::super) fn read(r: &Resolver) -> Result<Self, ConfigError> {
         let transformed = !matches!(r.loss, LossType::Nll | LossType::Kto);
         Ok(Self {
-            dataset_name: r.path("dataset_name")?,
+            datasets: match r.get("dataset_name")? {
+                Setting::Datasets(sources) => sources,
+                other => return Err(ConfigError::Table(format!("`dataset_name` has the value {other:?}"))),
+            },
+            train_split: r.optional_text("dataset_train_split")?,
+            test_split: r.optional_text("dataset_test_split")?,
             dataset_format: r.optional_choice("dataset_format")?,
             columns: match r.get("columns")? {
                 Setting::Mapping(map) => map,
@@ -70,8 +80,25 @@ impl DataSection {
         })
     }
 
+    /// The data sets in words: their paths, in order.
+    pub fn named(&self) -> String {
+        self.datasets.iter().map(|source| source.path.display().to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether anything is held out to evaluate on.
+    pub fn holds_out(&self) -> bool {
+        self.test_split.is_some() || self.eval_split > 0.0
+    }
+
     pub(in super::super) fn write(&self, loss: LossType, out: &mut Settings) {
-        out.path("dataset_name", &self.dataset_name);
+        out.put("dataset_name", Setting::Datasets(self.datasets.clone()));
+        for (key, split) in
+            [("dataset_train_split", &self.train_split), ("dataset_test_split", &self.test_split)]
+        {
+            if let Some(split) = split {
+                out.put(key, Setting::Text(split.clone()));
+            }
+        }
         match self.dataset_format {
             Some(schema) => out.choice("dataset_format", schema),
             None => out.put("dataset_format", Setting::Absent),

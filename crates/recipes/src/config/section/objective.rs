@@ -150,6 +150,14 @@ impl ObjectiveSection {
         }
     }
 
+    /// The same, to put a local folder in place of its name.
+    pub(crate) fn margin_model_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::Modpo { margin_model, .. } => margin_model.as_mut(),
+            _ => None,
+        }
+    }
+
     /// The loss itself.
     ///
     /// # Errors

@@ -28,19 +28,17 @@ const TRANSFORMS: &[Choice] = &[
 const TRUNCATIONS: &[Choice] = &[choice("keep_start"), choice("keep_end"), choice("drop"), choice("raise")];
 
 pub(super) const KEYS: &[Key] = &[
-    Key::required("dataset_name", Data, Kind::Path, "data/train.jsonl")
-        .says(TRL, "File or folder of rows: JSONL, JSON, or gzip of both.")
+    Key::required("dataset_name", Data, Kind::Datasets, "data/train.jsonl")
+        .says(TRL, "File or folder of rows (JSONL, JSON, CSV, gzip of each; Parquet, Arrow), or a name on the hub. A list is a mixture: all rows of all, or, where an entry has a weight, rows drawn by the seed so that the numbers stand in proportion to the weights (1 where none is given) and no row is used twice.")
         .aliases(&["dataset", "train_file"]),
     Key::optional("dataset_format", Data, Kind::Choice(FORMATS), &["auto"], "told from the first row, and said")
         .says(HERE, "Schema of the rows."),
     Key::optional("columns", Data, Kind::Mapping, &["none"], "the schema's own names")
         .says(HERE, "Names that the fields have in the file, as {prompt: question, chosen: good, rejected: bad}."),
-    Key::optional("dataset_train_split", Data, Kind::Text, &["none"], "the whole of dataset_name")
-        .says(TRL, "Split to train on, for data sets that come in splits.")
-        .not_yet("name the split's file in dataset_name"),
+    Key::optional("dataset_train_split", Data, Kind::Text, &["none"], "the whole, or train where there are several")
+        .says("TRL (train)", "Split to train on, told by names of files and folders: train-00000-of-00002.parquet, train.jsonl, train/."),
     Key::optional("dataset_test_split", Data, Kind::Text, &["none"], "what eval_split holds out")
-        .says(TRL, "Split to evaluate on, for data sets that come in splits.")
-        .not_yet("use eval_split, which holds out a share of the prompts"),
+        .says("bso (TRL: test)", "Split of dataset_name to evaluate on, in place of eval_split."),
     Key::new("eval_split", Data, Kind::Real(Range::below(0.0, 1.0)), "0.05")
         .unit("share of prompts")
         .says(HERE, "Share of the PROMPTS whose rows are held out for evaluation, so that none leaks; 0 holds out nothing.")

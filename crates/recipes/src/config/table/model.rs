@@ -24,11 +24,11 @@ const DTYPES: &[Choice] = &[
 ];
 
 pub(super) const KEYS: &[Key] = &[
-    Key::required("model_name_or_path", Model, Kind::Path, "models/my-sft-model")
-        .says(TRL, "Folder of the model to start from, in Hugging Face layout (config.json, safetensors, tokenizer.json); llama and qwen2 families.")
+    Key::required("model_name_or_path", Model, Kind::Source, "models/my-sft-model")
+        .says(TRL, "Model to start from: a folder in Hugging Face layout (config.json, safetensors, tokenizer.json), or a name on the hub; llama and qwen2 families.")
         .aliases(&["base_model", "model"]),
-    Key::optional("ref_model", Model, Kind::Path, &["none"], "the model as it is before training")
-        .says("DPO", "Folder of the frozen reference that log-ratios are taken against.")
+    Key::optional("ref_model", Model, Kind::Source, &["none"], "the model as it is before training")
+        .says("DPO", "Folder, or name on the hub, of the frozen reference that log-ratios are taken against.")
         .only(WITH_REFERENCE)
         .aliases(&["ref_model_name_or_path"]),
     Key::new("precompute_ref_log_probs", Model, Kind::Bool, "true")

@@ -119,8 +119,8 @@ pub(super) const KEYS: &[Key] = &[
         .says("MODPO, middle of {0.1, 0.5, 0.9}", "Weight of the preference trained on; the margin has 1 - w0.")
         .only(&[Modpo])
         .prominent(),
-    Key::optional("margin_model", Objective, Kind::Path, &["none"], "rows carry chosen_margin and rejected_margin")
-        .says("MODPO", "Folder of the model whose log-ratios are the margins: m = beta (log pi_margin - log pi_ref), summed; a policy made safer by DPO. Margins in the rows are then not read.")
+    Key::optional("margin_model", Objective, Kind::Source, &["none"], "rows carry chosen_margin and rejected_margin")
+        .says("MODPO", "Folder or name of the model whose log-ratios are the margins: m = beta (log pi_margin - log pi_ref), summed; a policy made safer by DPO. Margins in the rows are then not read.")
         .only(&[Modpo])
         .prominent(),
     Key::new("desirable_weight", Objective, Kind::Real(Range::NOT_NEGATIVE), "1")
