@@ -103,9 +103,9 @@ fn a_gguf_reader_opens_what_is_written_with_equal_values() {
     let metadata = vec![("tokenizer.ggml.tokens".to_owned(), GgufValue::Texts(texts))];
     let (mut files, mut command) = (Vec::new(), Command::new(python));
     command.args(["-c", READ]);
-    for (kind, tolerance) in
-        [(GgufType::F32, 0.0), (GgufType::F16, 1.0 / 1024.0), (GgufType::Q8_0, 1.0 / 250.0)]
-    {
+    // q8_0: half of a step of 1/127 of the block's largest value, and the step itself rounded to f16.
+    let q8_0 = 1.0 / 254.0 + 1.0 / 2048.0;
+    for (kind, tolerance) in [(GgufType::F32, 0.0), (GgufType::F16, 1.0 / 1024.0), (GgufType::Q8_0, q8_0)] {
         for base in
             ["llama_untied_biases_sharded", "llama_tied_gqa", "llama_rope_llama3", "qwen2_untied_yarn"]
         {
