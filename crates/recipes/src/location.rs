@@ -6,7 +6,7 @@ use bso_durable::Observer;
 use bso_hub::{RepoKind, locate};
 use std::path::{Path, PathBuf};
 
-/// The folder of a model that is named by a path or by `org/name[@revision]`.
+/// The folder of a model that is named by a path or by `org/name or org/name@revision`.
 ///
 /// # Errors
 /// It is neither here nor to be had.
@@ -14,7 +14,7 @@ pub fn local_model(named: &Path, observer: &dyn Observer) -> Result<PathBuf, Rec
     Ok(locate(named, RepoKind::Model, observer)?)
 }
 
-/// The file or folder of rows that is named by a path or by `org/name[@revision]`.
+/// The file or folder of rows that is named by a path or by `org/name or org/name@revision`.
 ///
 /// # Errors
 /// It is neither here nor to be had.

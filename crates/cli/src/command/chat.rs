@@ -19,7 +19,7 @@ use std::sync::Arc;
     after_help = "Type a message and Enter. /reset forgets the conversation, /quit (or end of input) leaves."
 )]
 pub struct ChatArgs {
-    /// Model directory (Hugging Face layout), or org/name[@revision] on the hub
+    /// Model directory (Hugging Face layout), or org/name or org/name@revision on the hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// A second model that answers the same messages

@@ -30,7 +30,7 @@ enum DataCommand {
 /// Arguments of `bso data check`.
 #[derive(Args, Debug)]
 struct CheckArgs {
-    /// JSONL, JSON, CSV (gzip allowed), Parquet or Arrow; a file, a folder, - for standard input, or org/name[@revision]
+    /// JSONL, JSON, CSV (gzip allowed), Parquet or Arrow; a file, a folder, - for standard input, or org/name or org/name@revision
     /// on the hub
     file: PathBuf,
     /// Split to check, where the data comes in splits; default: train where there are several

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// What `bso generate` takes.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
-    /// Model directory (Hugging Face layout), or org/name[@revision] on the hub
+    /// Model directory (Hugging Face layout), or org/name or org/name@revision on the hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Rows with `prompt` or `messages`, one JSON object a line; `-` is standard input

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// What `bso logprobs` takes.
 #[derive(Args, Debug)]
 pub struct LogprobsArgs {
-    /// Model directory (Hugging Face layout), or org/name[@revision] on the hub
+    /// Model directory (Hugging Face layout), or org/name or org/name@revision on the hub
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Rows: `prompt, chosen, rejected`; PKU-SafeRLHF; or `prompt, response`; `-` is standard input

@@ -1,7 +1,7 @@
 //! `bso plan`: what a run will take, computed before it is started. Loads no weights.
 //!
-//! Memory is added up from the functions by which it is taken ([`memory`]), for the largest batch that the data's
-//! real lengths give ([`workload`]); time from a short calibration on a small part of the network ([`calibration`]).
+//! Memory is added up from the functions by which it is taken (`memory`), for the largest batch that the data's
+//! real lengths give (`workload`); time from a short calibration on a small part of the network (`calibration`).
 
 mod calibration;
 mod machine;
