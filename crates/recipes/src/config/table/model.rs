@@ -25,7 +25,7 @@ const DTYPES: &[Choice] = &[
 
 pub(super) const KEYS: &[Key] = &[
     Key::required("model_name_or_path", Model, Kind::Source, "models/my-sft-model")
-        .says(TRL, "Model to start from: a folder in Hugging Face layout (config.json, safetensors, tokenizer.json), or a name on the hub; llama and qwen2 families.")
+        .says(TRL, "Model to start from: a folder in Hugging Face layout (config.json, safetensors, tokenizer.json), or a name on the hub; families: docs/families.md.")
         .aliases(&["base_model", "model"]),
     Key::optional("ref_model", Model, Kind::Source, &["none"], "the model as it is before training")
         .says("DPO", "Folder, or name on the hub, of the frozen reference that log-ratios are taken against.")
