@@ -16,7 +16,7 @@ fn resolve(yaml: &str, command_line: &str) -> Result<Resolved, ConfigError> {
     let words: Vec<String> = command_line.split_whitespace().map(str::to_owned).collect();
     let around = Surroundings {
         file_base: Path::new("/configs"),
-        working_dir: Path::new("/work"),
+        working_dir: Path::new("/here"),
         variable: &variables,
     };
     resolve_written(written::from_yaml(yaml, Path::new("a.yaml"))?, &parse_overrides(&words)?, &around)
@@ -95,8 +95,8 @@ fn paths_start_at_the_file_or_at_the_working_directory() {
     let c = config("loss_type: dpo\nref_model: ../ref", "--dataset_name d.jsonl");
     assert_eq!(c.model.model_name_or_path, Path::new("/configs/models/m"));
     assert_eq!(c.model.ref_model.as_deref(), Some(Path::new("/configs/../ref")));
-    assert_eq!(c.data.datasets[0].path, Path::new("/work/d.jsonl"));
-    assert_eq!(c.run.output_dir, Path::new("/work/trainer_output"));
+    assert_eq!(c.data.datasets[0].path, Path::new("/here/d.jsonl"));
+    assert_eq!(c.run.output_dir, Path::new("/here/trainer_output"));
 }
 
 #[test]
