@@ -6,7 +6,6 @@ pub mod inputs;
 pub mod job;
 pub mod peak;
 pub mod profile;
-mod resident;
 pub mod shared_prompts;
 pub mod step;
 pub mod tokenise;

@@ -1,8 +1,11 @@
 //! Forward passes and preference steps on equal-length random tokens: the job of `peers/torch_step.py`, with the
 //! same tokens and the same loss, so that first losses can be compared.
 
-use super::{load, resident::resident_mib, rounded};
-use bso_model::{Activations, Gradients, Optimiser, OptimiserKind, PackedBatch, PromptResponse, Workspace};
+use super::{load, rounded};
+use bso_model::{
+    Activations, BatchSize, Gradients, Optimiser, OptimiserKind, PackedBatch, PassMemory, PromptResponse,
+    Workspace,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -33,8 +36,8 @@ pub struct Settings {
     pub threads: usize,
 }
 
-/// `forward_seconds`, `step_seconds` (medians), `losses`, and `activation_mib`: what a forward pass leaves for its
-/// backward.
+/// `forward_seconds`, `step_seconds` (medians), `losses`, and `activation_mib`: the sizes of the arrays that a forward
+/// pass leaves for its backward.
 pub fn run(settings: &Settings) -> anyhow::Result<Value> {
     let mut decoder = load(&settings.model, &settings.dtype, settings.threads, true)?;
     let tokens = random_tokens(settings.sequences * settings.tokens, decoder.config().vocab_size as u32);
@@ -56,22 +59,23 @@ pub fn run(settings: &Settings) -> anyhow::Result<Value> {
     let mut activations =
         if settings.checkpointed { Activations::checkpointed() } else { Activations::new() };
     let mut gradients = Gradients::zeros(&decoder);
-    let (mut step, mut losses, before, mut kept) = (Vec::new(), Vec::new(), resident_mib(), None);
+    let (mut step, mut losses) = (Vec::new(), Vec::new());
     for _ in 0..passes {
         let start = Instant::now();
         gradients.zero();
         let (loss, weights) = preference_loss(decoder.forward(&batch, &mut activations)?);
-        kept = kept.or_else(|| Some(resident_mib()? - before?));
         decoder.backward(&batch, &mut activations, &weights, &mut gradients)?;
         optimiser.step(&mut decoder, &gradients, 1.0, 1e-6)?;
         step.push(start.elapsed().as_secs_f64());
         losses.push(rounded(loss));
     }
+    let size = BatchSize::of(&batch);
+    let kept = PassMemory::of_training(decoder.config(), decoder.dtype(), settings.checkpointed, size);
     let median = |times: &[f64]| Spread::of(times.get(settings.warm_up..)?).map(|s| s.median);
     Ok(json!({
         "forward_seconds": median(&forward),
         "step_seconds": median(&step),
-        "activation_mib": kept,
+        "activation_mib": kept.activations as f64 / 1048576.0,
         "losses": losses,
     }))
 }

@@ -289,7 +289,7 @@ mod tests {
         mask.into_iter().map(f64::from).collect()
     }
 
-    const DROPOUTS: [Option<Dropout>; 2] = [None, Some(Dropout { rate: 0.3, key: 11 })];
+    const DROPOUTS: [Option<Dropout>; 2] = [None, Some(Dropout { rate: 0.3, key: 11, first_row: 2 })];
 
     #[test]
     fn forward_and_gradients_agree_with_finite_differences() {

@@ -14,6 +14,8 @@ pub struct Dropout {
     pub rate: f64,
     /// What decides the mask, besides row and column.
     pub key: u64,
+    /// Rows of the whole before the ones at hand, where these are a part of it.
+    pub first_row: usize,
 }
 
 /// What is done with the mask.
@@ -38,7 +40,7 @@ impl Engine {
         let threshold = (dropout.rate * 2f64.powi(32)) as u64;
         let factor = (1.0 / (1.0 - dropout.rate)) as f32;
         let row = |(row, (from, to)): (usize, (&[F], &mut [T]))| {
-            let row_key = mix(dropout.key ^ mix(row as u64));
+            let row_key = mix(dropout.key ^ mix((dropout.first_row + row) as u64));
             for (pair, (from, to)) in from.chunks(2).zip(to.chunks_mut(2)).enumerate() {
                 let bits = mix(row_key.wrapping_add(pair as u64));
                 let draws = [bits >> 32, bits & 0xffff_ffff];
@@ -73,7 +75,7 @@ mod tests {
     fn masked(engine: &Engine, key: u64, rows: usize, cols: usize) -> Vec<f32> {
         let mut out = vec![9.0_f32; rows * cols];
         let x = vec![1.0_f32; rows * cols];
-        engine.drop_out(Dropout { rate: 0.25, key }, (&x, cols), &mut out, Mask::Replace);
+        engine.drop_out(Dropout { rate: 0.25, key, first_row: 0 }, (&x, cols), &mut out, Mask::Replace);
         out
     }
 
@@ -105,5 +107,9 @@ mod tests {
         assert_eq!(masked(&single, 7, 300, 64), first, "any number of threads");
         assert_eq!(masked(&single, 7, 5, 64), first[..5 * 64], "however many rows follow");
         assert_ne!(masked(&single, 8, 300, 64), first);
+        let (mut later, ones) = (vec![9.0_f32; 5 * 64], vec![1.0_f32; 5 * 64]);
+        let from_seven = Dropout { rate: 0.25, key: 7, first_row: 7 };
+        single.drop_out(from_seven, (&ones, 64), &mut later, Mask::Replace);
+        assert_eq!(later, first[7 * 64..12 * 64], "a part by itself");
     }
 }

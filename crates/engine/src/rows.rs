@@ -34,6 +34,38 @@ impl Engine {
         Ok(())
     }
 
+    /// `out = x[first..first + rows of out]`.
+    ///
+    /// # Errors
+    /// Rows that `x` does not have; shapes that do not fit.
+    pub fn read_rows(&self, x: &Array, first: usize, out: &mut Array) -> Result<(), EngineError> {
+        const OP: &str = "read_rows";
+        expect_size(OP, "columns of out", x.cols(), out.cols())?;
+        expect_indices(OP, "row", last_of(first, out.rows()), x.rows())?;
+        self.copy_rows(x, |i| first + i, out)
+    }
+
+    /// `x[first..first + rows of rows] = rows`.
+    ///
+    /// # Errors
+    /// Rows that `x` does not have; shapes that do not fit.
+    pub fn write_rows(&self, rows: &Array, first: usize, x: &mut Array) -> Result<(), EngineError> {
+        const OP: &str = "write_rows";
+        let cols = x.cols();
+        expect_size(OP, "columns of the rows to write", cols, rows.cols())?;
+        expect_indices(OP, "row", last_of(first, rows.rows()), x.rows())?;
+        match (rows.values(), x.values_mut()) {
+            (Values::F32(rows), ValuesMut::F32(x)) => {
+                self.copy_values(rows, cols, |i| i, &mut x[first * cols..][..rows.len()]);
+            }
+            (Values::Bf16(rows), ValuesMut::Bf16(x)) => {
+                self.copy_values(rows, cols, |i| i, &mut x[first * cols..][..rows.len()]);
+            }
+            _ => return Err(EngineError::mixed(OP)),
+        }
+        Ok(())
+    }
+
     /// `out[i] = x[index(i)]` for indices already checked.
     pub(crate) fn copy_rows(
         &self,
@@ -97,6 +129,11 @@ impl Engine {
     }
 }
 
+/// The last of `count` rows from `first` on, if there is any: the one to check.
+fn last_of(first: usize, count: usize) -> Option<usize> {
+    count.checked_sub(1).map(|last| first.saturating_add(last))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +155,25 @@ mod tests {
                     want.row_mut(row).iter_mut().zip(x.row(row)).for_each(|(sum, value)| *sum += value);
                 }
                 assert_eq!(sum, want);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_in_sequence_are_read_and_written_back() {
+        for engine in engines() {
+            for (rows, cols, first, count) in [(7, 3, 2, 4), (301, 67, 100, 201), (5, 2, 5, 0)] {
+                let (x, mut part) = (random(1, rows, cols), Array::zeros(count, cols));
+                engine.read_rows(&x, first, &mut part).unwrap();
+                assert_eq!(part.as_slice(), &x.as_slice()[first * cols..(first + count) * cols]);
+                let mut whole = random(2, rows, cols);
+                let mut want = whole.clone();
+                engine.write_rows(&part, first, &mut whole).unwrap();
+                want.as_mut_slice()[first * cols..(first + count) * cols].copy_from_slice(part.as_slice());
+                assert_eq!(whole, want);
+                let mut more = Array::zeros(rows - first + 1, cols);
+                assert!(engine.read_rows(&x, first, &mut more).is_err());
+                assert!(engine.write_rows(&more, first, &mut whole).is_err());
             }
         }
     }

@@ -2,201 +2,134 @@
 //! when a batch is larger. Computes nothing. The sizes stand in one place each, so that the memory plan adds up the
 //! very numbers by which memory is taken.
 
+use crate::backward_buffers::BackwardBuffers;
 use crate::batch_size::BatchSize;
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::family::QkNorm;
+use crate::matrix::Use::{Product, Sum};
+use crate::matrix::{Matrix, Shape, Use, fit_all};
+use crate::part::{PartCopies, PartRows, block};
 use bso_durable::Seed;
-use bso_engine::{Array, DType, EngineError};
+use bso_engine::{DType, EngineError};
 use rand::Rng;
 
-/// Rows and columns of an array.
-pub(crate) type Shape = (usize, usize);
-
-/// An array that starts empty.
-#[derive(Debug)]
-pub(crate) struct Matrix(pub Array);
-
-impl Default for Matrix {
-    fn default() -> Self {
-        Self(Array::zeros(0, 0))
-    }
-}
-
-impl std::ops::Deref for Matrix {
-    type Target = Array;
-    fn deref(&self) -> &Array {
-        &self.0
-    }
-}
-
-impl std::ops::DerefMut for Matrix {
-    fn deref_mut(&mut self) -> &mut Array {
-        &mut self.0
-    }
-}
-
-impl Matrix {
-    /// This shape and precision; the values are unspecified.
-    pub(crate) fn fit(&mut self, dtype: DType, (rows, cols): Shape) -> Result<(), EngineError> {
-        if self.0.dtype() != dtype {
-            self.0 = Array::zeros_of(dtype, 0, 0)?;
-        }
-        self.0.resize(rows, cols);
-        Ok(())
-    }
-}
-
-/// Matrices of these shapes and uses.
-fn fit_all<'a>(
-    dtype: DType,
-    matrices: impl IntoIterator<Item = &'a mut Matrix>,
-    (uses, shapes): (&[Use], &[Shape]),
-) -> Result<(), EngineError> {
-    let taken = uses.iter().zip(shapes);
-    matrices
-        .into_iter()
-        .zip(taken)
-        .try_for_each(|(matrix, (used, shape))| matrix.fit(used.in_precision(dtype), *shape))
-}
-
-/// Bytes that matrices of these shapes and uses take.
-pub(crate) fn bytes(dtype: DType, uses: &[Use], shapes: &[Shape]) -> usize {
-    let of = |(used, (rows, cols)): (&Use, &Shape)| rows * cols * used.in_precision(dtype).size_in_bytes();
-    uses.iter().zip(shapes).map(of).sum()
-}
-
-/// What an array is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Use {
-    /// Products read it: in the precision of products.
-    Product,
-    /// Numbers add up in it, or a logarithm is kept: in f32.
-    Sum,
-}
-
-use Use::{Product, Sum};
-
-impl Use {
-    fn in_precision(self, products: DType) -> DType {
-        match self {
-            Self::Product => products,
-            Self::Sum => DType::F32,
-        }
-    }
-}
-
-/// What one layer keeps for its backward, besides its input: what is dear to compute again. Norms and the activation are
-/// not here; the backward computes them anew from these. What a family does not have is empty.
+/// What a layer's attention keeps for its backward, besides the layer's input: what is dear to compute again. Norms are
+/// not here; the backward computes them anew. What a family does not have is empty.
 #[derive(Debug, Default)]
-pub(crate) struct KeptActivations {
+pub(crate) struct AttentionActivations {
     pub query: Matrix,
     pub key: Matrix,
     pub value: Matrix,
     pub attended: Matrix,
     pub lse: Matrix,
-    /// The residual stream after attention.
-    pub middle: Matrix,
-    pub gate: Matrix,
-    pub up: Matrix,
     /// Queries and keys before their norm, and what that stored.
     pub raw_query: Matrix,
     pub raw_key: Matrix,
     pub query_inverse: Matrix,
     pub key_inverse: Matrix,
-    /// What attention and MLP give, before a norm that stands there.
-    pub attention_out: Matrix,
-    pub mlp_out: Matrix,
 }
 
-impl KeptActivations {
-    pub(crate) const USES: [Use; 14] =
-        [Product, Product, Product, Product, Sum, Sum, Product, Product, Sum, Sum, Sum, Sum, Sum, Sum];
+impl AttentionActivations {
+    pub(crate) const USES: [Use; 9] = [Product, Product, Product, Product, Sum, Sum, Sum, Sum, Sum];
 
-    /// Attention computes `rows`, the MLP `mlp_rows` of them (fewer in the last layer).
-    pub(crate) fn shapes(rows: usize, mlp_rows: usize, config: &ModelConfig) -> [Shape; 14] {
+    pub(crate) fn shapes(rows: usize, config: &ModelConfig) -> [Shape; 9] {
         let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (raw_rows, query_runs, key_runs) = match config.family().qk_norm {
             QkNorm::None => (0, 0, 0),
             QkNorm::Heads => (rows, config.heads, config.kv_heads),
             QkNorm::Projection => (rows, 1, 1),
         };
-        let [_, post_attention, _, post_mlp] = config.family().names.norms;
-        let only_if = |there: bool| if there { (mlp_rows, hidden) } else { (0, hidden) };
         [
             (rows, wide),
             (rows, narrow),
             (rows, narrow),
             (rows, wide),
             (rows, config.heads),
-            (mlp_rows, hidden),
-            (if config.gated() { mlp_rows } else { 0 }, inner),
-            (mlp_rows, inner),
             (raw_rows, wide),
             (raw_rows, narrow),
             (raw_rows, query_runs),
             (raw_rows, key_runs),
-            only_if(post_attention.is_some()),
-            only_if(post_mlp.is_some()),
         ]
     }
 
-    pub(crate) fn fit(
-        &mut self,
-        dtype: DType,
-        rows: usize,
-        mlp_rows: usize,
-        config: &ModelConfig,
-    ) -> Result<(), EngineError> {
+    pub(crate) fn fit(&mut self, dtype: DType, rows: usize, config: &ModelConfig) -> Result<(), EngineError> {
         let matrices = [
             &mut self.query,
             &mut self.key,
             &mut self.value,
             &mut self.attended,
             &mut self.lse,
-            &mut self.middle,
-            &mut self.gate,
-            &mut self.up,
             &mut self.raw_query,
             &mut self.raw_key,
             &mut self.query_inverse,
             &mut self.key_inverse,
-            &mut self.attention_out,
-            &mut self.mlp_out,
         ];
-        fit_all(dtype, matrices, (&Self::USES, &Self::shapes(rows, mlp_rows, config)))
+        fit_all(dtype, matrices, (&Self::USES, &Self::shapes(rows, config)))
     }
 }
 
-/// What a layer computes and the next one overwrites.
+/// What a layer keeps of the rows that follow attention. The activation is not here; the backward computes it anew.
+#[derive(Debug, Default)]
+pub(crate) struct RowActivations {
+    /// The residual stream after attention.
+    pub middle: Matrix,
+    pub gate: Matrix,
+    pub up: Matrix,
+    /// What attention and MLP give, before a norm that stands there.
+    pub attention_out: Matrix,
+    pub mlp_out: Matrix,
+}
+
+impl RowActivations {
+    pub(crate) const USES: [Use; 5] = [Sum, Product, Product, Sum, Sum];
+
+    pub(crate) fn shapes(rows: usize, config: &ModelConfig) -> [Shape; 5] {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let [_, post_attention, _, post_mlp] = config.family().names.norms;
+        let only_if = |there: bool| if there { rows } else { 0 };
+        [
+            (rows, hidden),
+            (only_if(config.gated()), inner),
+            (rows, inner),
+            (only_if(post_attention.is_some()), hidden),
+            (only_if(post_mlp.is_some()), hidden),
+        ]
+    }
+
+    pub(crate) fn fit(&mut self, dtype: DType, rows: usize, config: &ModelConfig) -> Result<(), EngineError> {
+        let matrices =
+            [&mut self.middle, &mut self.gate, &mut self.up, &mut self.attention_out, &mut self.mlp_out];
+        fit_all(dtype, matrices, (&Self::USES, &Self::shapes(rows, config)))
+    }
+}
+
+/// What a layer computes and the next one, or the next part of its rows, overwrites.
 #[derive(Debug, Default)]
 pub(crate) struct PassingActivations {
     /// The input of the attention's or of the MLP's products, whichever was computed last.
     pub normed: Matrix,
     /// What the norm stored.
     pub inverse: Vec<f32>,
-    /// The last layer's attention on the rows that go on to its MLP.
-    pub chosen: Matrix,
     /// What the activation gives.
     pub gated: Matrix,
-    /// With parallel residuals: the last layer's input on the rows that go on to its MLP.
-    pub chosen_residual: Matrix,
+    pub copies: PartCopies,
 }
 
 impl PassingActivations {
-    pub(crate) const USES: [Use; 5] = [Product, Sum, Product, Product, Sum];
+    pub(crate) const USES: [Use; 6] = [Product, Sum, Product, Sum, Product, Sum];
 
-    pub(crate) fn shapes(rows: usize, mlp_rows: usize, config: &ModelConfig) -> [Shape; 5] {
-        let chosen = if mlp_rows < rows { mlp_rows } else { 0 };
-        let chosen_residual = if config.parallel_residual { chosen } else { 0 };
+    /// Attention computes `rows`.
+    pub(crate) fn shapes(rows: usize, part: PartRows, config: &ModelConfig) -> [Shape; 6] {
+        let hidden = config.hidden_size;
         [
-            (rows, config.hidden_size),
+            (rows, hidden),
             (rows, 1),
-            (chosen, config.heads * config.head_dim),
-            (mlp_rows, config.intermediate_size),
-            (chosen_residual, config.hidden_size),
+            (part.any, config.intermediate_size),
+            (part.copied, hidden),
+            (part.copied, config.heads * config.head_dim),
+            (part.streamed, hidden),
         ]
     }
 
@@ -204,24 +137,17 @@ impl PassingActivations {
         &mut self,
         dtype: DType,
         rows: usize,
-        mlp_rows: usize,
+        part: PartRows,
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
-        let [normed, _, chosen, gated, chosen_residual] = Self::shapes(rows, mlp_rows, config);
+        let [normed, _, gated, residual, attended, stream] = Self::shapes(rows, part, config);
         self.normed.fit(dtype, normed)?;
-        self.chosen.fit(dtype, chosen)?;
-        self.gated.fit(dtype, gated)?;
-        self.chosen_residual.fit(DType::F32, chosen_residual)?;
         self.inverse.resize(rows, 0.0);
-        Ok(())
+        self.gated.fit(dtype, gated)?;
+        self.copies.residual.fit(DType::F32, residual)?;
+        self.copies.attended.fit(dtype, attended)?;
+        self.copies.stream.fit(DType::F32, stream)
     }
-}
-
-/// Everything that one layer computes, for passes without gradients.
-#[derive(Debug, Default)]
-pub(crate) struct LayerActivations {
-    pub kept: KeptActivations,
-    pub passing: PassingActivations,
 }
 
 /// What the head computes on the scored tokens.
@@ -262,103 +188,6 @@ impl HeadActivations {
     }
 }
 
-/// Gradients on their way down; one layer's worth, whatever the depth.
-#[derive(Debug, Default)]
-pub(crate) struct BackwardBuffers {
-    /// Of the residual stream, all rows.
-    pub residual: Matrix,
-    /// Of the residual stream in the last layer, the rows that meet the head.
-    pub last_residual: Matrix,
-    /// Of the last layer's attention on these rows.
-    pub chosen: Matrix,
-    pub normed: Matrix,
-    pub query: Matrix,
-    pub key: Matrix,
-    pub value: Matrix,
-    pub attended: Matrix,
-    pub gated: Matrix,
-    pub up: Matrix,
-    /// Of queries or keys before their norm.
-    pub raw: Matrix,
-    /// Of what attention or MLP gives, before a norm that stands there.
-    pub branch: Matrix,
-    /// Of the scored rows after and before the final norm.
-    pub head_normed: Matrix,
-    pub head_gathered: Matrix,
-    /// One weight a scored row.
-    pub row_weights: Vec<f32>,
-}
-
-impl BackwardBuffers {
-    pub(crate) const USES: [Use; 15] =
-        [Sum, Sum, Sum, Sum, Sum, Sum, Sum, Sum, Product, Product, Sum, Sum, Sum, Sum, Sum];
-
-    pub(crate) fn shapes(size: BatchSize, config: &ModelConfig) -> [Shape; 15] {
-        let BatchSize { rows, head_rows, scored, .. } = size;
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let raw_rows = if config.family().qk_norm == QkNorm::None { 0 } else { rows };
-        let [_, post_attention, _, post_mlp] = config.family().names.norms;
-        let branch_rows = if post_attention.or(post_mlp).is_some() { rows } else { 0 };
-        // A single layer is the last one: its MLP sees no other rows.
-        let mlp_rows = if config.layers > 1 { rows } else { head_rows };
-        [
-            (rows, hidden),
-            (head_rows, hidden),
-            (head_rows, wide),
-            (rows, hidden),
-            (rows, wide),
-            (rows, narrow),
-            (rows, narrow),
-            (rows, wide),
-            (mlp_rows, inner),
-            (mlp_rows, inner),
-            (raw_rows, wide),
-            (branch_rows, hidden),
-            (scored, hidden),
-            (scored, hidden),
-            (scored, 1),
-        ]
-    }
-
-    /// Between the products of the MLP gradients are in `dtype`; elsewhere, where they add up, in f32.
-    pub(crate) fn fit(
-        &mut self,
-        dtype: DType,
-        size: BatchSize,
-        config: &ModelConfig,
-    ) -> Result<(), EngineError> {
-        let matrices = [
-            &mut self.residual,
-            &mut self.last_residual,
-            &mut self.chosen,
-            &mut self.normed,
-            &mut self.query,
-            &mut self.key,
-            &mut self.value,
-            &mut self.attended,
-            &mut self.gated,
-            &mut self.up,
-            &mut self.raw,
-            &mut self.branch,
-            &mut self.head_normed,
-            &mut self.head_gathered,
-        ];
-        fit_all(dtype, matrices, (&Self::USES, &Self::shapes(size, config)))?;
-        self.row_weights.clear();
-        self.row_weights.reserve(size.scored);
-        Ok(())
-    }
-
-    /// The MLP's and the norms' gradients take the rows that their layer computes.
-    pub(crate) fn fit_mlp(&mut self, rows: usize) {
-        let Self { normed, gated, up, branch, .. } = self;
-        // Without norms after the branches there is nothing to fit.
-        let branch = Some(branch).filter(|branch| !branch.is_empty());
-        [normed, gated, up].into_iter().chain(branch).for_each(|m| m.resize_rows(rows));
-    }
-}
-
 /// Everything a forward pass keeps for its backward, and the backward's own buffers. Make one and pass it to every
 /// step.
 ///
@@ -369,14 +198,16 @@ pub struct Activations {
     pub(crate) checkpointed: bool,
     /// What decides the adapter's dropout; none: nothing is dropped.
     pub(crate) dropout: Option<u64>,
-    /// The residual stream before each layer.
+    /// The residual stream before each layer; checkpointed, without the first.
     pub(crate) residual: Vec<Matrix>,
-    /// The last layer's output, on the rows that meet the head.
-    pub(crate) output: Matrix,
     /// One for each layer; checkpointed, one for all, which holds the layer that was computed last.
-    pub(crate) layers: Vec<KeptActivations>,
+    pub(crate) attention: Vec<AttentionActivations>,
+    /// The same; checkpointed, it holds the part of rows that was computed last.
+    pub(crate) rows: Vec<RowActivations>,
     pub(crate) passing: PassingActivations,
     pub(crate) head: HeadActivations,
+    /// Until the backward begins, its gradient of the last layer's output holds that output, and that of the first
+    /// layer's input, checkpointed, that input.
     pub(crate) backward: BackwardBuffers,
     /// Of the forward pass that these hold; none before the first.
     pub(crate) size: Option<BatchSize>,
@@ -389,7 +220,8 @@ impl Activations {
     }
 
     /// Keeps every layer's input only (gradient checkpointing, Chen et al. 2016, arXiv 1604.06174). The backward
-    /// runs the same operations on the same numbers again, so that gradients are the same to the bit.
+    /// runs the same operations again: attention on the same numbers, what follows it in parts of the rows,
+    /// whose gradients may add up in another order than those of all rows at once.
     pub fn checkpointed() -> Self {
         Self { checkpointed: true, ..Self::default() }
     }
@@ -405,21 +237,19 @@ impl Activations {
     /// # Errors
     /// A decoder in a precision that nothing is computed in.
     pub fn reserve(&mut self, decoder: &Decoder, size: BatchSize) -> Result<(), ModelError> {
-        let (dtype, config, BatchSize { rows, head_rows, .. }) = (decoder.dtype(), decoder.config(), size);
+        let (dtype, config) = (decoder.dtype(), decoder.config());
         self.size = None;
         self.fit(dtype, size, config)?;
+        let part = PartRows::of(size, config, block(self.checkpointed, dtype));
         let stored = if self.checkpointed { 1 } else { config.layers };
-        for (i, kept) in self.layers.iter_mut().enumerate() {
-            // The one that all layers use, checkpointed, holds whole layers too.
-            let whole = i + 1 < stored || (self.checkpointed && config.layers > 1);
-            kept.fit(dtype, rows, if whole { rows } else { head_rows }, config)?;
-        }
-        self.passing.fit(dtype, rows, head_rows, config)?;
-        if config.layers > 1 {
-            self.passing.fit(dtype, rows, rows, config)?;
+        self.attention.iter_mut().try_for_each(|kept| kept.fit(dtype, size.rows, config))?;
+        for (i, kept) in self.rows.iter_mut().enumerate() {
+            let last = i + 1 == stored && !self.checkpointed;
+            kept.fit(dtype, if last { size.head_rows } else { part.any }, config)?;
         }
         self.head.sums.reserve(size.sequences);
-        Ok(self.backward.fit(dtype, size, config)?)
+        self.backward.fit(size, config)?;
+        Ok(self.backward.rows.fit(dtype, (part.any, part.copied), config)?)
     }
 
     pub(crate) fn fit(
@@ -428,13 +258,35 @@ impl Activations {
         size: BatchSize,
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
-        let BatchSize { rows, head_rows, .. } = size;
         self.residual.resize_with(config.layers, Matrix::default);
-        self.residual.iter_mut().for_each(|r| r.resize(rows, config.hidden_size));
-        self.output.resize(head_rows, config.hidden_size);
-        self.layers.resize_with(if self.checkpointed { 1 } else { config.layers }, KeptActivations::default);
+        let first = usize::from(self.embeds_again(config));
+        let kept = self.residual.iter_mut().skip(first);
+        kept.for_each(|r| r.resize(size.rows, config.hidden_size));
+        let stored = if self.checkpointed { 1 } else { config.layers };
+        self.attention.resize_with(stored, AttentionActivations::default);
+        self.rows.resize_with(stored, RowActivations::default);
+        self.passing.fit(
+            dtype,
+            size.rows,
+            PartRows::of(size, config, block(self.checkpointed, dtype)),
+            config,
+        )?;
+        if self.embeds_again(config) {
+            self.backward.residual.resize(size.rows, config.hidden_size);
+        }
+        self.backward.last_residual.resize(size.head_rows, config.hidden_size);
         self.head.fit(dtype, size, config)
     }
+
+    /// Whether the first layer's input is not kept either: its embeddings are looked up again.
+    pub(crate) fn embeds_again(&self, config: &ModelConfig) -> bool {
+        embeds_again(self.checkpointed, config)
+    }
+}
+
+/// As [`Activations::embeds_again`]. The only layer of a model finds its input in place.
+pub(crate) fn embeds_again(checkpointed: bool, config: &ModelConfig) -> bool {
+    checkpointed && config.layers > 1
 }
 
 /// The memory of a pass without gradients: one layer's worth, whatever the depth. Make one and pass it to many
@@ -443,7 +295,9 @@ impl Activations {
 pub struct Workspace {
     pub(crate) residual: Matrix,
     pub(crate) next: Matrix,
-    pub(crate) layer: LayerActivations,
+    pub(crate) attention: AttentionActivations,
+    pub(crate) rows: RowActivations,
+    pub(crate) passing: PassingActivations,
     pub(crate) head: HeadActivations,
 }
 

@@ -280,6 +280,7 @@ impl Decoder {
             packed: &self.packed,
             adapter: self.adapter.as_ref(),
             dropout: None,
+            first_row: 0,
             dtype: self.dtype,
             place: &self.layout.layers[index],
             kind,

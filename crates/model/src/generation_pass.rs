@@ -2,12 +2,12 @@
 //! Keeps nothing for a backward, so residuals are added in place; and computes nothing that no token needs: the last
 //! layer takes from most prompt rows only their keys and values. What training computes is in `layer`.
 
-use crate::activations::Matrix;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::layer::attention_shape;
 use crate::layer_kind::LayerKind;
 use crate::layout::{LayerPlace, LinearPlace, NormPlace};
+use crate::matrix::Matrix;
 use bso_engine::{Array, CachedRows, DType, EngineError, KvCache, Projection, RotaryTable};
 
 /// The rows to compute.

@@ -1,13 +1,16 @@
-//! One decoder layer: norm, attention, residual, norm, MLP, residual, in whichever of its arrangements the family has;
-//! the backward directly under the forward. Generation, which attends over a cache and keeps nothing, is in
-//! `generation_pass`.
+//! One decoder layer: norm, attention, residual, norm, MLP, residual, in whichever of its arrangements the family has.
+//! Attention is here, the backward under the forward; what follows it, part of the rows by part, in `row_wise`.
+//! Generation, which attends over a cache and keeps nothing, is in `generation_pass`.
 
-use crate::activations::{BackwardBuffers, KeptActivations, PassingActivations};
+use crate::activations::{AttentionActivations, PassingActivations, RowActivations};
 use crate::adapter::{Adapter, LowRankPlace};
+use crate::backward_buffers::{BackwardBuffers, RowGradients};
 use crate::config::ModelConfig;
 use crate::gradients::trained;
 use crate::layer_kind::LayerKind;
 use crate::layout::{LayerPlace, LinearPlace};
+use crate::part::{Part, PartCopies, RowInputs, block};
+use crate::row_wise::{RowFlow, RowPassing};
 use bso_engine::{
     Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, DType, Dora, DoraGrads, Dropout,
     Engine, EngineError, LinearGrads, LowRank, LowRankGrads, PackedWeight, Qkv, RotaryTable, Segments,
@@ -15,6 +18,7 @@ use bso_engine::{
 };
 
 /// A layer with what it computes on.
+#[derive(Clone, Copy)]
 pub(crate) struct Layer<'a> {
     pub engine: &'a Engine,
     pub config: &'a ModelConfig,
@@ -23,6 +27,8 @@ pub(crate) struct Layer<'a> {
     pub adapter: Option<&'a Adapter>,
     /// What decides the adapter's dropout; none: nothing is dropped.
     pub dropout: Option<u64>,
+    /// The place of the first row at hand among all that the layer computes: dropout looks at it.
+    pub first_row: usize,
     /// Precision of products.
     pub dtype: DType,
     pub place: &'a LayerPlace,
@@ -30,6 +36,13 @@ pub(crate) struct Layer<'a> {
     /// None where the layer does not rotate.
     pub rotary: Option<&'a RotaryTable>,
     pub positions: &'a [u32],
+}
+
+/// Where a layer's activations go, or stand.
+pub(crate) struct LayerActivations<'a> {
+    pub attention: &'a mut AttentionActivations,
+    pub rows: &'a mut RowActivations,
+    pub passing: &'a mut PassingActivations,
 }
 
 /// Heads, scale, window and cap of a layer's attention.
@@ -46,71 +59,105 @@ pub(crate) fn attention_shape(config: &ModelConfig, kind: LayerKind) -> Attentio
 
 impl Layer<'_> {
     /// `next = layer(residual)`, both `[rows, hidden]`. With `rows`, what follows attention is computed on these rows only, and
-    /// `next` is `[rows.len(), hidden]`.
+    /// `next` is `[rows.len(), hidden]`; `checkpointed`, part by part, the last of which is left in the row activations.
     pub(crate) fn forward_packed(
         &self,
         residual: &Array,
-        (segments, rows): (&Segments, Option<&[usize]>),
-        (kept, passing): (&mut KeptActivations, &mut PassingActivations),
+        (segments, rows, checkpointed): (&Segments, Option<&[usize]>, bool),
+        kept: LayerActivations<'_>,
         next: &mut Array,
     ) -> Result<(), EngineError> {
-        self.attention_of_batch(residual, (segments, rows), (kept, passing), next)?;
-        self.mlp_inputs(residual, (kept, passing))?;
-        self.mlp_half((kept, passing), next)
+        let LayerActivations { attention, rows: a, passing } = kept;
+        self.attention_forward(residual, segments, (attention, passing))?;
+        for part in Part::of(rows, residual.rows(), block(checkpointed, self.dtype)) {
+            let layer = Layer { first_row: part.first, ..*self };
+            let PassingActivations { normed, inverse, gated, copies } = &mut *passing;
+            let PartCopies { residual: copied, attended, stream } = copies;
+            let all = RowInputs { residual, attended: &attention.attended };
+            let inputs = part.of_inputs(self.engine, all, (copied, attended))?;
+            a.fit(self.dtype, part.len, self.config)?;
+            gated.resize_rows(part.len);
+            let passing = RowPassing { normed, inverse, gated };
+            if part.len == next.rows() {
+                layer.rows_forward(inputs, (a, passing), next)?;
+                continue;
+            }
+            stream.resize_rows(part.len);
+            layer.rows_forward(inputs, (a, passing), stream)?;
+            self.engine.write_rows(stream, part.first, next)?;
+        }
+        Ok(())
     }
 
-    /// Fills `kept` again as [`Layer::forward_packed`] did, which leaves out the product that only the next layer
-    /// needs.
-    pub(crate) fn recompute(
+    /// `b.residual` (with `rows`, `b.last_residual`) comes in as the gradient of the layer's output; `b.residual`
+    /// goes out as that of `residual`, its input. Parameter gradients are added to `gradients`. With `recompute`, the
+    /// activations are computed again, but for what [`Layer::forward_packed`] of the last layer has left.
+    pub(crate) fn backward(
+        &self,
+        residual: &Array,
+        (segments, rows, recompute): (&Segments, Option<&[usize]>, bool),
+        kept: LayerActivations<'_>,
+        b: &mut BackwardBuffers,
+        gradients: &mut [Array],
+    ) -> Result<(), EngineError> {
+        let LayerActivations { attention, rows: a, passing } = kept;
+        if recompute && rows.is_none() {
+            self.attention_forward(residual, segments, (attention, passing))?;
+        }
+        if rows.is_some() {
+            b.attended.fill(0.0);
+        }
+        for part in Part::of(rows, residual.rows(), block(recompute, self.dtype)) {
+            let layer = Layer { first_row: part.first, ..*self };
+            let PassingActivations { normed, inverse, gated, copies } = &mut *passing;
+            let PartCopies { residual: copied, attended, stream } = copies;
+            let all = RowInputs { residual, attended: &attention.attended };
+            let inputs = part.of_inputs(self.engine, all, (copied, attended))?;
+            gated.resize_rows(part.len);
+            let upstream = if rows.is_some() { &mut *b.last_residual } else { &mut *b.residual };
+            let in_place = part.len == upstream.rows();
+            let mut passing = RowPassing { normed, inverse, gated };
+            if recompute && !(in_place && rows.is_some()) {
+                a.fit(self.dtype, part.len, self.config)?;
+                layer.rows_again(inputs, (a, passing.reborrow()))?;
+            }
+            let copied = if part.whole { 0 } else { part.len };
+            b.rows.fit(self.dtype, (part.len, copied), self.config)?;
+            b.normed.resize_rows(part.len);
+            let RowGradients { gated, up, branch, attended } = &mut b.rows;
+            let attended = if part.whole { &mut *b.attended } else { attended };
+            let flow = |stream: &mut Array| {
+                let flow = RowFlow { stream, attended, normed: &mut b.normed, gated, up, branch };
+                layer.rows_backward(inputs, (a, passing), flow, gradients)
+            };
+            if in_place {
+                flow(upstream)?;
+            } else {
+                stream.resize_rows(part.len);
+                self.engine.read_rows(upstream, part.first, stream)?;
+                flow(stream)?;
+                self.engine.write_rows(stream, part.first, upstream)?;
+            }
+            if !part.whole {
+                part.give(self.engine, &b.rows.attended, &mut b.attended)?;
+            }
+        }
+        if let Some(rows) = rows {
+            b.residual.fill(0.0);
+            self.engine.scatter_add_rows(&b.last_residual, rows, &mut b.residual)?;
+        }
+        b.normed.resize_rows(residual.rows());
+        self.attention_backward(residual, segments, (attention, passing), b, gradients)
+    }
+
+    fn attention_forward(
         &self,
         residual: &Array,
         segments: &Segments,
-        (kept, passing): (&mut KeptActivations, &mut PassingActivations),
-    ) -> Result<(), EngineError> {
-        kept.fit(self.dtype, residual.rows(), residual.rows(), self.config)?;
-        passing.fit(self.dtype, residual.rows(), residual.rows(), self.config)?;
-        self.attention_half(residual, segments, (kept, passing))?;
-        self.enter_residual(residual, None, (kept, &mut passing.inverse))?;
-        self.mlp_inputs(residual, (kept, passing))?;
-        if self.place.post_mlp_norm.is_none() {
-            return Ok(());
-        }
-        self.activate(kept, &mut passing.gated)?;
-        self.linear(self.place.down, &passing.gated, &mut kept.mlp_out)
-    }
-
-    fn attention_of_batch(
-        &self,
-        residual: &Array,
-        (segments, rows): (&Segments, Option<&[usize]>),
-        (kept, passing): (&mut KeptActivations, &mut PassingActivations),
-        next: &mut Array,
-    ) -> Result<(), EngineError> {
-        let mlp_rows = rows.map_or(residual.rows(), <[usize]>::len);
-        kept.fit(self.dtype, residual.rows(), mlp_rows, self.config)?;
-        passing.fit(self.dtype, residual.rows(), mlp_rows, self.config)?;
-        self.attention_half(residual, segments, (kept, passing))?;
-        let PassingActivations { chosen, chosen_residual, inverse, .. } = passing;
-        let Some(rows) = rows else { return self.enter_residual(residual, None, (kept, inverse)) };
-        // `next` is free until the MLP writes it.
-        self.engine.gather_rows(residual, rows, next)?;
-        if rows.len() == residual.rows() {
-            return self.enter_residual(next, None, (kept, inverse));
-        }
-        if self.config.parallel_residual {
-            self.engine.gather_rows(residual, rows, chosen_residual)?;
-        }
-        self.engine.gather_rows(&kept.attended, rows, chosen)?;
-        self.enter_residual(next, Some(chosen), (kept, inverse))
-    }
-
-    fn attention_half(
-        &self,
-        residual: &Array,
-        segments: &Segments,
-        (a, passing): (&mut KeptActivations, &mut PassingActivations),
+        (a, passing): (&mut AttentionActivations, &mut PassingActivations),
     ) -> Result<(), EngineError> {
         let (engine, place, norm) = (self.engine, self.place, self.norm());
+        a.fit(self.dtype, residual.rows(), self.config)?;
         self.normalise(place.attention_norm, residual, (&mut passing.normed, &mut passing.inverse))?;
         if let Some([query, key]) = place.qk_norms {
             self.linear(place.query, &passing.normed, &mut a.raw_query)?;
@@ -131,154 +178,11 @@ impl Layer<'_> {
         engine.attention(qkv, segments, shape, &mut a.attended, &mut a.lse)
     }
 
-    /// `a.middle = residual + output(attended)`, on the rows of `residual`; `chosen` are those of `a.attended`.
-    fn enter_residual(
-        &self,
-        residual: &Array,
-        chosen: Option<&Array>,
-        (a, inverse): (&mut KeptActivations, &mut Vec<f32>),
-    ) -> Result<(), EngineError> {
-        let KeptActivations { attended, attention_out, middle, .. } = a;
-        let attended = chosen.unwrap_or(attended);
-        self.leave_branch(
-            self.place.output,
-            attended,
-            self.place.post_attention_norm,
-            attention_out,
-            (middle, inverse),
-        )?;
-        self.engine.add_assign(middle, residual)
-    }
-
-    /// The inputs of the activation: from `a.middle`, or from the layer's input where residuals are parallel.
-    fn mlp_inputs(
-        &self,
-        residual: &Array,
-        (a, passing): (&mut KeptActivations, &mut PassingActivations),
-    ) -> Result<(), EngineError> {
-        let PassingActivations { normed, inverse, chosen_residual, .. } = passing;
-        let source = self.mlp_source([residual, chosen_residual, &a.middle]);
-        self.normalise(self.place.mlp_norm, source, (normed, inverse))?;
-        if let Some(gate) = self.place.gate {
-            self.linear(gate, normed, &mut a.gate)?;
-        }
-        self.linear(self.place.up, normed, &mut a.up)
-    }
-
-    fn mlp_half(
-        &self,
-        (a, passing): (&mut KeptActivations, &mut PassingActivations),
-        next: &mut Array,
-    ) -> Result<(), EngineError> {
-        self.activate(a, &mut passing.gated)?;
-        let (place, PassingActivations { gated, inverse, .. }) = (self.place, passing);
-        self.leave_branch(place.down, gated, place.post_mlp_norm, &mut a.mlp_out, (next, inverse))?;
-        self.engine.add_assign(next, &a.middle)
-    }
-
-    fn activate(&self, a: &KeptActivations, out: &mut Array) -> Result<(), EngineError> {
-        self.config.activation().forward(self.engine, self.activation_inputs(a), out)
-    }
-
-    fn activation_inputs<'b>(&self, a: &'b KeptActivations) -> (Option<&'b Array>, &'b Array) {
-        (self.place.gate.map(|_| &*a.gate), &a.up)
-    }
-
-    /// `b.residual` (with `rows`, `b.last_residual`) comes in as the gradient of the layer's output; `b.residual`
-    /// goes out as that of `residual`, its input. Parameter gradients are added to `gradients`.
-    pub(crate) fn backward(
-        &self,
-        residual: &Array,
-        (segments, rows): (&Segments, Option<&[usize]>),
-        (a, passing): (&KeptActivations, &mut PassingActivations),
-        b: &mut BackwardBuffers,
-        gradients: &mut [Array],
-    ) -> Result<(), EngineError> {
-        let mlp_rows = a.middle.rows();
-        passing.fit(self.dtype, residual.rows(), mlp_rows, self.config)?;
-        b.fit_mlp(mlp_rows);
-        // Side by side both branches see the gradient as it comes in; else attention sees the MLP's share too.
-        if self.config.parallel_residual {
-            self.output_backward(rows, (a, passing), b, gradients)?;
-            self.mlp_backward(residual, rows, (a, passing), b, gradients)?;
-        } else {
-            self.mlp_backward(residual, rows, (a, passing), b, gradients)?;
-            self.output_backward(rows, (a, passing), b, gradients)?;
-        }
-        if let Some(rows) = rows {
-            b.residual.fill(0.0);
-            self.engine.scatter_add_rows(&b.last_residual, rows, &mut b.residual)?;
-        }
-        b.fit_mlp(residual.rows());
-        self.attention_backward(residual, segments, (a, passing), b, gradients)
-    }
-
-    /// From the layer's output through the MLP; what its norm read gets its share of the gradient.
-    fn mlp_backward(
-        &self,
-        residual: &Array,
-        rows: Option<&[usize]>,
-        (a, passing): (&KeptActivations, &mut PassingActivations),
-        b: &mut BackwardBuffers,
-        gradients: &mut [Array],
-    ) -> Result<(), EngineError> {
-        use Accumulate::{Add, Overwrite};
-        let (place, activation, inputs) = (self.place, self.config.activation(), self.activation_inputs(a));
-        let BackwardBuffers {
-            residual: all, last_residual, normed: dnormed, gated: dgated, up, branch, ..
-        } = b;
-        let stream = if rows.is_some() { last_residual } else { all };
-        let PassingActivations { normed, inverse, gated, chosen_residual, .. } = passing;
-        activation.forward(self.engine, inputs, gated)?;
-        let norm = (place.post_mlp_norm, &*a.mlp_out);
-        let dy = self.branch_backward(norm, stream, (branch, normed, inverse), gradients)?;
-        self.linear_backward(place.down, dy, gated, (dgated, Overwrite), gradients)?;
-        // Once its weight's gradient is known, the activation gives its place to the gate's gradient.
-        let dgate = &mut *gated;
-        activation.backward(self.engine, inputs, dgated, (dgate, up))?;
-        if let Some(rows) = rows.filter(|rows| self.config.parallel_residual && rows.len() < residual.rows())
-        {
-            self.engine.gather_rows(residual, rows, chosen_residual)?;
-        }
-        let source = self.mlp_source([residual, chosen_residual, &a.middle]);
-        self.normalise(place.mlp_norm, source, (normed, inverse))?;
-        let mut accumulate = Overwrite;
-        if let Some(gate) = place.gate {
-            self.linear_backward(gate, dgate, normed, (dnormed, Overwrite), gradients)?;
-            accumulate = Add;
-        }
-        self.linear_backward(place.up, up, normed, (dnormed, accumulate), gradients)?;
-        self.norm_backward(place.mlp_norm, (dnormed, source, inverse), stream, gradients)
-    }
-
-    /// From the residual stream into attention: with `rows`, from these rows to all, zero elsewhere.
-    fn output_backward(
-        &self,
-        rows: Option<&[usize]>,
-        (a, passing): (&KeptActivations, &mut PassingActivations),
-        b: &mut BackwardBuffers,
-        gradients: &mut [Array],
-    ) -> Result<(), EngineError> {
-        let (engine, output, overwrite) = (self.engine, self.place.output, Accumulate::Overwrite);
-        let PassingActivations { normed, inverse, chosen, .. } = passing;
-        let stream = if rows.is_some() { &b.last_residual } else { &b.residual };
-        let norm = (self.place.post_attention_norm, &*a.attention_out);
-        let dy = self.branch_backward(norm, stream, (&mut b.branch, normed, inverse), gradients)?;
-        let Some(rows) = rows.filter(|rows| rows.len() < a.attended.rows()) else {
-            let dx = (&mut *b.attended, overwrite);
-            return self.linear_backward(output, dy, &a.attended, dx, gradients);
-        };
-        engine.gather_rows(&a.attended, rows, chosen)?;
-        self.linear_backward(output, dy, chosen, (&mut b.chosen, overwrite), gradients)?;
-        b.attended.fill(0.0);
-        engine.scatter_add_rows(&b.chosen, rows, &mut b.attended)
-    }
-
     fn attention_backward(
         &self,
         residual: &Array,
         segments: &Segments,
-        (a, passing): (&KeptActivations, &mut PassingActivations),
+        (a, passing): (&AttentionActivations, &mut PassingActivations),
         b: &mut BackwardBuffers,
         gradients: &mut [Array],
     ) -> Result<(), EngineError> {
@@ -348,12 +252,16 @@ impl Layer<'_> {
         let rate = adapter.config.dropout;
         // Odd, so that no two layers share a key.
         let of_layer = (2 * place.weight as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let dropout = self.dropout.filter(|_| rate > 0.0).map(|key| Dropout { rate, key: key ^ of_layer });
+        let dropout = self.dropout.filter(|_| rate > 0.0).map(|key| Dropout {
+            rate,
+            key: key ^ of_layer,
+            first_row: self.first_row,
+        });
         let (a, b) = (self.weight(places.a), self.weight(places.b));
         Some((places, LowRank { a, b, scale: adapter.config.scale() as f32, dropout }))
     }
 
-    fn linear_backward(
+    pub(crate) fn linear_backward(
         &self,
         place: LinearPlace,
         dy: &Array,

@@ -4,6 +4,7 @@
 use crate::layer::Layer;
 use crate::layout::{LinearPlace, NormPlace};
 use crate::norm::Norm;
+use crate::part::RowInputs;
 use bso_engine::{Accumulate, Array, EngineError};
 
 impl Layer<'_> {
@@ -38,12 +39,8 @@ impl Layer<'_> {
     }
 
     /// What the MLP's norm reads: the stream after attention, or where residuals are parallel the layer's input.
-    pub(crate) fn mlp_source<'b>(&self, [residual, chosen, middle]: [&'b Array; 3]) -> &'b Array {
-        match (self.config.parallel_residual, residual.rows() == middle.rows()) {
-            (false, _) => middle,
-            (true, true) => residual,
-            (true, false) => chosen,
-        }
+    pub(crate) fn mlp_source<'b>(&self, x: RowInputs<'b>, middle: &'b Array) -> &'b Array {
+        if self.config.parallel_residual { x.residual } else { middle }
     }
 
     /// The gradient of what a branch gives, from that of the stream which it enters: the same, but for a norm between

@@ -1,11 +1,16 @@
 //! How much memory training and scoring take, from a model's shape and a batch's size: no weights, no tokens. The
 //! sizes are those by which the memory is taken, in [`crate::activations`] and [`crate::layout`].
 
-use crate::activations::{BackwardBuffers, HeadActivations, KeptActivations, PassingActivations, bytes};
+use crate::activations::{
+    AttentionActivations, HeadActivations, PassingActivations, RowActivations, embeds_again,
+};
+use crate::backward_buffers::{BackwardBuffers, RowGradients};
 use crate::batch_size::BatchSize;
 use crate::config::ModelConfig;
 use crate::layout::{Layout, TensorSpec};
+use crate::matrix::bytes;
 use crate::optimiser::OptimiserKind;
+use crate::part::{PartRows, block};
 use bso_engine::{DType, PackedWeight};
 
 /// Bytes of the parts of a decoder that do not depend on a batch.
@@ -49,40 +54,45 @@ impl ModelMemory {
 impl PassMemory {
     /// Of a forward and a backward pass; `checkpointed` keeps each layer's input only.
     pub fn of_training(config: &ModelConfig, dtype: DType, checkpointed: bool, size: BatchSize) -> Self {
-        let (layers, hidden) = (config.layers, config.hidden_size);
-        let kept = |mlp_rows: usize| {
-            bytes(dtype, &KeptActivations::USES, &KeptActivations::shapes(size.rows, mlp_rows, config))
-        };
-        let stored = if checkpointed && layers > 1 {
-            kept(size.rows)
+        let (layers, part) = (config.layers, PartRows::of(size, config, block(checkpointed, dtype)));
+        let kept = |rows| rows_kept(config, dtype, rows);
+        let (stored, rows) = if checkpointed {
+            (1, kept(part.any))
         } else {
-            (layers - 1) * kept(size.rows) + kept(size.head_rows)
+            (layers, (layers - 1) * kept(size.rows) + kept(size.head_rows))
         };
-        let streams = 4 * hidden * (layers * size.rows + size.head_rows);
-        let backward = bytes(dtype, &BackwardBuffers::USES, &BackwardBuffers::shapes(size, config));
+        let attention = stored * attention(config, dtype, size.rows);
+        let streams = layers - usize::from(embeds_again(checkpointed, config));
+        let streams = 4 * config.hidden_size * streams * size.rows;
+        let passing = passing(config, dtype, (size.rows, part));
+        let row_gradients = RowGradients::shapes(part.any, part.copied, config);
         Self {
-            activations: stored + streams + passing(config, dtype, size) + head(config, dtype, size),
-            backward,
+            activations: attention + rows + streams + passing + head(config, dtype, size),
+            backward: bytes(dtype, &BackwardBuffers::USES, &BackwardBuffers::shapes(size, config))
+                + bytes(dtype, &RowGradients::USES, &row_gradients),
         }
     }
 
     /// Of a pass without gradients.
     pub fn of_scoring(config: &ModelConfig, dtype: DType, size: BatchSize) -> Self {
-        let rows = if config.layers > 1 { size.rows } else { size.head_rows };
-        let kept = bytes(dtype, &KeptActivations::USES, &KeptActivations::shapes(size.rows, rows, config));
+        let part = PartRows::of(size, config, block(false, dtype));
+        let kept = attention(config, dtype, size.rows) + rows_kept(config, dtype, part.any);
         let streams = 2 * 4 * config.hidden_size * size.rows;
-        let activations = kept + streams + passing(config, dtype, size) + head(config, dtype, size);
-        Self { activations, backward: 0 }
+        let passing = passing(config, dtype, (size.rows, part));
+        Self { activations: kept + streams + passing + head(config, dtype, size), backward: 0 }
     }
 }
 
-/// What layers pass through: the larger of the last layer's and the others'.
-fn passing(config: &ModelConfig, dtype: DType, size: BatchSize) -> usize {
-    let of = |mlp_rows| PassingActivations::shapes(size.rows, mlp_rows, config);
-    let (last, other) = (of(size.head_rows), of(if config.layers > 1 { size.rows } else { size.head_rows }));
-    let larger: Vec<_> =
-        last.iter().zip(other).map(|(a, b)| if a.0 * a.1 > b.0 * b.1 { *a } else { b }).collect();
-    bytes(dtype, &PassingActivations::USES, &larger)
+fn attention(config: &ModelConfig, dtype: DType, rows: usize) -> usize {
+    bytes(dtype, &AttentionActivations::USES, &AttentionActivations::shapes(rows, config))
+}
+
+fn rows_kept(config: &ModelConfig, dtype: DType, rows: usize) -> usize {
+    bytes(dtype, &RowActivations::USES, &RowActivations::shapes(rows, config))
+}
+
+fn passing(config: &ModelConfig, dtype: DType, (rows, part): (usize, PartRows)) -> usize {
+    bytes(dtype, &PassingActivations::USES, &PassingActivations::shapes(rows, part, config))
 }
 
 fn head(config: &ModelConfig, dtype: DType, size: BatchSize) -> usize {

@@ -1,13 +1,15 @@
 //! The seam between network and objective: a packed batch in, one log-prob per sequence out; one weight per
 //! sequence back, parameter gradients out. Everything a loss needs of a network is in this file.
 
-use crate::activations::{Activations, BackwardBuffers, HeadActivations, Workspace};
+use crate::activations::{Activations, HeadActivations, Workspace};
+use crate::backward_buffers::BackwardBuffers;
 use crate::batch_size::BatchSize;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::gradients::{Gradients, trained};
-use crate::layer::Layer;
+use crate::layer::{Layer, LayerActivations};
 use crate::packed_batch::PackedBatch;
+use crate::part::{PartRows, block};
 use bso_engine::{Accumulate, Array, EngineError, HeadInputs, RotaryTable, SelectedLogProbGrads};
 
 impl Decoder {
@@ -26,17 +28,29 @@ impl Decoder {
         activations.size = None;
         activations.fit(self.dtype(), size, self.config())?;
         self.engine().install(|| -> Result<(), EngineError> {
-            let Activations { dropout, residual, output, layers, passing, head, .. } = &mut *activations;
+            let embeds_again = activations.embeds_again(self.config());
+            let Activations {
+                checkpointed, dropout, residual, attention, rows, passing, head, backward, ..
+            } = &mut *activations;
+            let (input, output) = (&mut backward.residual, &mut backward.last_residual);
+            if embeds_again {
+                std::mem::swap(&mut residual[0], input);
+            }
             self.embed(batch.tokens(), batch.positions(), &mut residual[0])?;
-            let last = layers.len() - 1;
+            let last = rows.len() - 1;
             for i in 0..self.config().layers {
                 let (from, to) = residual.split_at_mut(i + 1);
                 let next = to.first_mut().unwrap_or(output);
                 // Checkpointed, all layers use the one there is.
-                let kept = &mut layers[i.min(last)];
-                let seen = (batch.segments(), self.rows_of(i, batch));
+                let kept = i.min(last);
+                let kept =
+                    LayerActivations { attention: &mut attention[kept], rows: &mut rows[kept], passing };
+                let seen = (batch.segments(), self.rows_of(i, batch), *checkpointed);
                 let layer = Layer { dropout: *dropout, ..self.layer(i, batch.positions(), &rotary) };
-                layer.forward_packed(&from[i], seen, (kept, passing), next)?;
+                layer.forward_packed(&from[i], seen, kept, next)?;
+            }
+            if embeds_again {
+                std::mem::swap(&mut residual[0], input);
             }
             self.head_forward(batch, output, head)
         })?;
@@ -79,24 +93,28 @@ impl Decoder {
             // The last layer's activations, which the forward left, are overwritten on the way down.
             activations.size = None;
         }
-        let Activations { checkpointed, dropout, residual, layers, passing, head, backward, .. } =
+        let embeds_again = activations.embeds_again(self.config());
+        let Activations { checkpointed, dropout, residual, attention, rows, passing, head, backward, .. } =
             activations;
-        backward.fit(self.dtype(), size, self.config())?;
+        backward.fit(size, self.config())?;
         for (range, weight) in batch.scored().iter().zip(weights) {
             backward.row_weights.extend(std::iter::repeat_n(*weight, range.len()));
         }
         self.engine().install(|| -> Result<(), EngineError> {
             self.head_backward(batch, head, backward, &mut gradients.arrays)?;
-            let last = layers.len() - 1;
+            let last = rows.len() - 1;
             for i in (0..self.config().layers).rev() {
                 let layer = Layer { dropout: *dropout, ..self.layer(i, batch.positions(), &rotary) };
-                let rows = self.rows_of(i, batch);
-                let kept = &mut layers[i.min(last)];
-                if *checkpointed && rows.is_none() {
-                    layer.recompute(&residual[i], batch.segments(), (kept, passing))?;
+                let kept = i.min(last);
+                let kept =
+                    LayerActivations { attention: &mut attention[kept], rows: &mut rows[kept], passing };
+                let seen = (batch.segments(), self.rows_of(i, batch), *checkpointed);
+                // The second layer, which is done, leaves its input's place to the first.
+                let input = if embeds_again { i.max(1) } else { i };
+                if input != i {
+                    self.embed(batch.tokens(), batch.positions(), &mut residual[input])?;
                 }
-                let seen = (batch.segments(), rows);
-                layer.backward(&residual[i], seen, (kept, passing), backward, &mut gradients.arrays)?;
+                layer.backward(&residual[input], seen, kept, backward, &mut gradients.arrays)?;
             }
             self.embed_backward(batch, &mut backward.residual, &mut gradients.arrays)
         })?;
@@ -202,15 +220,21 @@ impl Decoder {
         let (config, size) = (self.config(), BatchSize::of(batch));
         workspace.residual.resize(size.rows, config.hidden_size);
         workspace.head.fit(self.dtype(), size, config)?;
-        let Workspace { residual, next, layer, head } = workspace;
+        workspace.passing.fit(
+            self.dtype(),
+            size.rows,
+            PartRows::of(size, config, block(false, self.dtype())),
+            config,
+        )?;
+        let Workspace { residual, next, attention, rows: kept_rows, passing, head } = workspace;
         self.engine().install(|| -> Result<(), EngineError> {
             self.embed(batch.tokens(), batch.positions(), residual)?;
             for i in 0..config.layers {
                 let rows = self.rows_of(i, batch);
                 next.resize(rows.map_or(size.rows, <[usize]>::len), config.hidden_size);
-                let parts = (&mut layer.kept, &mut layer.passing);
-                let at = self.layer(i, batch.positions(), &rotary);
-                at.forward_packed(residual, (batch.segments(), rows), parts, next)?;
+                let kept = LayerActivations { attention, rows: kept_rows, passing };
+                let layer = self.layer(i, batch.positions(), &rotary);
+                layer.forward_packed(residual, (batch.segments(), rows, false), kept, next)?;
                 std::mem::swap(residual, next);
             }
             self.head_forward(batch, residual, head)

@@ -4,7 +4,7 @@ use crate::fixture::{
     Expected, FAMILIES as CASES, Sequences, decoder, gradient_distance, largest_norm,
     log_probs_and_gradients, pack,
 };
-use bso_model::{Activations, Decoder, Gradients, Workspace};
+use bso_model::{Activations, DType, Decoder, Gradients, PackedBatch, Workspace};
 
 /// Between two orders of the same f32 sums.
 const ROUNDING: f64 = 3e-6;
@@ -85,6 +85,36 @@ fn reused_memory_of_a_larger_batch_leaves_no_trace() {
     let mut workspace = Workspace::new();
     decoder.log_probs_in(&large, &mut workspace).unwrap();
     assert_eq!(decoder.log_probs_in(&small, &mut workspace).unwrap(), log_probs);
+}
+
+/// More rows than are computed at a time where activations are not kept.
+fn many_rows(sequences: &Sequences, share: bool) -> PackedBatch {
+    let mut repeated = sequences.clone();
+    while pack(&repeated, share).rows() < 1100 {
+        repeated.extend(sequences.iter().cloned());
+    }
+    pack(&repeated, share)
+}
+
+#[test]
+fn rows_recomputed_part_by_part_give_what_rows_that_are_kept_give() {
+    for (case, dtype) in CASES.iter().flat_map(|case| [(case, DType::F32), (case, DType::Bf16)]) {
+        let (mut decoder, sequences, _) = setting(case);
+        decoder.compute_in(dtype, true).unwrap();
+        for share in [false, true] {
+            let batch = many_rows(&sequences, share);
+            let weights: Vec<f32> = (0..batch.sequences()).map(|i| 1.0 - 0.3 * (i % 7) as f32).collect();
+            let kept = log_probs_and_gradients(&decoder, &batch, &weights);
+            let (mut activations, mut gradients) = (Activations::checkpointed(), Gradients::zeros(&decoder));
+            let log_probs = decoder.forward(&batch, &mut activations).unwrap().to_vec();
+            decoder.backward(&batch, &mut activations, &weights, &mut gradients).unwrap();
+            let what = format!("{case} in {}: {} rows", dtype.name(), batch.rows());
+            assert_same(&what, &(log_probs, gradients), &kept);
+            for (alone, kept) in decoder.log_probs(&batch).unwrap().iter().zip(&kept.0) {
+                assert!((alone / kept - 1.0).abs() < ROUNDING, "{what}: without gradients {alone}, {kept}");
+            }
+        }
+    }
 }
 
 #[test]
