@@ -40,9 +40,8 @@ pub fn product(engine: &Engine, dtype: DType, (size, seconds): (usize, f64)) -> 
         let mut packed = PackedWeight::new(size, cols, false);
         engine.pack_weight(&w, &mut packed)?;
         let mut y = Array::zeros_of(dtype, rows, size)?;
-        let shortest = shortest(seconds, || {
-            Ok(engine.linear(&x, Weight { values: &w, packed: Some(&packed) }, None, &mut y)?)
-        })?;
+        let shortest =
+            shortest(seconds, || Ok(engine.linear(&x, Weight::new(&w, Some(&packed)), None, &mut y)?))?;
         best = best.max(2e-9 * (rows * cols * size) as f64 / shortest);
     }
     Ok(best)

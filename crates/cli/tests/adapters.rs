@@ -82,6 +82,44 @@ fn a_resumed_run_ends_in_the_same_bytes_whatever_memory_it_keeps() {
 }
 
 #[test]
+fn beside_a_base_in_few_bits_a_run_starts_as_its_reference_resumes_and_leaves_a_plain_adapter() {
+    let here = Playground::new();
+    for (kind, words) in [
+        ("load_in_8bit: true", "8 bits (int8)"),
+        ("load_in_4bit: true\nuse_bnb_nested_quant: true", "4 bits (nf4, nested)"),
+    ] {
+        let name = &kind[8..12];
+        let settings = format!("{ADAPTER}{kind}\nmax_steps: 4\nsave_steps: 2\nsave_strategy: steps\n");
+        let ended = here.run(&["train", &here.config(name, &settings)]).ok();
+        assert_eq!(ended.err.matches(words).count(), 2, "of the base and of the reference:\n{}", ended.err);
+        let run = here.path(name);
+        assert_eq!(metrics(&run)[0]["rewards/margins"].as_f64(), Some(0.0));
+        let settings_of = |run: &Path| -> Value {
+            serde_json::from_slice(&bytes(&run.join("adapter_config.json"))).unwrap()
+        };
+        assert!(!settings_of(&run).to_string().contains("bit"));
+        rows(&here);
+        here.run(&["logprobs", "--model", name, "--data", "rows.jsonl"]).ok();
+        here.run(&["merge", "--model", name, "--output", &format!("{name}-merged")]).ok();
+
+        let again = format!("{name}-again");
+        let config = here.config(&again, &settings);
+        let from = run.join("checkpoint-2");
+        let from = from.to_str().unwrap();
+        here.run(&["train", &config, "--resume_from_checkpoint", from]).ok();
+        let weights = "adapter_model.safetensors";
+        assert_eq!(bytes(&run.join(weights)), bytes(&here.path(&again).join(weights)));
+        let other =
+            here.config("other", &format!("{ADAPTER}max_steps: 4\nsave_steps: 2\nsave_strategy: steps\n"));
+        here.run(&["train", &other, "--resume_from_checkpoint", from])
+            .fails(2, &[&kind[..12], "other settings"]);
+    }
+    let whole = ADAPTER.replace("use_peft: true", "use_peft: false");
+    here.run(&["train", &here.config("whole", &format!("{whole}load_in_4bit: true\nmax_steps: 1\n"))])
+        .fails(2, &["load_in_4bit", "use_peft"]);
+}
+
+#[test]
 fn an_adapters_folder_is_trained_on_merged_or_taken_as_a_reference() {
     let here = Playground::new();
     here.run(&["train", &here.config("first", &format!("{ADAPTER}max_steps: 3\n"))]).ok();

@@ -55,16 +55,15 @@ fn main() {
         let mut dx = Array::zeros_of(dtype, rows, i).unwrap();
         let mut dw = Array::zeros(o, i);
         all.push(Measured::new(format!("linear {i} -> {o}"), flops, move || {
-            let w = Weight { values: &w, packed: Some(&packed) };
+            let w = Weight::new(&w, Some(&packed));
             engine.linear(&x, w, None, &mut y).unwrap();
         }));
         all.push(Measured::new(format!("linear {i} -> {o}, dx"), flops, move || {
-            let (w, dx) =
-                (Weight { values: &w2, packed: Some(&packed2) }, Some((&mut dx, Accumulate::Overwrite)));
+            let (w, dx) = (Weight::new(&w2, Some(&packed2)), Some((&mut dx, Accumulate::Overwrite)));
             engine.linear_backward(LinearGrads { dy: &dy, x: &x2, w, dx, dw: None, db: None }).unwrap();
         }));
         all.push(Measured::new(format!("linear {i} -> {o}, dw"), flops, move || {
-            let (w, dw) = (Weight { values: &w3, packed: Some(&packed3) }, Some(&mut dw));
+            let (w, dw) = (Weight::new(&w3, Some(&packed3)), Some(&mut dw));
             engine.linear_backward(LinearGrads { dy: &dy2, x: &x3, w, dx: None, dw, db: None }).unwrap();
         }));
     }
@@ -158,20 +157,20 @@ fn push_head<'a>((engine, dtype): (&'a Engine, DType), rows: usize, all: &mut Ve
     engine.pack_weight(&head, &mut packed).unwrap();
     let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocab) as u32).collect();
     let (mut log_probs, mut lse) = (vec![0.0; rows], vec![0.0; rows]);
-    let weight = Weight { values: &head, packed: Some(&packed) };
+    let weight = Weight::new(&head, Some(&packed));
     let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets, cap: None };
     engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
     let flops = 2.0 * (rows * vocab * d) as f64;
     let (hidden2, head2, packed2) = (hidden.clone(), head.clone(), packed.clone());
     let (targets2, mut lse2) = (targets.clone(), lse.clone());
     all.push(Measured::new("head".to_owned(), flops, move || {
-        let weight = Weight { values: &head2, packed: Some(&packed2) };
+        let weight = Weight::new(&head2, Some(&packed2));
         let inputs = HeadInputs { hidden: &hidden2, head: weight, targets: &targets2, cap: None };
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse2).unwrap();
     }));
     let (weights, mut dhidden, mut dhead) = (vec![0.5; rows], Array::zeros(rows, d), head.clone());
     all.push(Measured::new("head backward".to_owned(), flops * 3.0, move || {
-        let weight = Weight { values: &head, packed: Some(&packed) };
+        let weight = Weight::new(&head, Some(&packed));
         let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets, cap: None };
         let grads = SelectedLogProbGrads {
             lse: &lse,

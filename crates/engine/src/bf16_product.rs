@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::bf16_kernel::{Output, Tile, TileTarget};
 use crate::bf16_panels::{LEFT, LeftBlock, Lines, RIGHT};
 use crate::element::Element;
-use crate::shared::SharedMut;
+use crate::shared::{ColumnsMut, SharedMut};
 use crate::{Accumulate, CpuPath, Engine};
 
 /// The right factor, packed: panel `c` (columns `32 c ..`) starts at `c * panel_stride` and holds
@@ -107,14 +107,28 @@ impl Engine {
         out: &mut [O],
         accumulate: Accumulate,
     ) {
+        let columns = right.cols();
+        self.product_bf16_into(left, right, ColumnsMut::all(out, columns), accumulate);
+    }
+
+    /// As [`Engine::product_bf16`], into some of the columns of a wider matrix.
+    pub(crate) fn product_bf16_into<L: Element, R: Element, O: Output>(
+        &self,
+        left: Lines<'_, L>,
+        right: Right<'_, R>,
+        out: ColumnsMut<'_, O>,
+        accumulate: Accumulate,
+    ) {
         let (m, n, pairs) = (left.count, right.cols(), left.pairs());
-        assert!(pairs == right.pairs() && out.len() == m * n, "products are called with shapes that fit");
-        if out.is_empty() {
+        assert!(pairs == right.pairs() && out.hold(m, n), "products are called with shapes that fit");
+        let ColumnsMut { values, stride, first: first_column } = out;
+        if m == 0 || n == 0 {
             return;
         }
         if pairs == 0 {
             if accumulate == Accumulate::Overwrite {
-                out.fill(O::from_f32(0.0));
+                let rows = values.chunks_exact_mut(stride);
+                rows.for_each(|row| row[first_column..][..n].fill(O::from_f32(0.0)));
             }
             return;
         }
@@ -122,7 +136,7 @@ impl Engine {
         let depth = if std::mem::size_of::<O>() == 4 { DEPTH.min(pairs) } else { pairs };
         let packs = matches!(right, Right::Lines(_));
         let grid = Grid::of(m, n.div_ceil(RIGHT), depth, packs, self.num_threads());
-        let out = SharedMut::new(out);
+        let out = SharedMut::new(values);
         self.for_each(grid.tasks(), m * n / 8 * pairs, |task| {
             let (rows, columns) = grid.part(task, m, n.div_ceil(RIGHT));
             let left_room = LeftBlock::words(rows.len(), depth);
@@ -144,8 +158,11 @@ impl Engine {
                         // checked its instructions.
                         unsafe {
                             let target = TileTarget {
-                                values: out.pointer(row * n + panel * RIGHT, (count - 1) * n + cols),
-                                stride: n,
+                                values: out.pointer(
+                                    row * stride + first_column + panel * RIGHT,
+                                    (count - 1) * stride + cols,
+                                ),
+                                stride,
                                 rows: count,
                                 cols,
                                 add: accumulate == Accumulate::Add || start > 0,

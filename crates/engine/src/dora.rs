@@ -8,8 +8,9 @@ use rayon::prelude::*;
 use crate::array::{Values, ValuesMut, with_values};
 use crate::dropout::Mask;
 use crate::element::Element;
-use crate::error::{expect_same_shape, expect_size};
+use crate::error::{expect_product, expect_same_shape, expect_size};
 use crate::low_rank::Numbers;
+use crate::matmul::Operand;
 use crate::scratch::Scratch;
 use crate::{Accumulate, Array, DType, Engine, EngineError, LowRank, Weight};
 
@@ -55,7 +56,7 @@ impl Engine {
     pub fn dora(&self, x: &Array, w: Dora<'_>, y: &mut Array) -> Result<(), EngineError> {
         const OP: &str = "dora";
         w.check(OP, x, y)?;
-        let mut room = Numbers::take(self, x.dtype(), w.update.dropout.map_or(0, |_| x.len()));
+        let mut room = Numbers::of_dropout(self, x, w.update.dropout);
         let seen = self.seen(x, w.update.dropout, &mut room);
         let (updated, _) = self.updated(OP, (seen, x), w)?;
         let factors = w.factors();
@@ -96,7 +97,7 @@ impl Engine {
         expect_same_shape(OP, ("rows of dx", "columns of dx"), x, dx)?;
         expect_size(OP, "values of dmagnitude", dy.cols(), dmagnitude.len())?;
         let (bf16, dropout, update) = (x.dtype() == DType::Bf16, w.update.dropout, w.update);
-        let mut room = Numbers::take(self, x.dtype(), dropout.map_or(0, |_| x.len()));
+        let mut room = Numbers::of_dropout(self, x, dropout);
         let seen = self.seen(x, dropout, &mut room);
         let (mut updated, inner) = self.updated(OP, (seen, x), w)?;
         let (factors, cols) = (w.factors(), dy.cols().max(1));
@@ -149,7 +150,7 @@ impl Engine {
         (seen, x): (Values<'_>, &Array),
         w: Dora<'_>,
     ) -> Result<(Scratch<'a>, Numbers<'a>), EngineError> {
-        let mut updated = self.scratch.take(x.rows() * w.w.values.rows());
+        let mut updated = self.scratch.take(x.rows() * w.w.rows());
         let inner = self.inner(operation, (seen, x), w.update)?;
         let out = ValuesMut::F32(&mut updated);
         self.times_weight(operation, (seen, x.cols()), w.w, out, Accumulate::Overwrite)?;
@@ -158,20 +159,37 @@ impl Engine {
         Ok((updated, inner))
     }
 
-    /// The lengths of the rows of `w + scale b a`, into `norm`.
+    /// The lengths of the rows of `w + scale b a`, into `norm`; some rows at a time.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn updated_row_norms(
+    pub fn updated_row_norms<'a>(
         &self,
-        w: &Array,
+        w: impl Into<Weight<'a>>,
         (a, b, scale): (&Array, &Array, f32),
         norm: &mut Array,
     ) -> Result<(), EngineError> {
-        expect_size("updated_row_norms", "values of norm", w.rows(), norm.len())?;
-        let mut updated = w.clone();
-        self.add_low_rank(a, b, scale, &mut updated)?;
-        self.row_norms(&updated, norm);
+        const OP: &str = "updated_row_norms";
+        let w: Weight<'_> = w.into();
+        expect_size(OP, "values of norm", w.rows(), norm.len())?;
+        expect_size(OP, "columns of b (rows of a)", a.rows(), b.cols())?;
+        expect_size(OP, "rows of b", w.rows(), b.rows())?;
+        expect_size(OP, "columns of a", w.cols(), a.cols())?;
+        let (rank, cols) = (b.cols(), w.cols());
+        let rows = (BLOCK / cols.max(1)).clamp(1, w.rows().max(1));
+        let (mut updated, mut scaled) = (self.scratch.take(rows * cols), self.scratch.take(rows * rank));
+        for first in (0..w.rows()).step_by(rows) {
+            let rows = rows.min(w.rows() - first);
+            let (updated, scaled) = (&mut updated[..rows * cols], &mut scaled[..rows * rank]);
+            match w {
+                Weight::Whole(w, _) => updated.copy_from_slice(&w.as_slice()[first * cols..][..rows * cols]),
+                Weight::Quantised(w) => self.decode_block(w, first, 0..cols, updated),
+            }
+            let b = &b.as_slice()[first * rank..];
+            scaled.iter_mut().zip(b).for_each(|(scaled, b)| *scaled = scale * b);
+            self.matmul(Operand::rows_of(scaled, rank), a.into(), updated, Accumulate::Add);
+            self.row_norms(updated, cols, &mut norm.as_mut_slice()[first..][..rows]);
+        }
         Ok(())
     }
 
@@ -182,7 +200,7 @@ impl Engine {
     pub fn set_row_norms(&self, w: &mut Array, magnitude: &Array) -> Result<(), EngineError> {
         expect_size("set_row_norms", "values of magnitude", w.rows(), magnitude.len())?;
         let mut norm = Array::zeros(1, w.rows());
-        self.row_norms(w, &mut norm);
+        self.row_norms(w.as_slice(), w.cols(), norm.as_mut_slice());
         let cols = w.cols().max(1);
         let rows = w.as_mut_slice().chunks_exact_mut(cols);
         for (row, (norm, magnitude)) in rows.zip(norm.as_slice().iter().zip(magnitude.as_slice())) {
@@ -192,15 +210,18 @@ impl Engine {
         Ok(())
     }
 
-    fn row_norms(&self, w: &Array, norm: &mut Array) {
-        let cols = w.cols().max(1);
+    fn row_norms(&self, w: &[f32], cols: usize, norm: &mut [f32]) {
         let length = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32;
         self.install(|| {
-            let rows = w.as_slice().par_chunks_exact(cols);
-            norm.as_mut_slice().par_iter_mut().zip(rows).for_each(|(norm, row)| *norm = length(row));
+            norm.par_iter_mut()
+                .zip(w.par_chunks_exact(cols.max(1)))
+                .for_each(|(norm, row)| *norm = length(row));
         });
     }
 }
+
+/// Numbers of a weight whose rows' lengths are taken at a time.
+const BLOCK: usize = 1 << 20;
 
 /// A row without a length has no direction either.
 fn factor(magnitude: f32, norm: f32) -> f32 {
@@ -215,9 +236,8 @@ impl Dora<'_> {
 
     fn check(&self, operation: &'static str, x: &Array, y: &Array) -> Result<(), EngineError> {
         self.update.check(operation, x, y)?;
-        let outputs = self.w.values.rows();
-        expect_size(operation, "columns of x (inputs of w)", self.w.values.cols(), x.cols())?;
-        expect_size(operation, "columns of y (rows of w)", outputs, y.cols())?;
+        let outputs = self.w.rows();
+        expect_product(operation, [outputs, self.w.cols()], x, y)?;
         expect_size(operation, "values of magnitude", outputs, self.magnitude.len())?;
         expect_size(operation, "values of norm", outputs, self.norm.len())?;
         self.bias.map_or(Ok(()), |bias| expect_size(operation, "values of bias", outputs, bias.len()))
@@ -251,10 +271,10 @@ mod tests {
 
         fn weight<'a>(&'a self, packed: [Option<&'a PackedWeight>; 3], dropout: Option<Dropout>) -> Dora<'a> {
             let [w, a, b] = packed;
-            let a = Weight { values: &self.a, packed: a };
-            let b = Weight { values: &self.b, packed: b };
+            let a = Weight::new(&self.a, a);
+            let b = Weight::new(&self.b, b);
             Dora {
-                w: Weight { values: &self.w, packed: w },
+                w: Weight::new(&self.w, w),
                 bias: Some(&self.bias),
                 update: LowRank { a, b, scale: SCALE, dropout },
                 magnitude: &self.magnitude,

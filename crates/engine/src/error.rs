@@ -110,6 +110,18 @@ pub(crate) fn expect_same_shape(
     expect_size(operation, what.1, like.cols(), found.cols())
 }
 
+/// Refuses rows `x` and `y` that a weight `[outputs, inputs]` does not lead from one to the other.
+pub(crate) fn expect_product(
+    operation: &'static str,
+    [outputs, inputs]: [usize; 2],
+    x: &Array,
+    y: &Array,
+) -> Result<(), EngineError> {
+    expect_size(operation, "columns of x (inputs of the weight)", inputs, x.cols())?;
+    expect_size(operation, "rows of y", x.rows(), y.rows())?;
+    expect_size(operation, "columns of y (rows of the weight)", outputs, y.cols())
+}
+
 /// Refuses indices at or beyond `limit`.
 pub(crate) fn expect_indices(
     operation: &'static str,

@@ -52,12 +52,12 @@ impl Engine {
     ) -> Result<(), EngineError> {
         const OP: &str = "linear";
         let w: Weight<'_> = w.into();
-        expect_size(OP, "columns of x (inputs of w)", w.values.cols(), x.cols())?;
+        expect_size(OP, "columns of x (inputs of w)", w.cols(), x.cols())?;
         expect_size(OP, "rows of y", x.rows(), y.rows())?;
-        expect_size(OP, "columns of y (rows of w)", w.values.rows(), y.cols())?;
+        expect_size(OP, "columns of y (rows of w)", w.rows(), y.cols())?;
         let mut accumulate = Accumulate::Overwrite;
         if let Some(bias) = bias {
-            expect_size(OP, "values of bias", w.values.rows(), bias.len())?;
+            expect_size(OP, "values of bias", w.rows(), bias.len())?;
             with_values!(ValuesMut, y.values_mut(), |y| repeat_row(bias.as_slice(), y));
             accumulate = Accumulate::Add;
         }
@@ -71,17 +71,17 @@ impl Engine {
     pub fn linear_backward(&self, grads: LinearGrads<'_>) -> Result<(), EngineError> {
         const OP: &str = "linear_backward";
         let LinearGrads { dy, x, w, dx, dw, db } = grads;
-        expect_size(OP, "columns of x (inputs of w)", w.values.cols(), x.cols())?;
+        expect_size(OP, "columns of x (inputs of w)", w.cols(), x.cols())?;
         expect_size(OP, "rows of dy", x.rows(), dy.rows())?;
-        expect_size(OP, "columns of dy (rows of w)", w.values.rows(), dy.cols())?;
+        expect_size(OP, "columns of dy (rows of w)", w.rows(), dy.cols())?;
         if let Some((dx, _)) = &dx {
             expect_same_shape(OP, ("rows of dx", "columns of dx"), x, dx)?;
         }
         if let Some(dw) = &dw {
-            expect_same_shape(OP, ("rows of dw", "columns of dw"), w.values, dw)?;
+            expect_same_shape(OP, ("rows of dw", "columns of dw"), w.values(OP)?, dw)?;
         }
         if let Some(db) = &db {
-            expect_size(OP, "values of db", w.values.rows(), db.len())?;
+            expect_size(OP, "values of db", w.rows(), db.len())?;
         }
         let bf16 = x.dtype() == DType::Bf16;
         if let Some((dx, accumulate)) = dx {
@@ -109,12 +109,16 @@ impl Engine {
     ) -> Result<(), EngineError> {
         match (x, y) {
             (_, y) if cols == 0 => empty_sum(y, accumulate),
+            (x, y) if let Weight::Quantised(w) = w => {
+                return self.times_quantised((x, cols), w, y, accumulate);
+            }
             (Values::F32(x), ValuesMut::F32(y)) => {
-                self.matmul(Operand::rows_of(x, cols), Operand::from(w.values).transposed(), y, accumulate);
+                let w = Operand::from(w.values(operation)?).transposed();
+                self.matmul(Operand::rows_of(x, cols), w, y, accumulate);
             }
             (Values::F32(_), ValuesMut::Bf16(_)) => return Err(mixed(operation)),
             (Values::Bf16(x), y) => {
-                let right = Right::<f32>::Panels(w.packed(operation, false)?.forward(0, w.values.rows()));
+                let right = Right::<f32>::Panels(w.packed(operation, false)?.forward(0, w.rows()));
                 with_values!(ValuesMut, y, |y| self.product_bf16(Lines::rows(x, cols), right, y, accumulate));
             }
         }
@@ -130,10 +134,13 @@ impl Engine {
         dx: ValuesMut<'_>,
         accumulate: Accumulate,
     ) -> Result<(), EngineError> {
-        let outputs = w.values.rows();
+        let outputs = w.rows();
         if outputs == 0 {
             empty_sum(dx, accumulate);
             return Ok(());
+        }
+        if let Weight::Quantised(w) = w {
+            return self.gradient_times_quantised((dy, bf16), w, dx, accumulate);
         }
         if bf16 {
             let right = Right::<f32>::Panels(w.packed(operation, true)?.backward(0, outputs));
@@ -144,7 +151,7 @@ impl Engine {
             return Ok(());
         }
         let (Values::F32(dy), ValuesMut::F32(dx)) = (dy, dx) else { return Err(mixed(operation)) };
-        self.matmul(Operand::rows_of(dy, outputs), w.values.into(), dx, accumulate);
+        self.matmul(Operand::rows_of(dy, outputs), w.values(operation)?.into(), dx, accumulate);
         Ok(())
     }
 
@@ -288,7 +295,7 @@ mod tests {
                 (rounded(&random(1, n, i)), random(2, o, i), random(3, 1, o), rounded(&random(4, n, o)));
             let mut packed = PackedWeight::new(o, i, true);
             engine.pack_weight(&w, &mut packed).unwrap();
-            let weight = Weight { values: &w, packed: Some(&packed) };
+            let weight = Weight::new(&w, Some(&packed));
             let (wx, ww, wdy) = (wide(&x), wide(&rounded(&w)), wide(&dy));
             let want = reference(&wx, &ww, &wide(&b), [n, i, o]);
             for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::Bf16, 1.0 / 128.0)] {

@@ -4,7 +4,7 @@
 use crate::array::{Values, ValuesMut, with_values};
 use crate::dropout::{Dropout, Mask};
 use crate::element::Element;
-use crate::error::{expect_same_shape, expect_size};
+use crate::error::{expect_product, expect_same_shape, expect_size};
 use crate::matmul::Operand;
 use crate::scratch::Scratch;
 use crate::{Accumulate, Array, DType, Engine, EngineError, Weight};
@@ -48,7 +48,7 @@ impl Engine {
     pub fn low_rank(&self, x: &Array, w: LowRank<'_>, y: &mut Array) -> Result<(), EngineError> {
         const OP: &str = "low_rank";
         w.check(OP, x, y)?;
-        let mut room = Numbers::take(self, x.dtype(), w.dropout.map_or(0, |_| x.len()));
+        let mut room = Numbers::of_dropout(self, x, w.dropout);
         let seen = self.seen(x, w.dropout, &mut room);
         let inner = self.inner(OP, (seen, x), w)?;
         self.times_weight(OP, (inner.values(), w.rank()), w.b, y.values_mut(), Accumulate::Add)
@@ -65,7 +65,7 @@ impl Engine {
         w.check(OP, x, dy)?;
         expect_same_shape(OP, ("rows of dx", "columns of dx"), x, dx)?;
         let bf16 = x.dtype() == DType::Bf16;
-        let mut room = Numbers::take(self, x.dtype(), w.dropout.map_or(0, |_| x.len()));
+        let mut room = Numbers::of_dropout(self, x, w.dropout);
         let seen = self.seen(x, w.dropout, &mut room);
         let inner = self.inner(OP, (seen, x), w)?;
         let dinner = self.low_rank_grads(OP, (seen, x), (dy.values(), inner), w, (da, db))?;
@@ -91,9 +91,9 @@ impl Engine {
         w: LowRank<'_>,
         (da, db): (&mut Array, &mut Array),
     ) -> Result<Numbers<'a>, EngineError> {
-        let (bf16, rank, outputs) = (x.dtype() == DType::Bf16, w.rank(), w.b.values.rows());
-        expect_same_shape(operation, ("rows of da", "columns of da"), w.a.values, da)?;
-        expect_same_shape(operation, ("rows of db", "columns of db"), w.b.values, db)?;
+        let (bf16, rank, outputs) = (x.dtype() == DType::Bf16, w.rank(), w.b.rows());
+        expect_same_shape(operation, ("rows of da", "columns of da"), w.a.values(operation)?, da)?;
+        expect_same_shape(operation, ("rows of db", "columns of db"), w.b.values(operation)?, db)?;
         self.add_weight_gradient((dy, outputs), (inner.values(), rank), db.as_mut_slice());
         let mut dinner = inner;
         let overwrite = Accumulate::Overwrite;
@@ -151,14 +151,12 @@ impl Engine {
 
 impl LowRank<'_> {
     pub(crate) fn rank(&self) -> usize {
-        self.a.values.rows()
+        self.a.rows()
     }
 
     pub(crate) fn check(&self, operation: &'static str, x: &Array, y: &Array) -> Result<(), EngineError> {
-        expect_size(operation, "columns of x (inputs of a)", self.a.values.cols(), x.cols())?;
-        expect_size(operation, "columns of b (rows of a)", self.rank(), self.b.values.cols())?;
-        expect_size(operation, "rows of y", x.rows(), y.rows())?;
-        expect_size(operation, "columns of y (rows of b)", self.b.values.rows(), y.cols())
+        expect_size(operation, "columns of b (rows of a)", self.rank(), self.b.cols())?;
+        expect_product(operation, [self.b.rows(), self.a.cols()], x, y)
     }
 }
 
@@ -173,6 +171,11 @@ impl<'a> Numbers<'a> {
     pub(crate) fn take(engine: &'a Engine, dtype: DType, len: usize) -> Self {
         let words = if dtype == DType::F32 { len } else { len.div_ceil(2) };
         Self { memory: engine.scratch.take(words), dtype, len }
+    }
+
+    /// For the input after dropout; nothing where nothing is dropped.
+    pub(crate) fn of_dropout(engine: &'a Engine, x: &Array, dropout: Option<Dropout>) -> Self {
+        Self::take(engine, x.dtype(), dropout.map_or(0, |_| x.len()))
     }
 
     pub(crate) fn values(&self) -> Values<'_> {
@@ -279,7 +282,7 @@ mod tests {
                 let scale = SCALE as f32;
                 let exact = LowRank { a: (&a).into(), b: (&b).into(), scale, dropout };
                 let [pa, pb] = packed.each_ref().map(Some);
-                let (a, b) = (Weight { values: &a, packed: pa }, Weight { values: &b, packed: pb });
+                let (a, b) = (Weight::new(&a, pa), Weight::new(&b, pb));
                 let coarse = LowRank { a, b, scale, dropout };
                 let (wide_x, dy) = (x.to_dtype(DType::F32).unwrap(), rounded(&random(4, n, o)));
                 let wide_dy = dy.to_dtype(DType::F32).unwrap();

@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use crate::shared::ColumnsMut;
 use crate::tile::{self, Left, PANEL, Panels, Size, Target};
 use crate::{Accumulate, Array, CpuPath, Engine};
 
@@ -45,13 +46,25 @@ impl<'a> From<&'a Array> for Operand<'a> {
 impl Engine {
     /// `c[m, n] = a[m, k] b[k, n]` (or `+=`), `c` in consecutive rows. Shapes are the caller's to have checked.
     pub(crate) fn matmul(&self, a: Operand<'_>, b: Operand<'_>, c: &mut [f32], accumulate: Accumulate) {
-        assert!(a.cols == b.rows && c.len() == a.rows * b.cols, "matmul is called with shapes that fit");
-        if c.is_empty() {
+        self.matmul_into(a, b, ColumnsMut::all(c, b.cols), accumulate);
+    }
+
+    /// As [`Engine::matmul`], into some of the columns of a wider matrix.
+    pub(crate) fn matmul_into(
+        &self,
+        a: Operand<'_>,
+        b: Operand<'_>,
+        c: ColumnsMut<'_>,
+        accumulate: Accumulate,
+    ) {
+        let fits = a.cols == b.rows && c.hold(a.rows, b.cols);
+        assert!(fits, "matmul is called with shapes that fit");
+        if a.rows == 0 || b.cols == 0 {
             return;
         }
         if a.cols == 0 {
             if accumulate == Accumulate::Overwrite {
-                c.fill(0.0);
+                c.values.chunks_exact_mut(c.stride).for_each(|row| row[c.first..][..b.cols].fill(0.0));
             }
             return;
         }
@@ -62,7 +75,7 @@ impl Engine {
         }
     }
 
-    fn matmul_gemm(&self, a: Operand<'_>, b: Operand<'_>, c: &mut [f32], accumulate: Accumulate) {
+    fn matmul_gemm(&self, a: Operand<'_>, b: Operand<'_>, c: ColumnsMut<'_>, accumulate: Accumulate) {
         let (m, n, k) = (a.rows, b.cols, a.cols);
         let parallel = self.parallel(m * n * k / 16);
         let threads =
@@ -72,17 +85,17 @@ impl Engine {
         let ((a_cols, a_rows), (b_cols, b_rows)) = (strides(&a), strides(&b));
         // The pointers are taken inside: they may not cross to another thread, references may.
         let mut product = || {
-            // SAFETY: `a` and `b` cover rows x cols of their slices by construction, `c` has m * n values (asserted
-            // in `matmul`), and the exclusive borrow of `c` keeps it apart from both.
+            // SAFETY: `a` and `b` cover rows x cols of their slices by construction, `c` has m rows with n columns from
+            // `first` on (asserted in `matmul_into`), and the exclusive borrow of `c` keeps it apart from both.
             unsafe {
                 let (left, right) = (a.values.as_ptr(), b.values.as_ptr());
                 gemm::gemm(
                     m,
                     n,
                     k,
-                    c.as_mut_ptr(),
+                    c.values[c.first..].as_mut_ptr(),
                     1,
-                    n as isize,
+                    c.stride as isize,
                     add,
                     left,
                     a_cols,
@@ -103,15 +116,16 @@ impl Engine {
     }
 
     /// Row blocks in parallel; within one, the right factor is packed a chunk of columns at a time.
-    fn matmul_tiles(&self, a: Operand<'_>, b: Operand<'_>, c: &mut [f32], accumulate: Accumulate) {
+    fn matmul_tiles(&self, a: Operand<'_>, b: Operand<'_>, c: ColumnsMut<'_>, accumulate: Accumulate) {
         const COLUMNS: usize = 8 * PANEL;
         let (m, n, k) = (a.rows, b.cols, a.cols);
+        let ColumnsMut { values, stride, first: first_column } = c;
         let block = |rows: &mut [f32], first: usize| {
             let mut panels = self.scratch.take(COLUMNS * k);
             for column in (0..n).step_by(COLUMNS) {
                 let width = COLUMNS.min(n - column);
                 pack(b, column, width, &mut panels);
-                let size = Size { m: rows.len() / n, n: width, k };
+                let size = Size { m: rows.len() / stride, n: width, k };
                 let left = Left {
                     values: &a.values[first * a.row_stride..],
                     row_stride: a.row_stride,
@@ -119,17 +133,20 @@ impl Engine {
                 };
                 let right = Panels { values: &panels, panel_stride: k * PANEL, row_stride: PANEL };
                 let add = accumulate == Accumulate::Add;
-                let target = Target { values: &mut rows[column..], row_stride: n, add };
+                let target = Target { values: &mut rows[first_column + column..], row_stride: stride, add };
                 tile::multiply(self.path(), size, left, right, target);
             }
         };
         let rows = m.div_ceil(self.num_threads());
         if self.parallel(m * n * k / 16) {
             self.install(|| {
-                c.par_chunks_mut(rows * n).enumerate().for_each(|(index, c)| block(c, index * rows));
+                values
+                    .par_chunks_mut(rows * stride)
+                    .enumerate()
+                    .for_each(|(index, c)| block(c, index * rows));
             });
         } else {
-            block(c, 0);
+            block(values, 0);
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::bf16_panels::{Lines, RIGHT};
 use crate::bf16_product::RightPanels;
 use crate::error::expect_size;
-use crate::{Array, Engine, EngineError};
+use crate::{Array, Engine, EngineError, QuantisedWeight};
 
 /// A weight `[o, i]` rounded to bf16, in the layout of the forward product and, for training, that of the input's
 /// gradient: 2 bytes a value each.
@@ -66,22 +66,63 @@ impl Engine {
     }
 }
 
-/// A weight as products take it: its values in f32, and packed where the other factor is in bf16.
+/// A weight `[o, i]` as products take it.
 #[derive(Debug, Clone, Copy)]
-pub struct Weight<'a> {
-    /// `[o, i]`.
-    pub values: &'a Array,
-    /// The same, rounded and packed by [`Engine::pack_weight`].
-    pub packed: Option<&'a PackedWeight>,
+pub enum Weight<'a> {
+    /// Its values in f32, and rounded and packed by [`Engine::pack_weight`] where the other factor is in bf16.
+    Whole(&'a Array, Option<&'a PackedWeight>),
+    /// A frozen one in few bits.
+    Quantised(&'a QuantisedWeight),
 }
 
 impl<'a> From<&'a Array> for Weight<'a> {
     fn from(values: &'a Array) -> Self {
-        Self { values, packed: None }
+        Self::Whole(values, None)
+    }
+}
+
+impl<'a> From<&'a QuantisedWeight> for Weight<'a> {
+    fn from(weight: &'a QuantisedWeight) -> Self {
+        Self::Quantised(weight)
     }
 }
 
 impl<'a> Weight<'a> {
+    /// A weight in f32, with its packed copy where there is one.
+    pub fn new(values: &'a Array, packed: Option<&'a PackedWeight>) -> Self {
+        Self::Whole(values, packed)
+    }
+
+    /// Outputs.
+    pub fn rows(self) -> usize {
+        match self {
+            Self::Whole(values, _) => values.rows(),
+            Self::Quantised(weight) => weight.rows(),
+        }
+    }
+
+    /// Inputs.
+    pub fn cols(self) -> usize {
+        match self {
+            Self::Whole(values, _) => values.cols(),
+            Self::Quantised(weight) => weight.cols(),
+        }
+    }
+
+    /// The values in f32.
+    ///
+    /// # Errors
+    /// A weight in few bits, which this operation does not read.
+    pub(crate) fn values(self, operation: &'static str) -> Result<&'a Array, EngineError> {
+        match self {
+            Self::Whole(values, _) => Ok(values),
+            Self::Quantised(_) => Err(EngineError::Invalid {
+                operation,
+                reason: "takes a whole weight, and this one is frozen in few bits".to_owned(),
+            }),
+        }
+    }
+
     /// The packed copy.
     ///
     /// # Errors
@@ -92,10 +133,11 @@ impl<'a> Weight<'a> {
         gradients: bool,
     ) -> Result<&'a PackedWeight, EngineError> {
         let fits = |packed: &&PackedWeight| {
-            (packed.rows, packed.cols) == (self.values.rows(), self.values.cols())
+            (packed.rows, packed.cols) == (self.rows(), self.cols())
                 && !(gradients && packed.backward.is_empty())
         };
-        self.packed.filter(fits).ok_or_else(|| EngineError::Invalid {
+        let packed = if let Self::Whole(_, packed) = self { packed } else { None };
+        packed.filter(fits).ok_or_else(|| EngineError::Invalid {
             operation,
             reason: "rows in bf16 need the weight packed (pack_weight), for gradients with their layout"
                 .to_owned(),

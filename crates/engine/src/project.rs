@@ -59,18 +59,19 @@ impl Engine {
         const OP: &str = "project";
         for projection in &projections {
             let Projection { weight, bias, out, .. } = projection;
-            expect_size(OP, "columns of x (inputs of the weight)", weight.values.cols(), x.cols())?;
+            weight.values(OP)?;
+            expect_size(OP, "columns of x (inputs of the weight)", weight.cols(), x.cols())?;
             expect_size(OP, "rows of out", x.rows(), out.rows())?;
-            expect_size(OP, "columns of out (rows of the weight)", weight.values.rows(), out.cols())?;
+            expect_size(OP, "columns of out (rows of the weight)", weight.rows(), out.cols())?;
             if let Some(bias) = bias {
-                expect_size(OP, "values of bias", weight.values.rows(), bias.len())?;
+                expect_size(OP, "values of bias", weight.rows(), bias.len())?;
             }
         }
         if let Values::Bf16(x_values) = x.values() {
             let rows = Lines::rows(x_values, x.cols());
             return projections.into_iter().try_for_each(|projection| {
                 let Projection { weight, bias, out, accumulate } = projection;
-                let right = Right::<f32>::Panels(weight.packed(OP, false)?.forward(0, weight.values.rows()));
+                let right = Right::<f32>::Panels(weight.packed(OP, false)?.forward(0, weight.rows()));
                 with_values!(ValuesMut, out.values_mut(), |out| {
                     let accumulate = lay_bias(bias, out, accumulate);
                     self.product_bf16(rows, right, out, accumulate);
@@ -82,24 +83,27 @@ impl Engine {
             return Err(EngineError::mixed(OP));
         }
         if x.is_empty() || x.rows() > FEW_ROWS {
-            projections.into_iter().for_each(|projection| self.project_many_rows(x, projection));
+            projections.into_iter().try_for_each(|projection| self.project_many_rows(x, projection))
         } else {
             self.project_few_rows(x, projections.map(Target::new));
+            Ok(())
         }
+    }
+
+    fn project_many_rows(&self, x: &Array, projection: Projection<'_>) -> Result<(), EngineError> {
+        let Projection { weight, bias, out, accumulate } = projection;
+        let weight = Operand::from(weight.values("project")?).transposed();
+        let accumulate = lay_bias(bias, out.as_mut_slice(), accumulate);
+        self.matmul(x.into(), weight, out.as_mut_slice(), accumulate);
         Ok(())
     }
 
-    fn project_many_rows(&self, x: &Array, projection: Projection<'_>) {
-        let Projection { weight, bias, out, accumulate } = projection;
-        let accumulate = lay_bias(bias, out.as_mut_slice(), accumulate);
-        self.matmul(x.into(), Operand::from(weight.values).transposed(), out.as_mut_slice(), accumulate);
-    }
-
-    fn project_few_rows<const N: usize>(&self, x: &Array, targets: [Target<'_>; N]) {
-        let outputs: usize = targets.iter().map(|target| target.weight.rows()).sum();
-        let tasks = targets.iter().map(Target::tasks).sum();
+    fn project_few_rows<const N: usize>(&self, x: &Array, targets: [Option<Target<'_>>; N]) {
+        let targets = || targets.iter().flatten();
+        let outputs: usize = targets().map(|target| target.weight.rows()).sum();
+        let tasks = targets().map(Target::tasks).sum();
         self.for_each(tasks, x.len() * outputs / 16, |mut task| {
-            for target in &targets {
+            for target in targets() {
                 if task < target.tasks() {
                     // SAFETY: each task has columns of its own.
                     unsafe { target.compute(self, x, task * COLUMNS) };
@@ -132,10 +136,13 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    fn new(projection: Projection<'a>) -> Self {
+    /// None of a weight that is not whole, which the checks refuse.
+    fn new(projection: Projection<'a>) -> Option<Self> {
         let Projection { weight, bias, out, accumulate } = projection;
-        let out = SharedMut::new(out.as_mut_slice());
-        Self { weight: weight.values, bias, out, add: accumulate == Accumulate::Add }
+        let (Weight::Whole(weight, _), out) = (weight, SharedMut::new(out.as_mut_slice())) else {
+            return None;
+        };
+        Some(Self { weight, bias, out, add: accumulate == Accumulate::Add })
     }
 
     fn tasks(&self) -> usize {
@@ -212,7 +219,7 @@ mod tests {
             let w = random(2, 300, 600);
             let mut packed = PackedWeight::new(300, 600, false);
             engine.pack_weight(&w, &mut packed).unwrap();
-            let w = Weight { values: &w, packed: Some(&packed) };
+            let w = Weight::new(&w, Some(&packed));
             for x in [random(1, 64, 600), rounded(&random(1, 64, 600))] {
                 let mut together = Array::zeros(64, 300);
                 engine.project(&x, [Projection::new(w, None, &mut together)]).unwrap();
@@ -233,7 +240,7 @@ mod tests {
             let (x, w, bias) = (rounded(&random(1, 5, 40)), random(2, 70, 40), random(3, 1, 70));
             let mut packed = PackedWeight::new(70, 40, false);
             engine.pack_weight(&w, &mut packed).unwrap();
-            let w = Weight { values: &w, packed: Some(&packed) };
+            let w = Weight::new(&w, Some(&packed));
             let mut want = Array::zeros(5, 70);
             engine.linear(&x, w, Some(&bias), &mut want).unwrap();
             let (mut replaced, mut added) = (random(4, 5, 70), Array::zeros(5, 70));

@@ -62,8 +62,7 @@ impl Engine {
         expect_size(OP, "values of lse", inputs.targets.len(), lse.len())?;
         let path = self.path();
         let mut row_sums = [RowSum::EMPTY; ROWS];
-        let mut logits =
-            self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.values.rows()));
+        let mut logits = self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.rows()));
         for first in (0..inputs.targets.len()).step_by(ROWS) {
             let targets = &inputs.targets[first..inputs.targets.len().min(first + ROWS)];
             let row_sums = &mut row_sums[..targets.len()];
@@ -113,11 +112,10 @@ impl Engine {
         expect_size(OP, "values of weights", inputs.targets.len(), weights.len())?;
         expect_same_shape(OP, ("rows of dhidden", "columns of dhidden"), inputs.hidden, dhidden)?;
         if let Some(dhead) = &dhead {
-            expect_same_shape(OP, ("rows of dhead", "columns of dhead"), inputs.head.values, dhead)?;
+            expect_same_shape(OP, ("rows of dhead", "columns of dhead"), inputs.head.values(OP)?, dhead)?;
         }
         let (path, d) = (self.path(), inputs.hidden.cols());
-        let mut logits =
-            self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.values.rows()));
+        let mut logits = self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.rows()));
         for first in (0..inputs.targets.len()).step_by(ROWS) {
             let count = ROWS.min(inputs.targets.len() - first);
             let rows = &mut dhidden.as_mut_slice()[first * d..][..count * d];
@@ -162,7 +160,8 @@ impl Engine {
         match inputs.hidden.values() {
             Values::F32(hidden) => {
                 let hidden = Operand::rows_of(chunk.rows_of(hidden, d), d);
-                let head = Operand::rows_of(chunk.tokens_of(inputs.head.values.as_slice(), d), d);
+                let head = inputs.head.values("logits")?.as_slice();
+                let head = Operand::rows_of(chunk.tokens_of(head, d), d);
                 self.matmul(hidden, head.transposed(), logits, Accumulate::Overwrite);
             }
             Values::Bf16(hidden) => {
@@ -188,7 +187,8 @@ impl Engine {
         match inputs.hidden.values() {
             Values::F32(hidden) => {
                 let dlogits = Operand::rows_of(dlogits, chunk.width);
-                let head = Operand::rows_of(chunk.tokens_of(inputs.head.values.as_slice(), d), d);
+                let head = inputs.head.values("logits")?.as_slice();
+                let head = Operand::rows_of(chunk.tokens_of(head, d), d);
                 self.matmul(dlogits, head, dhidden, accumulate);
                 if let Some(dhead) = dhead {
                     let hidden = Operand::rows_of(chunk.rows_of(hidden, d), d);
@@ -217,15 +217,16 @@ impl HeadInputs<'_> {
             let reason = "hidden rows have no columns".to_owned();
             return Err(EngineError::Invalid { operation, reason });
         }
-        expect_size(operation, "columns of head", self.hidden.cols(), self.head.values.cols())?;
+        self.head.values(operation)?;
+        expect_size(operation, "columns of head", self.hidden.cols(), self.head.cols())?;
         expect_size(operation, "number of targets", self.hidden.rows(), self.targets.len())?;
         let targets = self.targets.iter().map(|&target| target as usize);
-        expect_indices(operation, "target", targets, self.head.values.rows())
+        expect_indices(operation, "target", targets, self.head.rows())
     }
 
     /// The vocabulary in chunks, beside `rows` hidden rows from `row`.
     fn chunks(&self, row: usize, rows: usize) -> impl Iterator<Item = Chunk> + use<> {
-        let vocab = self.head.values.rows();
+        let vocab = self.head.rows();
         let chunk = move |first| Chunk { first, width: CHUNK.min(vocab - first), row, rows };
         (0..vocab).step_by(CHUNK).map(chunk)
     }
@@ -470,7 +471,7 @@ mod tests {
         for engine in engines() {
             let mut packed = PackedWeight::new(vocab, d, true);
             engine.pack_weight(&case.head, &mut packed).unwrap();
-            let head = Weight { values: &case.head, packed: Some(&packed) };
+            let head = Weight::new(&case.head, Some(&packed));
             let inputs = HeadInputs { hidden: &case.hidden, head, targets: &case.targets, cap: None };
             let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();

@@ -37,6 +37,25 @@ impl<'a, E> SharedMut<'a, E> {
     }
 }
 
+/// Neighbouring columns of a row-major matrix, to be written: from column `first` on, `stride` values from row to row.
+pub(crate) struct ColumnsMut<'a, E = f32> {
+    pub values: &'a mut [E],
+    pub stride: usize,
+    pub first: usize,
+}
+
+impl<'a, E> ColumnsMut<'a, E> {
+    /// A whole matrix of `columns` columns.
+    pub(crate) fn all(values: &'a mut [E], columns: usize) -> Self {
+        Self { values, stride: columns, first: 0 }
+    }
+
+    /// Whether `rows` rows of the matrix have `columns` columns from here on.
+    pub(crate) fn hold(&self, rows: usize, columns: usize) -> bool {
+        self.values.len() == rows * self.stride && self.first + columns <= self.stride
+    }
+}
+
 /// Cuts a buffer into consecutive parts of these sizes.
 pub(crate) fn carve<const N: usize>(mut rest: &mut [f32], sizes: [usize; N]) -> [&mut [f32]; N] {
     sizes.map(|size| {

@@ -9,11 +9,12 @@ use crate::layer::Layer;
 use crate::layout::{Layout, TensorSpec};
 use crate::model_directory::ModelDirectory;
 use crate::norm::Norm;
+use crate::quantised_base::QuantisedBase;
 use crate::rope::{Rope, inverse_frequencies};
 use crate::stored::StoredTensor;
-use crate::weights::{Checkpoint, TensorData, TensorToWrite, save_tensors};
+use crate::weights::{Checkpoint, save_tensors};
 use bso_durable::Seed;
-use bso_engine::{Array, DType, Engine, EngineError, PackedWeight, RotaryTable, Weight};
+use bso_engine::{Array, DType, Engine, EngineError, PackedWeight, Quantisation, RotaryTable, Weight};
 use rand::Rng;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,8 @@ pub struct Decoder {
     /// Rounded copies of the matrices that products read; none in f32.
     pub(crate) packed: Vec<Option<PackedWeight>>,
     pub(crate) adapter: Option<Adapter>,
+    /// Matrices that are kept in few bits.
+    pub(crate) quantised: Option<QuantisedBase>,
     /// One table for each rotary embedding. They cover the longest batch so far; grown when a longer one comes.
     rotary: Mutex<Arc<[RotaryTable]>>,
     engine: Arc<Engine>,
@@ -47,32 +50,53 @@ impl Decoder {
     /// # Errors
     /// A missing, damaged or unsupported config or weight file; a missing, superfluous or misshapen tensor.
     pub fn load(dir: &Path, engine: Arc<Engine>) -> Result<Self, ModelError> {
-        let ModelDirectory { base: dir, adapter } = ModelDirectory::find(dir)?;
-        let config = ModelConfig::from_dir(&dir)?;
-        let layout = Layout::of(&config);
-        let checkpoint = Checkpoint::open(&dir)?;
-        for stored in &layout.stored {
-            checkpoint.check(name_in(&checkpoint, &config, stored), &stored.shape)?;
-        }
-        refuse_superfluous(&checkpoint, &config, &layout)?;
-        let mut decoder = Self::zeros(config, layout, engine)?;
-        let Self { config, layout, parameters, .. } = &mut decoder;
-        for stored in &layout.stored {
-            let name = name_in(&checkpoint, config, stored);
-            if stored.is_plain() {
-                let values = parameters[stored.parts[0]].as_mut_slice();
-                checkpoint.read(name, &stored.shape, values)?;
-                continue;
-            }
-            let mut values = reserve(&stored.name, stored.len())?;
-            checkpoint.read(name, &stored.shape, &mut values)?;
-            stored.scatter(&values, parameters);
-        }
-        decoder.refuse_untied_head(&checkpoint)?;
+        let ModelDirectory { base, adapter } = ModelDirectory::find(dir)?;
+        let mut decoder = Self::read(&base, engine, None)?;
         if let Some(adapter) = adapter {
             decoder.load_adapter(&adapter)?;
             decoder.merge_adapter()?;
         }
+        Ok(decoder)
+    }
+
+    /// A base model, its matrices in few bits where `quantisation` says so.
+    pub(crate) fn read(
+        dir: &Path,
+        engine: Arc<Engine>,
+        quantisation: Option<Quantisation>,
+    ) -> Result<Self, ModelError> {
+        let config = ModelConfig::from_dir(dir)?;
+        let layout = Layout::of(&config);
+        let checkpoint = Checkpoint::open(dir)?;
+        for stored in &layout.stored {
+            checkpoint.check(name_in(&checkpoint, &config, stored), &stored.shape)?;
+        }
+        refuse_superfluous(&checkpoint, &config, &layout)?;
+        let mut decoder = Self::zeros(config, layout, engine, quantisation)?;
+        let Self { config, layout, parameters, quantised, engine, .. } = &mut decoder;
+        for stored in &layout.stored {
+            let name = name_in(&checkpoint, config, stored);
+            let quantised = quantised.as_mut().filter(|_| layout.is_linear(stored));
+            if quantised.is_some() {
+                for part in &stored.parts {
+                    parameters[*part] = allocate(&layout.tensors[*part])?;
+                }
+            }
+            if stored.is_plain() {
+                let values = parameters[stored.parts[0]].as_mut_slice();
+                checkpoint.read(name, &stored.shape, values)?;
+            } else {
+                let mut values = reserve(&stored.name, stored.len())?;
+                checkpoint.read(name, &stored.shape, &mut values)?;
+                stored.scatter(&values, parameters);
+            }
+            if let Some(quantised) = quantised {
+                for part in &stored.parts {
+                    quantised.take((name, *part), &mut parameters[*part], engine)?;
+                }
+            }
+        }
+        decoder.refuse_untied_head(&checkpoint)?;
         Ok(decoder)
     }
 
@@ -83,7 +107,7 @@ impl Decoder {
     /// More parameters than fit in memory.
     pub fn random(config: ModelConfig, seed: Seed, engine: Arc<Engine>) -> Result<Self, ModelError> {
         let layout = Layout::of(&config);
-        let mut decoder = Self::zeros(config, layout, engine)?;
+        let mut decoder = Self::zeros(config, layout, engine, None)?;
         let std = decoder.config.initializer_range;
         for (spec, array) in decoder.layout.tensors.iter().zip(&mut decoder.parameters) {
             if spec.shape.len() == 1 {
@@ -96,8 +120,19 @@ impl Decoder {
         Ok(decoder)
     }
 
-    fn zeros(config: ModelConfig, layout: Layout, engine: Arc<Engine>) -> Result<Self, ModelError> {
-        let parameters = layout.tensors.iter().map(allocate).collect::<Result<_, _>>()?;
+    fn zeros(
+        config: ModelConfig,
+        layout: Layout,
+        engine: Arc<Engine>,
+        quantisation: Option<Quantisation>,
+    ) -> Result<Self, ModelError> {
+        let mut parameters: Vec<Array> = layout.tensors.iter().map(|_| Array::zeros(0, 0)).collect();
+        let later = |stored: &&StoredTensor| quantisation.is_some() && layout.is_linear(stored);
+        for stored in layout.stored.iter().filter(|stored| !later(stored)) {
+            for part in &stored.parts {
+                parameters[*part] = allocate(&layout.tensors[*part])?;
+            }
+        }
         let rotary = Mutex::new(rotary_tables(&config, 0)?);
         Ok(Self {
             config,
@@ -106,6 +141,7 @@ impl Decoder {
             dtype: DType::F32,
             packed: Vec::new(),
             adapter: None,
+            quantised: quantisation.map(QuantisedBase::new),
             rotary,
             engine,
         })
@@ -124,7 +160,8 @@ impl Decoder {
                 let mut matrices = self.layout.products();
                 matrices.extend(self.adapter.iter().flat_map(Adapter::products));
                 let pack = |(i, array): (usize, &Array)| {
-                    matrices.contains(&i).then(|| PackedWeight::new(array.rows(), array.cols(), gradients))
+                    let packs = matrices.contains(&i) && !array.is_empty();
+                    packs.then(|| PackedWeight::new(array.rows(), array.cols(), gradients))
                 };
                 self.parameters.iter().enumerate().map(pack).collect()
             }
@@ -143,7 +180,7 @@ impl Decoder {
     /// change.
     pub(crate) fn renew_packed(&mut self) -> Result<(), EngineError> {
         if let Some(adapter) = &mut self.adapter {
-            adapter.renew_norms(&self.engine, &self.parameters)?;
+            adapter.renew_norms(&self.engine, (&self.parameters, self.quantised.as_ref()))?;
         }
         self.pack_from(self.first_trained())
     }
@@ -178,15 +215,8 @@ impl Decoder {
                 "merge it, or save it by itself",
             ));
         }
-        let tensors = self.layout.stored.iter().map(|stored| TensorToWrite {
-            name: stored.name.clone(),
-            shape: stored.shape.clone(),
-            data: if stored.is_plain() {
-                self.parameters[stored.parts[0]].as_slice().into()
-            } else {
-                TensorData::Made(Box::new(|| Ok(stored.gather(&self.parameters))))
-            },
-        });
+        self.refuse_quantised("save the adapter by itself")?;
+        let tensors = self.layout.stored.iter().map(|stored| stored.to_write(&self.parameters));
         save_tensors(dir, tensors.collect(), dtype, max_shard_bytes)?;
         self.config.save(dir, dtype)
     }
@@ -201,7 +231,7 @@ impl Decoder {
         &self.engine
     }
 
-    /// Names and values of all parameters; a vector is one row. Names are Hugging Face's; where several parameters are
+    /// Names and values of all parameters; a vector is one row, and what is kept in few bits is empty. Names are Hugging Face's; where several parameters are
     /// stored in one tensor, each adds its part (`qkv_proj.query.weight`). Tied ones appear once.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &Array)> {
         self.layout.tensors.iter().map(|t| t.name.as_str()).zip(&self.parameters)
@@ -214,7 +244,7 @@ impl Decoder {
 
     /// Number of parameters; tied ones count once.
     pub fn parameter_count(&self) -> usize {
-        self.parameters.iter().map(Array::len).sum()
+        self.layout.tensors.iter().map(TensorSpec::len).sum()
     }
 
     /// The place of the first parameter that is trained; every later one is as well.
@@ -224,7 +254,7 @@ impl Decoder {
 
     /// Number of parameters that are trained: all, or an adapter's.
     pub fn trained_count(&self) -> usize {
-        self.parameters.iter().skip(self.first_trained()).map(Array::len).sum()
+        self.layout.tensors.iter().skip(self.first_trained()).map(TensorSpec::len).sum()
     }
 
     pub(crate) fn arrays(&self) -> &[Array] {
@@ -263,7 +293,7 @@ impl Decoder {
 
     /// A matrix as products take it.
     pub(crate) fn weight(&self, place: usize) -> Weight<'_> {
-        Weight { values: &self.parameters[place], packed: self.packed.get(place).and_then(Option::as_ref) }
+        weight(place, (&self.parameters, &self.packed, self.quantised.as_ref()))
     }
 
     pub(crate) fn layer<'a>(
@@ -278,6 +308,7 @@ impl Decoder {
             config: &self.config,
             parameters: &self.parameters,
             packed: &self.packed,
+            quantised: self.quantised.as_ref(),
             adapter: self.adapter.as_ref(),
             dropout: None,
             first_row: 0,
@@ -342,9 +373,21 @@ impl Clone for Decoder {
             dtype: self.dtype,
             packed: self.packed.clone(),
             adapter: self.adapter.clone(),
+            quantised: self.quantised.clone(),
             rotary: Mutex::new(rotary),
             engine: self.engine.clone(),
         }
+    }
+}
+
+/// A matrix as products take it, from where its numbers are.
+pub(crate) fn weight<'a>(
+    place: usize,
+    (parameters, packed, quantised): (&'a [Array], &'a [Option<PackedWeight>], Option<&'a QuantisedBase>),
+) -> Weight<'a> {
+    match quantised.and_then(|base| base.weight(place)) {
+        Some(weight) => Weight::Quantised(weight),
+        None => Weight::Whole(&parameters[place], packed.get(place).and_then(Option::as_ref)),
     }
 }
 

@@ -137,6 +137,7 @@ fn check(decoder: &Decoder, prompts: &[Vec<u32>], config: &GenerateConfig) -> Re
             "merge it first",
         );
     }
+    decoder.refuse_quantised("generate with the whole model")?;
     if !(config.temperature.is_finite() && config.temperature >= 0.0) {
         return refuse(
             format!("temperature {} is not a number of at least 0", config.temperature),

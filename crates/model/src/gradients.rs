@@ -54,8 +54,8 @@ impl Gradients {
         self.names.iter().map(String::as_str).zip(&self.arrays).filter(|(_, gradient)| !gradient.is_empty())
     }
 
-    /// Names and gradients as the model's own parameters are stored: in Hugging Face's names and arrangement. Frozen ones
-    /// have none.
+    /// Names and gradients as parameters are stored: in the names and arrangement of Hugging Face, an adapter's of PEFT.
+    /// Frozen ones have none.
     ///
     /// # Errors
     /// Gradients of another model.
@@ -66,8 +66,13 @@ impl Gradients {
         self.fits(decoder)?;
         let is_trained =
             |stored: &&StoredTensor| stored.parts.iter().all(|part| !self.arrays[*part].is_empty());
-        let stored = decoder.layout().stored.iter().filter(is_trained);
-        Ok(stored.map(|stored| (stored.name.as_str(), stored.gather(&self.arrays))))
+        let own = decoder.layout().stored.iter().filter(is_trained);
+        let own = own.map(|stored| (stored.name.as_str(), stored.gather(&self.arrays)));
+        let of_adapter = decoder.adapter.iter().flat_map(|adapter| {
+            let arrays = &self.arrays[adapter.first..];
+            adapter.stored.iter().map(move |stored| (stored.name.as_str(), stored.gather(arrays)))
+        });
+        Ok(own.chain(of_adapter))
     }
 
     /// Refuses gradients made for another model.

@@ -6,10 +6,12 @@ use crate::activations::{AttentionActivations, PassingActivations, RowActivation
 use crate::adapter::{Adapter, LowRankPlace};
 use crate::backward_buffers::{BackwardBuffers, RowGradients};
 use crate::config::ModelConfig;
+use crate::decoder::weight;
 use crate::gradients::trained;
 use crate::layer_kind::LayerKind;
 use crate::layout::{LayerPlace, LinearPlace};
 use crate::part::{Part, PartCopies, RowInputs, block};
+use crate::quantised_base::QuantisedBase;
 use crate::row_wise::{RowFlow, RowPassing};
 use bso_engine::{
     Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, DType, Dora, DoraGrads, Dropout,
@@ -24,6 +26,7 @@ pub(crate) struct Layer<'a> {
     pub config: &'a ModelConfig,
     pub parameters: &'a [Array],
     pub packed: &'a [Option<PackedWeight>],
+    pub quantised: Option<&'a QuantisedBase>,
     pub adapter: Option<&'a Adapter>,
     /// What decides the adapter's dropout; none: nothing is dropped.
     pub dropout: Option<u64>,
@@ -217,7 +220,7 @@ impl Layer<'_> {
     }
 
     fn weight(&self, place: usize) -> Weight<'_> {
-        Weight { values: &self.parameters[place], packed: self.packed.get(place).and_then(Option::as_ref) }
+        weight(place, (self.parameters, self.packed, self.quantised))
     }
 
     pub(crate) fn linear(&self, place: LinearPlace, x: &Array, y: &mut Array) -> Result<(), EngineError> {
@@ -250,8 +253,8 @@ impl Layer<'_> {
         let adapter = self.adapter?;
         let places = *adapter.low_rank.get(&place.weight)?;
         let rate = adapter.config.dropout;
-        // Odd, so that no two layers share a key.
-        let of_layer = (2 * place.weight as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // Odd, so that no two layers share a key, but those that share `a`, which see the same input.
+        let of_layer = (2 * places.a as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let dropout = self.dropout.filter(|_| rate > 0.0).map(|key| Dropout {
             rate,
             key: key ^ of_layer,

@@ -15,6 +15,11 @@ pub(crate) struct TensorSpec {
 }
 
 impl TensorSpec {
+    /// Number of values.
+    pub(crate) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
     /// As a matrix; a vector is one row.
     pub(crate) fn rows_cols(&self) -> (usize, usize) {
         match *self.shape.as_slice() {
@@ -99,14 +104,14 @@ impl Layout {
         self.layers.iter().flat_map(of_layer)
     }
 
+    /// Whether the tensor holds matrices of linear layers.
+    pub(crate) fn is_linear(&self, stored: &StoredTensor) -> bool {
+        stored.parts.iter().all(|part| self.linears().any(|linear| linear.weight == *part))
+    }
+
     /// Places of the matrices that products read.
     pub(crate) fn products(&self) -> HashSet<usize> {
         self.linears().map(|linear| linear.weight).chain([self.head]).collect()
-    }
-
-    /// The tensor in which a parameter is stored.
-    pub(crate) fn stored_in(&self, place: usize) -> Option<&StoredTensor> {
-        self.stored.iter().find(|stored| stored.parts.contains(&place))
     }
 
     /// A head of this name beside the embedding, as the last tensor.

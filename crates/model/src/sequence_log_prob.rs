@@ -87,6 +87,9 @@ impl Decoder {
                 "call forward on the batch before backward",
             ));
         }
+        if self.adapter().is_none() {
+            self.refuse_quantised("only an adapter beside them is trained (use_peft: true)")?;
+        }
         gradients.fits(self)?;
         let rotary = self.check(batch)?;
         if activations.checkpointed {

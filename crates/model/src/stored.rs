@@ -1,5 +1,6 @@
 //! How parameters lie in a weight file: as they are, several in one tensor, or turned round.
 
+use crate::weights::{TensorData, TensorToWrite};
 use bso_engine::Array;
 use std::borrow::Cow;
 
@@ -77,6 +78,16 @@ impl StoredTensor {
             }
         }
         Cow::Owned(values)
+    }
+
+    /// The tensor to be written, put together when its turn comes.
+    pub(crate) fn to_write<'a>(&'a self, arrays: &'a [Array]) -> TensorToWrite<'a> {
+        let data = if self.is_plain() {
+            arrays[self.parts[0]].as_slice().into()
+        } else {
+            TensorData::Made(Box::new(|| Ok(self.gather(arrays))))
+        };
+        TensorToWrite { name: self.name.clone(), shape: self.shape.clone(), data }
     }
 
     /// Shares the tensor's numbers out to its parts.

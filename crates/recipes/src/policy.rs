@@ -28,7 +28,10 @@ pub fn load(
             Decoder::load(dir, engine.clone())?
         }
         (Some(settings), adapter) => {
-            let mut decoder = Decoder::load(&found.base, engine.clone())?;
+            let mut decoder = match config.quantisation {
+                Some(kind) => Decoder::load_quantised(&found.base, kind, engine.clone())?,
+                None => Decoder::load(&found.base, engine.clone())?,
+            };
             match adapter {
                 Some(adapter) => {
                     decoder.load_adapter(&adapter)?;
@@ -43,6 +46,9 @@ pub fn load(
     };
     if let Some(adapter) = decoder.adapter() {
         note(format!("adapter     {adapter}, on {}", found.base.display()));
+        if let Some(kind) = decoder.quantisation() {
+            note(format!("base        matrices of linear layers in {kind}"));
+        }
     }
     decoder.compute_in(config.model.compute_dtype(), true)?;
     Ok(decoder)

@@ -73,7 +73,10 @@ pub fn train(
     let facts = Facts::gather(&ingredients, &objective, &dataset, &tokenizer, &decoder)?;
     // None: the policy before its first step, which needs no second copy of the weights.
     let frozen = |other: Option<&Path>, file: PathBuf, dataset: &Dataset| {
-        let depends_on = dependencies(config, other.unwrap_or(model_dir), &tokenizer, &sequences)?;
+        let mut depends_on = dependencies(config, other.unwrap_or(model_dir), &tokenizer, &sequences)?;
+        if let (None, Some(kind)) = (other, config.quantisation) {
+            depends_on.insert("weights in few bits".to_owned(), kind.to_string());
+        }
         let load = || {
             let Some(dir) = other else { return Ok(Cow::Borrowed(&decoder)) };
             let mut model = Decoder::load(dir, engine.clone())?;

@@ -47,16 +47,14 @@ impl<'a> Shapes<'a> {
             "product",
             flops,
             bytes,
-            Box::new(move || {
-                Ok(engine.linear(&x2, Weight { values: &w2, packed: Some(&packed2) }, None, &mut y)?)
-            }),
+            Box::new(move || Ok(engine.linear(&x2, Weight::new(&w2, Some(&packed2)), None, &mut y)?)),
         );
         push(
             "both gradients",
             2.0 * flops,
             2.0 * bytes,
             Box::new(move || {
-                let w = Weight { values: &w, packed: Some(&packed) };
+                let w = Weight::new(&w, Some(&packed));
                 let dx = Some((&mut dx, Accumulate::Overwrite));
                 Ok(engine.linear_backward(LinearGrads {
                     dy: &dy,
@@ -128,12 +126,8 @@ impl<'a> Shapes<'a> {
         engine.pack_weight(&w, &mut packed)?;
         let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocabulary) as u32).collect();
         let (mut log_probs, mut lse) = (vec![0.0; rows], vec![0.0; rows]);
-        let inputs = HeadInputs {
-            hidden: &x,
-            head: Weight { values: &w, packed: Some(&packed) },
-            targets: &targets,
-            cap: None,
-        };
+        let inputs =
+            HeadInputs { hidden: &x, head: Weight::new(&w, Some(&packed)), targets: &targets, cap: None };
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse)?;
         let flops = 2.0 * (rows * vocabulary * hidden) as f64;
         let bytes = self.size() * ((rows + vocabulary) * hidden) as f64;
@@ -145,7 +139,7 @@ impl<'a> Shapes<'a> {
             flops,
             bytes,
             run: Box::new(move || {
-                let head = Weight { values: &w2, packed: Some(&packed2) };
+                let head = Weight::new(&w2, Some(&packed2));
                 let inputs = HeadInputs { hidden: &x2, head, targets: &targets2, cap: None };
                 Ok(engine.selected_log_prob(inputs, &mut log_probs, &mut lse2)?)
             }),
@@ -157,7 +151,7 @@ impl<'a> Shapes<'a> {
             flops: 3.0 * flops,
             bytes: 3.0 * bytes,
             run: Box::new(move || {
-                let head = Weight { values: &w, packed: Some(&packed) };
+                let head = Weight::new(&w, Some(&packed));
                 let (dhidden, dhead) = (&mut dhidden, Some(&mut dhead));
                 let grads = SelectedLogProbGrads { lse: &lse, weights: &weights, dhidden, dhead };
                 let inputs = HeadInputs { hidden: &x, head, targets: &targets, cap: None };

@@ -100,8 +100,14 @@ impl AdapterConfig {
         Ok(fields.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 
-    /// Writes `adapter_config.json` for an adapter of the model in `base`. `modules` are the names of the adapted layers.
-    pub(super) fn save(&self, dir: &Path, base: &Path, modules: &[String]) -> Result<(), ModelError> {
+    /// Writes `adapter_config.json` for an adapter of the model in `base`. `modules` are the names of the adapted layers,
+    /// `transposed` says whether that model stores them `[in, out]`.
+    pub(super) fn save(
+        &self,
+        dir: &Path,
+        base: &Path,
+        (modules, transposed): (&[String], bool),
+    ) -> Result<(), ModelError> {
         let targets = match &self.targets {
             // As PEFT writes it: the layers that the word stood for.
             Targets::AllLinear => json!(modules),
@@ -123,7 +129,7 @@ impl AdapterConfig {
             ("use_rslora", json!(self.rslora)),
             ("use_dora", json!(self.dora)),
             ("bias", json!("none")),
-            ("fan_in_fan_out", json!(false)),
+            ("fan_in_fan_out", json!(transposed)),
             ("init_lora_weights", json!(true)),
         ]
         .map(|(key, value)| (key.to_owned(), value))

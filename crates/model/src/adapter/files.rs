@@ -1,9 +1,11 @@
 //! An adapter on disk: PEFT's `adapter_config.json` and `adapter_model.safetensors`.
 
+use super::PREFIX;
 use super::config::AdapterConfig;
 use crate::decoder::{Decoder, allocate};
 use crate::error::ModelError;
-use crate::weights::{SafetensorsFile, TensorToWrite, write_safetensors};
+use crate::stored::StoredTensor;
+use crate::weights::{SafetensorsFile, write_safetensors};
 use bso_engine::DType;
 use std::path::Path;
 
@@ -22,10 +24,11 @@ impl Decoder {
         let file = open(dir)?;
         self.drop_adapter();
         let plan = self.plan_adapter(&config)?;
-        for spec in &plan.tensors {
-            file.check(&spec.name, &spec.shape)?;
+        let stored = &plan.adapter.stored;
+        for stored in stored {
+            file.check(&stored.name, &stored.shape)?;
         }
-        if let Some(name) = file.names().find(|name| plan.tensors.iter().all(|spec| spec.name != *name)) {
+        if let Some(name) = file.names().find(|name| stored.iter().all(|stored| stored.name != *name)) {
             return Err(ModelError::Tensor {
                 file: file.path().to_owned(),
                 tensor: name.to_owned(),
@@ -35,11 +38,11 @@ impl Decoder {
                     .into(),
             });
         }
-        let mut arrays = Vec::with_capacity(plan.tensors.len());
-        for spec in &plan.tensors {
-            let mut array = allocate(spec)?;
-            file.read(&spec.name, &spec.shape, array.as_mut_slice())?;
-            arrays.push(array);
+        let mut arrays: Vec<_> = plan.tensors.iter().map(allocate).collect::<Result<_, _>>()?;
+        for stored in stored {
+            let mut values = vec![0.0; stored.len()];
+            file.read(&stored.name, &stored.shape, &mut values)?;
+            stored.scatter(&values, &mut arrays);
         }
         self.adopt(plan, arrays)
     }
@@ -53,21 +56,15 @@ impl Decoder {
         let Some(adapter) = &self.adapter else {
             return Err(ModelError::argument("the model has no adapter", "save the whole model"));
         };
-        let tensors = self.layout.tensors.iter().zip(&self.parameters).skip(adapter.first);
-        let tensors: Vec<_> = tensors
-            .map(|(spec, array)| TensorToWrite {
-                name: spec.name.clone(),
-                shape: spec.shape.clone(),
-                data: array.as_slice().into(),
-            })
-            .collect();
-        let modules: Vec<String> = adapter
-            .low_rank
-            .keys()
-            .map(|place| self.layout.tensors[*place].name.trim_end_matches(".weight").to_owned())
-            .collect();
+        let arrays = &self.parameters[adapter.first..];
+        let tensors: Vec<_> = adapter.stored.iter().map(|stored| stored.to_write(arrays)).collect();
         write_safetensors(&dir.join(WEIGHTS_FILE), &tensors, dtype, &[("format", "pt".to_owned())])?;
-        adapter.config.save(dir, base, &modules)
+        let module = |stored: &StoredTensor| {
+            let name = stored.name.strip_prefix(PREFIX)?.strip_suffix(".lora_A.weight")?;
+            Some(name.to_owned())
+        };
+        let modules: Vec<String> = adapter.stored.iter().filter_map(module).collect();
+        adapter.config.save(dir, base, (&modules, self.config.family().names.transposed))
     }
 }
 

@@ -9,8 +9,13 @@ impl Decoder {
     /// unties them.
     ///
     /// # Errors
-    /// None on a decoder whose shapes fit together.
+    /// A base that is kept in few bits.
     pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
+        if self.adapter.is_some() {
+            self.refuse_quantised(
+                "merge the adapter into the whole base: bso merge --model ADAPTER --output DIR",
+            )?;
+        }
         let Some((adapter, mut arrays)) = self.drop_adapter() else { return Ok(()) };
         let (scale, engine) = (adapter.config.scale() as f32, self.engine().clone());
         for (weight, place) in &adapter.low_rank {

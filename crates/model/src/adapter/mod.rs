@@ -7,12 +7,16 @@ mod config;
 mod files;
 mod merge;
 mod peft_fields;
+mod plan;
 mod targets;
 
 pub use config::AdapterConfig;
 pub(crate) use config::CONFIG_FILE;
 pub use targets::Targets;
 
+use crate::decoder;
+use crate::quantised_base::QuantisedBase;
+use crate::stored::StoredTensor;
 use bso_engine::{Array, Engine, EngineError};
 use std::collections::BTreeMap;
 
@@ -25,7 +29,7 @@ pub(crate) const MAGNITUDE: &str = "lora_magnitude_vector";
 /// Places of one linear layer's adapter among the parameters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LowRankPlace {
-    /// `[r, inputs]`.
+    /// `[r, inputs]`; layers that are stored as one matrix share it.
     pub a: usize,
     /// `[outputs, r]`.
     pub b: usize,
@@ -41,6 +45,8 @@ pub(crate) struct Adapter {
     pub first: usize,
     /// By the place of the weight that each one adapts.
     pub low_rank: BTreeMap<usize, LowRankPlace>,
+    /// How PEFT stores its tensors; parts count from the first.
+    pub stored: Vec<StoredTensor>,
     /// Where lengths are trained: those of the updated weight's rows at present, by the same places.
     pub norms: BTreeMap<usize, Array>,
     /// Trained copy of the embedding.
@@ -51,17 +57,24 @@ pub(crate) struct Adapter {
 
 impl Adapter {
     /// The row lengths after a change of the tensors.
-    pub(crate) fn renew_norms(&mut self, engine: &Engine, parameters: &[Array]) -> Result<(), EngineError> {
+    pub(crate) fn renew_norms(
+        &mut self,
+        engine: &Engine,
+        (parameters, quantised): (&[Array], Option<&QuantisedBase>),
+    ) -> Result<(), EngineError> {
         let scale = self.config.scale() as f32;
         for (weight, norm) in &mut self.norms {
             let LowRankPlace { a, b, .. } = self.low_rank[weight];
-            engine.updated_row_norms(&parameters[*weight], (&parameters[a], &parameters[b], scale), norm)?;
+            let w = decoder::weight(*weight, (parameters, &[], quantised));
+            engine.updated_row_norms(w, (&parameters[a], &parameters[b], scale), norm)?;
         }
         Ok(())
     }
 
     /// Places of its matrices that products read.
     pub(crate) fn products(&self) -> impl Iterator<Item = usize> {
-        self.low_rank.values().flat_map(|place| [place.a, place.b]).chain(self.head)
+        let [a, b] = [|place: &LowRankPlace| place.a, |place: &LowRankPlace| place.b]
+            .map(|which| self.low_rank.values().map(which));
+        a.chain(b).chain(self.head)
     }
 }

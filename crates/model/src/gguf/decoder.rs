@@ -33,6 +33,7 @@ impl Decoder {
         if self.adapter.is_some() {
             return Err(ModelError::argument("the model has an adapter", "merge it first"));
         }
+        self.refuse_quantised("export the whole model")?;
         let (architecture, rows) = match self.config.model_type() {
             "llama" => ("llama", RotaryRows::Neighbours),
             "qwen2" => ("qwen2", RotaryRows::Halves),

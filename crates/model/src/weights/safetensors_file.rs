@@ -133,7 +133,25 @@ impl SafetensorsFile {
                 }
             }
         }
+        self.forget(entry);
         Ok(())
+    }
+
+    /// Gives back the memory of pages that have been read: each tensor is read once, and the file is as large as the model.
+    fn forget(&self, entry: &TensorEntry) {
+        #[cfg(unix)]
+        {
+            use memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is read-only and backed by a file, so that pages that are looked at again come back as they
+            // were; nothing borrows from it beyond a call.
+            #[expect(unsafe_code, reason = "pages that are given back could have been written; see above")]
+            let result =
+                unsafe { self.map.unchecked_advise_range(DontNeed, entry.bytes.start, entry.bytes.len()) };
+            // The advice saves memory and changes no number.
+            let _ = result;
+        }
+        #[cfg(not(unix))]
+        let _ = entry;
     }
 }
 

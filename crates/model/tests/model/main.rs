@@ -17,6 +17,7 @@ mod generation;
 mod optimiser;
 mod parity;
 mod paths;
+mod quantised;
 mod saving;
 mod stories;
 mod weights;

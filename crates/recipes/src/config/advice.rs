@@ -2,9 +2,10 @@
 
 use super::choices::Strategy;
 use super::error::ConfigError;
-use super::key::Category;
+use super::key::{Category, Key};
 use super::resolve::Resolver;
 use super::section::ObjectiveSection;
+use super::value::Setting;
 use super::{ClosedSet, TrainConfig, table};
 use bso_data::SafetyTransform;
 use bso_objective::{BsoSettings, Generator, Tail};
@@ -45,8 +46,9 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
 
 fn unread_adapter_keys(config: &TrainConfig, r: &Resolver) -> Vec<String> {
     let adapter_keys = table::keys().filter(|key| key.category == Category::Lora && key.name != "use_peft");
-    let given: Vec<&str> =
-        adapter_keys.filter(|key| r.given(key.name).is_some()).map(|key| key.name).collect();
+    let says_something =
+        |key: &&Key| r.given(key.name).is_some_and(|given| given.setting != Setting::Bool(false));
+    let given: Vec<&str> = adapter_keys.filter(says_something).map(|key| key.name).collect();
     if config.adapter.is_some() || given.is_empty() {
         return Vec::new();
     }

@@ -50,6 +50,14 @@ closed_set! {
 }
 
 closed_set! {
+    /// The levels of numbers in four bits.
+    QuantType {
+        /// NormalFloat.
+        Nf4 = "nf4",
+    }
+}
+
+closed_set! {
     /// The loss, by the name it has in `loss_type`.
     LossType {
         /// Negative log-likelihood: `stage: sft`.

@@ -46,7 +46,7 @@ pub use section::{
 pub use table::{key, keys};
 pub use value::Setting;
 
-use bso_model::AdapterConfig;
+use bso_model::{AdapterConfig, Quantisation};
 use resolve::{Resolver, Surroundings};
 use std::path::{Path, PathBuf};
 use written::Written;
@@ -68,6 +68,8 @@ pub struct TrainConfig {
     pub optimiser: OptimiserSection,
     /// The adapter that is trained; none: all weights are.
     pub adapter: Option<AdapterConfig>,
+    /// How the frozen matrices beside an adapter are kept; none: in f32.
+    pub quantisation: Option<Quantisation>,
     /// Evaluation, checkpoints, logs, folders.
     pub run: RunSection,
 }
@@ -132,6 +134,7 @@ fn resolve_written(
         schedule: ScheduleSection::read(&r)?,
         optimiser: OptimiserSection::read(&r)?,
         adapter: section::adapter::read(&r)?,
+        quantisation: section::adapter::read_quantisation(&r)?,
         run: RunSection::read(&r)?,
     };
     config.objective.build()?;
@@ -145,7 +148,8 @@ impl TrainConfig {
     pub fn reference_in_words(&self) -> String {
         let same = self.model.ref_model.is_none() && self.adapter.is_some();
         let how = if same { ", in the same memory: the adapter is off or as it came" } else { "" };
-        format!("{}{how}", self.model.reference_in_words())
+        let bits = self.quantisation.filter(|_| same).map(|kind| format!(", its matrices in {kind}"));
+        format!("{}{how}{}", self.model.reference_in_words(), bits.unwrap_or_default())
     }
 
     /// Refuses paths that cannot be read from. `output_dir` is not looked at: whoever writes there does.

@@ -2,7 +2,7 @@
 
 use super::*;
 use bso_data::{Preference, SafetyTransform, Schema, TruncationMode};
-use bso_model::Targets;
+use bso_model::{Quantisation, Targets};
 use bso_objective::{BsoSettings, Generator, Tail};
 use std::fs;
 
@@ -209,6 +209,32 @@ fn adapters_are_read_as_peft_and_trl_write_them() {
         &["lora_target_modules", "(q_proj"],
     );
     says(&notices("loss_type: dpo\nlora_r: 64", ""), &["lora_r", "use_peft"]);
+}
+
+#[test]
+fn bases_in_few_bits_are_read_as_trl_and_transformers_name_them() {
+    let adapted = "loss_type: dpo\nuse_peft: true\n";
+    for (written, quantisation) in [
+        ("load_in_4bit: false", None),
+        ("load_in_8bit: true", Some(Quantisation::Int8)),
+        ("load_in_4bit: true", Some(Quantisation::Nf4 { nested: false })),
+        (
+            "load_in_4bit: true\nbnb_4bit_quant_type: nf4\nbnb_4bit_use_double_quant: true",
+            Some(Quantisation::Nf4 { nested: true }),
+        ),
+    ] {
+        let config = config(&format!("{adapted}{written}"), "");
+        assert_eq!(config.quantisation, quantisation, "{written}");
+        assert_eq!(resolve(&config.to_yaml(), "").unwrap().config.quantisation, quantisation, "{written}");
+    }
+    let words = config(&format!("{adapted}load_in_4bit: true"), "").reference_in_words();
+    assert!(words.contains("4 bits (nf4)"), "{words}");
+    says(&error("loss_type: dpo\nload_in_4bit: true", ""), &["load_in_4bit", "use_peft: true"]);
+    says(
+        &error(&format!("{adapted}load_in_4bit: true\nload_in_8bit: true"), ""),
+        &["load_in_8bit", "keep one"],
+    );
+    says(&error(&format!("{adapted}load_in_4bit: true\nbnb_4bit_quant_type: fp4"), ""), &["fp4", "nf4"]);
 }
 
 #[test]
@@ -432,9 +458,14 @@ use_peft: true";
     }) {
         written.extend(c.settings().iter().map(|(key, _)| key.name));
     }
-    written.extend(
-        config("loss_type: bso\ngenerator: {kernel: \"cosh(u)\"}", "").settings().iter().map(|(k, _)| k.name),
-    );
+    for single in [
+        "generator: {kernel: \"cosh(u)\"}",
+        "use_peft: true\nload_in_8bit: true",
+        "use_peft: true\nload_in_4bit: true",
+    ] {
+        let config = config(&format!("loss_type: bso\n{single}"), "");
+        written.extend(config.settings().iter().map(|(key, _)| key.name));
+    }
     // Read into another key, or acting before anything is resolved.
     let merged = ["preset", "generator_lambda", "generator_scale", "generator_mu"];
     for key in keys().filter(|key| matches!(key.status, Status::Supported) && !merged.contains(&key.name)) {

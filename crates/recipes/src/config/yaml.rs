@@ -19,6 +19,7 @@ impl TrainConfig {
         self.schedule.write(&mut out);
         self.optimiser.write(&mut out);
         super::section::adapter::write(self.adapter.as_ref(), &mut out);
+        super::section::adapter::write_quantisation(self.quantisation, &mut out);
         self.run.write(&mut out);
         out.0.into_iter().filter_map(|(name, setting)| table::key(name).map(|key| (key, setting))).collect()
     }

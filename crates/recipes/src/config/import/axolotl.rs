@@ -41,7 +41,6 @@ pub(super) fn rule(draft: &mut Draft, name: &str, value: &Value, all: &Map<Strin
         "lora_model_dir" | "lora_target_linear" | "load_in_8bit" | "load_in_4bit" | "fp16" | "bf16"
         | "tf32"
             if off => {}
-        "load_in_8bit" | "load_in_4bit" => draft.leave(name, value, "bases are not quantised here"),
         "bf16" if value == "auto" || value == "full" => {}
         "train_on_inputs" if off => {}
         "train_on_inputs" => draft.leave(name, value, "only the response is scored"),

@@ -43,6 +43,16 @@ pub(super) fn rule(draft: &mut Draft, name: &str, value: &Value, all: &Map<Strin
                 &format!("the tokenizer's own; there it is {}", plain(text)),
             );
         }
+        "quantization_bit" if value == 4 => {
+            draft.carry("load_in_4bit", true.into(), "");
+            if all.get("double_quantization") != Some(&Value::Bool(false)) {
+                draft.carry("use_bnb_nested_quant", true.into(), "");
+            }
+        }
+        "quantization_bit" if value == 8 => draft.carry("load_in_8bit", true.into(), ""),
+        "double_quantization" => {}
+        "quantization_type" => draft.carry("bnb_4bit_quant_type", value.clone(), ""),
+        "quantization_method" if text == "bitsandbytes" || text == "bnb" => {}
         "fp16" | "quantization_bit" if value.is_null() || value == &Value::Bool(false) => {}
         "bf16" if value == &Value::Bool(true) => draft.carry("bf16", value.clone(), ""),
         "reward_model" | "quantization_bit" => draft.leave(name, value, "there is no counterpart"),

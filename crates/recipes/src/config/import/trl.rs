@@ -28,10 +28,6 @@ pub(super) fn rule(draft: &mut Draft, name: &str, value: &Value, all: &Map<Strin
         ("datasets", _) => {
             draft.leave(name, value, "a mixture is a list of {name, weight, split} in dataset_name")
         }
-        ("load_in_4bit" | "load_in_8bit", Value::Bool(true)) => {
-            draft.leave(name, value, "bases are not quantised here")
-        }
-        ("load_in_4bit" | "load_in_8bit", _) => {}
         ("fp16", Value::Bool(true)) => draft.leave(name, value, "compute in `dtype: bf16` or `f32`"),
         ("fp16", _) => {}
         (

@@ -1,10 +1,11 @@
 //! The adapter that is trained in place of all weights.
 
+use super::super::choices::QuantType;
 use super::super::error::ConfigError;
 use super::super::resolve::Resolver;
 use super::super::value::Setting;
 use super::Settings;
-use bso_model::{AdapterConfig, Targets};
+use bso_model::{AdapterConfig, Quantisation, Targets};
 
 /// The adapter's settings; none where all weights are trained.
 pub(in super::super) fn read(r: &Resolver) -> Result<Option<AdapterConfig>, ConfigError> {
@@ -30,6 +31,41 @@ pub(in super::super) fn read(r: &Resolver) -> Result<Option<AdapterConfig>, Conf
         dora: r.bool("use_dora")?,
         modules_to_save: words("lora_modules_to_save")?,
     }))
+}
+
+/// How the frozen base is kept, if in few bits.
+pub(in super::super) fn read_quantisation(r: &Resolver) -> Result<Option<Quantisation>, ConfigError> {
+    let (eight, four) = (r.bool("load_in_8bit")?, r.bool("load_in_4bit")?);
+    let conflict =
+        |key, problem: &str| Err(ConfigError::Conflict { place: r.place(key), problem: problem.into() });
+    let named = if four { "load_in_4bit" } else { "load_in_8bit" };
+    if eight && four {
+        return conflict(named, "load_in_8bit and load_in_4bit contradict each other; keep one");
+    }
+    if (eight || four) && !r.bool("use_peft")? {
+        let problem = "weights in few bits are frozen, and without an adapter all weights are trained; set use_peft: true, \
+                       or remove the key";
+        return conflict(named, &format!("{named}: {problem}"));
+    }
+    let QuantType::Nf4 = r.choice("bnb_4bit_quant_type")?;
+    Ok(match (eight, four) {
+        (true, _) => Some(Quantisation::Int8),
+        (_, true) => Some(Quantisation::Nf4 { nested: r.bool("use_bnb_nested_quant")? }),
+        _ => None,
+    })
+}
+
+/// A base in few bits only: the checkpoints of other runs say nothing of it.
+pub(in super::super) fn write_quantisation(quantisation: Option<Quantisation>, out: &mut Settings) {
+    match quantisation {
+        None => {}
+        Some(Quantisation::Int8) => out.bool("load_in_8bit", true),
+        Some(Quantisation::Nf4 { nested }) => {
+            out.bool("load_in_4bit", true);
+            out.choice("bnb_4bit_quant_type", QuantType::Nf4);
+            out.bool("use_bnb_nested_quant", nested);
+        }
+    }
 }
 
 pub(in super::super) fn write(adapter: Option<&AdapterConfig>, out: &mut Settings) {

@@ -1,6 +1,6 @@
 //! Keys of low-rank adapters.
 
-use super::super::key::{Category::Lora, Key, Kind, Range};
+use super::super::key::{Category::Lora, Key, Kind, Range, choice, later};
 
 const PEFT: &str = "TRL ModelConfig";
 
@@ -27,4 +27,22 @@ pub(super) const KEYS: &[Key] = &[
         .says(PEFT, "Scale by alpha / sqrt(r) in place of alpha / r (rsLoRA, arXiv 2312.03732)."),
     Key::new("use_dora", Lora, Kind::Bool, "false")
         .says(PEFT, "Train magnitude and direction of the adapted weights apart (DoRA, arXiv 2402.09353)."),
+    Key::new("load_in_8bit", Lora, Kind::Bool, "false").says(
+        PEFT,
+        "Keep the frozen matrices of linear layers in 8 bits, with a scale for each row (arXiv 2208.07339); embeddings, norms and head stay whole. A ref_model or margin_model of its own does too.",
+    ),
+    Key::new("load_in_4bit", Lora, Kind::Bool, "false").says(
+        PEFT,
+        "Keep them in 4 bits, with a scale for every 64 numbers (QLoRA, arXiv 2305.14314). The adapter is saved as always; opened or merged, it stands beside the whole base.",
+    ),
+    Key::new(
+        "bnb_4bit_quant_type",
+        Lora,
+        Kind::Choice(&[choice("nf4"), later("fp4", &[], "use nf4, which loses less")]),
+        "nf4",
+    )
+    .says(PEFT, "The sixteen levels of 4 bits."),
+    Key::new("use_bnb_nested_quant", Lora, Kind::Bool, "false")
+        .says(PEFT, "Keep the scales of 4 bits in 8 bits themselves: 0.37 bits less a number.")
+        .aliases(&["bnb_4bit_use_double_quant"]),
 ];
