@@ -114,6 +114,11 @@ fn the_peak_is_within_a_tenth_of_what_was_predicted() {
     for (name, more) in [
         ("stored", "dtype: f32\nper_device_train_batch_size: 24\n"),
         ("checkpointed", "dtype: bf16\ngradient_checkpointing: true\nper_device_train_batch_size: 24\n"),
+        ("lora", "dtype: f32\nuse_peft: true\nper_device_train_batch_size: 24\n"),
+        ("lora-bf16", "dtype: bf16\nuse_peft: true\nper_device_train_batch_size: 24\n"),
+        ("dora", "dtype: f32\nuse_peft: true\nuse_dora: true\nper_device_train_batch_size: 24\n"),
+        ("nf4", "dtype: f32\nuse_peft: true\nload_in_4bit: true\nper_device_train_batch_size: 24\n"),
+        ("int8-bf16", "dtype: bf16\nuse_peft: true\nload_in_8bit: true\nper_device_train_batch_size: 24\n"),
     ] {
         let settings = format!("{SETTINGS}{more}");
         let config = here.config(name, &settings).to_owned();

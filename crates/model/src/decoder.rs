@@ -38,7 +38,7 @@ pub struct Decoder {
     pub(crate) quantised: Option<QuantisedBase>,
     /// One table for each rotary embedding. They cover the longest batch so far; grown when a longer one comes.
     rotary: Mutex<Arc<[RotaryTable]>>,
-    engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
 }
 
 impl Decoder {

@@ -55,7 +55,7 @@ pub use gguf::{GgufMetadata, GgufType, GgufValue};
 pub use gradients::Gradients;
 pub use interpolate::interpolate_models;
 pub use layer_kind::LayerKind;
-pub use memory::{ModelMemory, PassMemory};
+pub use memory::{ModelMemory, PassMemory, adapter_room};
 pub use model_directory::ModelDirectory;
 pub use optimiser::{Optimiser, OptimiserKind};
 pub use packed_batch::{PackedBatch, PromptResponse};

@@ -4,22 +4,31 @@
 use crate::activations::{
     AttentionActivations, HeadActivations, PassingActivations, RowActivations, embeds_again,
 };
+use crate::adapter::{AdapterConfig, AdapterPlan};
 use crate::backward_buffers::{BackwardBuffers, RowGradients};
 use crate::batch_size::BatchSize;
 use crate::config::ModelConfig;
+use crate::error::ModelError;
 use crate::layout::{Layout, TensorSpec};
 use crate::matrix::bytes;
 use crate::optimiser::OptimiserKind;
 use crate::part::{PartRows, block};
-use bso_engine::{DType, PackedWeight};
+use bso_engine::{DType, PackedWeight, Quantisation, QuantisedWeight};
 
 /// Bytes of the parts of a decoder that do not depend on a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ModelMemory {
-    /// Parameters in f32.
+    /// Parameters, in f32 or in few bits.
     pub weights: usize,
-    /// Their rounded copies; none in f32.
+    /// An adapter's tensors in f32, and what follows from them.
+    pub adapter: usize,
+    /// Rounded copies of all these; none in f32.
     pub packed: usize,
+    /// Of the parameters that are trained, in f32.
+    pub trained: usize,
+    /// What loading holds beside the parameters: the largest tensor on its way from a file in f32, and in f32 itself where
+    /// it is put in few bits or taken apart.
+    pub loading: usize,
 }
 
 /// Bytes of what a pass over a batch keeps and computes on.
@@ -35,20 +44,92 @@ impl ModelMemory {
     /// Of a decoder that computes in `dtype`; without `gradients` as the reference.
     pub fn of(config: &ModelConfig, dtype: DType, gradients: bool) -> Self {
         let layout = Layout::of(config);
-        let size = |spec: &TensorSpec| spec.rows_cols();
-        let weights = layout.tensors.iter().map(size).map(|(rows, cols)| 4 * rows * cols).sum();
-        let copy = |place: usize| {
-            let (rows, cols) = size(&layout.tensors[place]);
-            PackedWeight::bytes_of(rows, cols, gradients)
-        };
-        let packed = if dtype == DType::F32 { 0 } else { layout.products().into_iter().map(copy).sum() };
-        Self { weights, packed }
+        let weights = layout.tensors.iter().map(|spec| 4 * spec.len()).sum();
+        let products = layout.products();
+        let packed = packed(products.into_iter().map(|place| &layout.tensors[place]), dtype, gradients);
+        let largest = layout.stored.iter().map(|stored| {
+            let apart = if stored.is_plain() { 0 } else { 4 * stored.len() };
+            4 * stored.len() + apart
+        });
+        Self { weights, adapter: 0, packed, trained: weights, loading: largest.max().unwrap_or(0) }
+    }
+
+    /// Of a decoder with an adapter beside frozen weights, for training in `dtype`.
+    ///
+    /// # Errors
+    /// An adapter that the model cannot have.
+    pub fn adapted(
+        config: &ModelConfig,
+        dtype: DType,
+        (adapter, quantisation): (&AdapterConfig, Option<Quantisation>),
+    ) -> Result<Self, ModelError> {
+        let layout = Layout::of(config);
+        let AdapterPlan { adapter, tensors } = AdapterPlan::new(adapter, (config, &layout))?;
+        let trained = tensors.iter().map(|spec| 4 * spec.len()).sum();
+        let norms: usize = adapter.norms.values().map(|norm| 4 * norm.len()).sum();
+        let own = adapter.products().collect::<std::collections::BTreeSet<_>>();
+        let own = own.into_iter().map(|place| &tensors[place - adapter.first]);
+        let mut memory = Self { adapter: trained + norms, trained, ..Self::of(config, dtype, true) };
+        memory.packed += packed(own, dtype, true);
+        let Some(kind) = quantisation else { return Ok(memory) };
+        for spec in layout.linears().map(|linear| &layout.tensors[linear.weight]) {
+            let (rows, cols) = spec.rows_cols();
+            memory.weights -= 4 * spec.len() - QuantisedWeight::bytes_of(rows, cols, kind);
+            memory.packed -= packed(std::iter::once(spec), dtype, true);
+        }
+        let largest = layout.stored.iter().map(|stored| {
+            let linear = layout.is_linear(stored);
+            let apart = if stored.is_plain() { 0 } else { 4 * stored.len() };
+            4 * stored.len() + apart + if linear { 4 * stored.len() } else { 0 }
+        });
+        memory.loading = largest.max().unwrap_or(0);
+        Ok(memory)
     }
 
     /// Of gradients, and of an optimiser's state.
     pub fn gradients_and_state(self, optimiser: OptimiserKind) -> (usize, usize) {
-        (self.weights, self.weights * optimiser.slots().len())
+        (self.trained, self.trained * optimiser.slots().len())
     }
+}
+
+/// Of rounded copies.
+fn packed<'a>(tensors: impl Iterator<Item = &'a TensorSpec>, dtype: DType, gradients: bool) -> usize {
+    let copy = |spec: &TensorSpec| {
+        let (rows, cols) = spec.rows_cols();
+        PackedWeight::bytes_of(rows, cols, gradients)
+    };
+    if dtype == DType::F32 { 0 } else { tensors.map(copy).sum() }
+}
+
+/// Working memory that a training step borrows for an adapter on so many rows, at most: what grows with rows. The rest is
+/// the products', which do not grow.
+///
+/// # Errors
+/// An adapter that the model cannot have.
+pub fn adapter_room(
+    config: &ModelConfig,
+    (dtype, checkpointed): (DType, bool),
+    adapter: &AdapterConfig,
+    rows: usize,
+) -> Result<usize, ModelError> {
+    let layout = Layout::of(config);
+    let plan = AdapterPlan::new(adapter, (config, &layout))?;
+    let number = dtype.size_in_bytes();
+    let before_attention = |place: usize| {
+        let mut layers = layout.layers.iter();
+        layers.any(|layer| [layer.query, layer.key, layer.value].iter().any(|linear| linear.weight == place))
+    };
+    let of = |place: &usize| {
+        let most = if before_attention(*place) { usize::MAX } else { block(checkpointed, dtype) };
+        let rows = rows.min(most);
+        let (outputs, inputs) = layout.tensors[*place].rows_cols();
+        let inner = rows * adapter.r * number;
+        // The input after dropout and its gradient; with DoRA the output in f32, and what is added to it or its gradient.
+        let (inputs, outputs) = (rows * inputs, rows * outputs);
+        let dropped = if adapter.dropout > 0.0 { (number + 4) * inputs } else { 0 };
+        inner + dropped + if adapter.dora { 8 * outputs } else { 0 }
+    };
+    Ok(plan.adapter.low_rank.keys().map(of).max().unwrap_or(0))
 }
 
 impl PassMemory {

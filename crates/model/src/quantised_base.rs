@@ -56,6 +56,24 @@ impl Decoder {
         Self::read(base, engine, Some(kind))
     }
 
+    /// Puts the matrices of its linear layers in few bits.
+    ///
+    /// # Errors
+    /// A weight that is not finite; a decoder that has an adapter, or is in few bits already.
+    pub fn quantise(&mut self, kind: Quantisation) -> Result<(), ModelError> {
+        self.refuse_quantised("load the whole model")?;
+        if self.adapter.is_some() {
+            return Err(ModelError::argument("the model has an adapter", "quantise its base first"));
+        }
+        let mut base = QuantisedBase::new(kind);
+        for place in self.layout.linears().map(|linear| linear.weight).collect::<Vec<_>>() {
+            let name = &self.layout.tensors[place].name;
+            base.take((name, place), &mut self.parameters[place], &self.engine)?;
+        }
+        self.quantised = Some(base);
+        self.compute_in(self.dtype, true)
+    }
+
     /// How the matrices of its linear layers are kept, if in few bits.
     pub fn quantisation(&self) -> Option<Quantisation> {
         self.quantised.as_ref().map(|base| base.kind)

@@ -3,7 +3,7 @@
 use crate::RecipeError;
 use crate::config::TrainConfig;
 use bso_durable::{Event, Observer, Seed};
-use bso_model::{DType, Decoder, Engine, ModelDirectory};
+use bso_model::{AdapterConfig, DType, Decoder, Engine, ModelDirectory};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,6 +52,18 @@ pub fn load(
     }
     decoder.compute_in(config.model.compute_dtype(), true)?;
     Ok(decoder)
+}
+
+/// The adapter that the run trains, if one: new, or as it is in the folder of the model, but for its dropout.
+///
+/// # Errors
+/// An adapter's folder that cannot be used.
+pub fn adapter_settings(config: &TrainConfig) -> Result<Option<AdapterConfig>, RecipeError> {
+    let Some(settings) = &config.adapter else { return Ok(None) };
+    Ok(Some(match ModelDirectory::find(&config.model.model_name_or_path)?.adapter {
+        Some(dir) => AdapterConfig { dropout: settings.dropout, ..AdapterConfig::from_dir(&dir)? },
+        None => settings.clone(),
+    }))
 }
 
 /// Writes what is trained, in f32: all weights, or the adapter.

@@ -91,7 +91,22 @@ fn text(plan: &Plan) -> Result<String, std::fmt::Error> {
     if let Some(reference) = &plan.reference {
         writeln!(out, "reference   {}", clean(reference))?;
     }
-    writeln!(out, "trained     all {} parameters, products in {}", plan.trainable_parameters, plan.dtype)?;
+    match &plan.adapter {
+        None => {
+            writeln!(
+                out,
+                "trained     all {} parameters, products in {}",
+                plan.trainable_parameters, plan.dtype
+            )?;
+        }
+        Some(adapter) => {
+            let (adapter, count, dtype) = (clean(adapter), plan.trainable_parameters, &plan.dtype);
+            writeln!(out, "trained     {count} parameters of an adapter ({adapter}), products in {dtype}")?;
+        }
+    }
+    if let Some(kind) = &plan.quantisation {
+        writeln!(out, "base        matrices of linear layers in {kind}")?;
+    }
     for (label, count, note) in &plan.ledger {
         writeln!(out, "{:<12}{count:>9}  {}", clean(label), clean(note))?;
     }

@@ -7,8 +7,8 @@ use crate::config::TrainConfig;
 use crate::session::optimiser_kind;
 use bso_durable::Seed;
 use bso_model::{
-    Activations, BatchSize, Decoder, Engine, Gradients, ModelConfig, Optimiser, PackedBatch, PromptResponse,
-    Workspace,
+    Activations, AdapterConfig, BatchSize, Decoder, Engine, Gradients, ModelConfig, Optimiser, PackedBatch,
+    PromptResponse, Targets, Workspace,
 };
 use std::sync::Arc;
 use std::time::Instant;
@@ -47,11 +47,13 @@ pub(super) struct Calibrated {
     pub rates: Rates,
     /// Bytes that operations borrow.
     pub scratch: u64,
+    /// Rows of the batch that was measured.
+    pub rows: usize,
     pub seconds: f64,
 }
 
 pub(super) fn calibrate(
-    config: &TrainConfig,
+    (config, adapter): (&TrainConfig, Option<&AdapterConfig>),
     model: &ModelConfig,
     engine: &Engine,
     workload: &Workload,
@@ -63,18 +65,19 @@ pub(super) fn calibrate(
     let [few, many] = VOCABULARIES.map(|vocab| vocab.min(model.vocab_size));
     let rows =
         (OPERATIONS / (6.0 * layer_operations(model) * LAYERS as f64)).clamp(64.0, ROWS as f64) as usize;
-    let small = run(config, model, (few, rows), &engine, workload)?;
-    let large = if many > few { run(config, model, (many, rows), &engine, workload)? } else { small };
-    let rates = rates(model, config.model.gradient_checkpointing, [(few, small), (many, large)]);
+    let run = |vocab| run((config, adapter), model, (vocab, rows), &engine, workload);
+    let small = run(few)?;
+    let large = if many > few { run(many)? } else { small };
+    let rates = rates(model, Training::of(config, adapter), [(few, small), (many, large)]);
     let scratch = engine.scratch_bytes() as u64;
-    Ok(Calibrated { rates, scratch, seconds: started.elapsed().as_secs_f64() })
+    Ok(Calibrated { rates, scratch, rows: small.1.rows, seconds: started.elapsed().as_secs_f64() })
 }
 
 /// One measurement: seconds, the batch, and the optimiser's seconds a parameter.
 type Measured = (Seconds, BatchSize, f64);
 
 fn run(
-    config: &TrainConfig,
+    (config, adapter): (&TrainConfig, Option<&AdapterConfig>),
     model: &ModelConfig,
     (vocab, rows): (usize, usize),
     engine: &Arc<Engine>,
@@ -83,6 +86,13 @@ fn run(
     let mut part = model.clone();
     (part.layers, part.vocab_size) = (LAYERS.min(model.layers), vocab);
     let mut decoder = Decoder::random(part, Seed::new(0), engine.clone())?;
+    config.quantisation.map_or(Ok(()), |kind| decoder.quantise(kind))?;
+    if let Some(adapter) = adapter {
+        // Names of single layers may be of others than these: then all layers stand for them.
+        let of_all = AdapterConfig { targets: Targets::AllLinear, ..adapter.clone() };
+        let attached = decoder.attach_adapter(adapter, Seed::new(0));
+        attached.or_else(|_| decoder.attach_adapter(&of_all, Seed::new(0)))?;
+    }
     decoder.compute_in(config.model.compute_dtype(), true)?;
     let batch = batch(workload, vocab as u32, rows)?;
     let weights = vec![1e-3; batch.sequences()];
@@ -90,6 +100,7 @@ fn run(
     let forward = fastest(|| Ok(decoder.log_probs_in(&batch, &mut workspace).map(|_| ())?))?;
     let mut activations =
         if config.model.gradient_checkpointing { Activations::checkpointed() } else { Activations::new() };
+    activations.drop_by(adapter.map(|_| Seed::new(0)));
     let mut gradients = Gradients::zeros(&decoder);
     let training = fastest(|| {
         decoder.forward(&batch, &mut activations)?;
@@ -101,7 +112,7 @@ fn run(
         gradients.zero();
         Ok(())
     })?;
-    let parameters = decoder.parameter_count() as f64;
+    let parameters = decoder.trained_count() as f64;
     Ok((Seconds { forward, training }, BatchSize::of(&batch), update / parameters))
 }
 
@@ -135,7 +146,7 @@ fn fastest(mut work: impl FnMut() -> Result<(), RecipeError>) -> Result<f64, Rec
 /// Rates from two measurements that differ in their vocabulary.
 fn rates(
     model: &ModelConfig,
-    checkpointed: bool,
+    training: Training,
     [(few, small), (many, large)]: [(usize, Measured); 2],
 ) -> Rates {
     let work = Work::of(small.1);
@@ -153,20 +164,37 @@ fn rates(
         (layer_cost * layers / in_layers, 1.0 / per_head)
     };
     let forward = of(small.0.forward, large.0.forward, (1.0, 1.0));
-    let training =
-        of(small.0.training, large.0.training, (training_layers(&part, checkpointed), TRAINING_HEAD));
-    Rates { layers: (forward.0, training.0), head: (forward.1, training.1), parameter: small.2.max(large.2) }
+    let trained = of(small.0.training, large.0.training, (training.layers(&part), training.head()));
+    Rates { layers: (forward.0, trained.0), head: (forward.1, trained.1), parameter: small.2.max(large.2) }
 }
 
-/// Forward and backward of the layers, in forwards: two products for each one, and `checkpointed` all layers but the
-/// last a second time.
-pub(super) fn training_layers(model: &ModelConfig, checkpointed: bool) -> f64 {
-    let again = (model.layers - 1) as f64 / model.layers as f64;
-    3.0 + if checkpointed { again } else { 0.0 }
+/// Which products a training pass computes.
+#[derive(Clone, Copy)]
+pub(super) struct Training {
+    checkpointed: bool,
+    /// Whether layers and head are frozen: there are no products for their gradients then.
+    frozen: (bool, bool),
 }
 
-/// Forward and backward of the head: its logits are computed twice.
-pub(super) const TRAINING_HEAD: f64 = 4.0;
+impl Training {
+    pub(super) fn of(config: &TrainConfig, adapter: Option<&AdapterConfig>) -> Self {
+        // An adapter trains the head or the embedding that it is tied to as copies of them.
+        let frozen = (adapter.is_some(), adapter.is_some_and(|adapter| adapter.modules_to_save.is_empty()));
+        Self { checkpointed: config.model.gradient_checkpointing, frozen }
+    }
+
+    /// Forward and backward of the layers, in forwards: up to two products for each one, and checkpointed all layers but
+    /// the last a second time.
+    pub(super) fn layers(self, model: &ModelConfig) -> f64 {
+        let again = (model.layers - 1) as f64 / model.layers as f64;
+        (if self.frozen.0 { 2.0 } else { 3.0 }) + if self.checkpointed { again } else { 0.0 }
+    }
+
+    /// Forward and backward of the head: its logits are computed twice.
+    pub(super) fn head(self) -> f64 {
+        if self.frozen.1 { 3.0 } else { 4.0 }
+    }
+}
 
 /// Floating-point operations of a layer's products for one row.
 fn layer_operations(model: &ModelConfig) -> f64 {

@@ -5,7 +5,9 @@ use crate::RecipeError;
 use crate::config::{DTypeChoice, TrainConfig};
 use crate::dataset::Dataset;
 use crate::session::optimiser_kind;
-use bso_model::{CpuPath, DType, ModelConfig, ModelMemory, PassMemory};
+use bso_model::{
+    AdapterConfig, CpuPath, DType, ModelConfig, ModelMemory, PassMemory, Quantisation, adapter_room,
+};
 use serde::Serialize;
 
 /// A part of the memory.
@@ -41,16 +43,23 @@ pub struct Suggestion {
 /// thread, under 1 % of any run that matters.
 const PRODUCT_ROOM: u64 = 2 << 20;
 
+/// While weights are read: pages of the file, and the numbers before they are where they belong.
+const ON_ITS_WAY: &str = "tensor on its way";
+
 /// What memory depends on beside the workload.
 pub(super) struct Setting<'a> {
     pub config: &'a TrainConfig,
     pub model: &'a ModelConfig,
+    /// What is trained beside frozen weights.
+    pub adapter: Option<&'a AdapterConfig>,
     /// What the process takes with its data, before any weight.
     pub base: u64,
     /// Of it, tokens.
     pub tokens: u64,
     /// What operations borrow, as the calibration found it.
     pub scratch: u64,
+    /// Rows of the batch that it was found with.
+    pub calibrated_rows: usize,
     pub needs_reference: bool,
     pub threads: usize,
 }
@@ -60,33 +69,47 @@ pub(super) fn peak(phases: &[Phase]) -> u64 {
 }
 
 impl Setting<'_> {
-    /// The phases in order.
-    pub(super) fn phases(&self, work: &Workload) -> Vec<Phase> {
-        let (dtype, model) = (self.config.model.compute_dtype(), self.model);
-        let policy = ModelMemory::of(model, dtype, true);
-        let of_scoring = |size| PassMemory::of_scoring(model, dtype, size).activations;
-        let mut phases =
-            vec![self.phase("loading", &[("weights", policy.weights), ("weight file", self.file())])];
-        if self.needs_reference {
-            let reference = ModelMemory::of(model, dtype, false);
-            let parts = [
-                ("weights", policy.weights),
-                ("packed weights", policy.packed),
-                ("reference weights", reference.weights),
-            ];
-            phases.push(
-                self.phase("loading the reference", &[&parts[..], &[("weight file", self.file())]].concat()),
-            );
-            let both = [work.largest_scored, work.largest_evaluated];
-            let pass = both.into_iter().flatten().map(of_scoring).max().unwrap_or(0);
-            let more = [("reference packed", reference.packed), ("activations", pass), self.scratch(dtype)];
-            phases.push(self.phase("reference pass", &[&parts[..], &more].concat()));
-        }
-        phases.push(self.training(work, policy));
-        phases
+    /// Memory of the model that is trained.
+    pub(super) fn policy(&self, config: &TrainConfig) -> Result<ModelMemory, RecipeError> {
+        let dtype = config.model.compute_dtype();
+        Ok(match self.adapter {
+            None => ModelMemory::of(self.model, dtype, true),
+            Some(adapter) => ModelMemory::adapted(self.model, dtype, (adapter, config.quantisation))?,
+        })
     }
 
-    fn training(&self, work: &Workload, policy: ModelMemory) -> Phase {
+    /// The phases in order.
+    pub(super) fn phases(&self, work: &Workload) -> Result<Vec<Phase>, RecipeError> {
+        let (dtype, model) = (self.config.model.compute_dtype(), self.model);
+        let policy = self.policy(self.config)?;
+        let of_scoring = |size| PassMemory::of_scoring(model, dtype, size).activations;
+        let on_its_way = |memory: ModelMemory| (ON_ITS_WAY, memory.loading);
+        let mut phases = vec![self.phase("loading", &[("weights", policy.weights), on_its_way(policy)])];
+        if self.needs_reference {
+            let mut parts = vec![
+                ("weights", policy.weights),
+                ("adapter", policy.adapter),
+                ("packed weights", policy.packed),
+            ];
+            let both = [work.largest_scored, work.largest_evaluated];
+            let pass = both.into_iter().flatten().map(of_scoring).max().unwrap_or(0);
+            let mut more = vec![("activations", pass), self.scratch(dtype)];
+            // Without a model of its own the reference is the policy before its first step.
+            if self.config.model.ref_model.is_some() || self.config.objective.margin_model().is_some() {
+                let reference = ModelMemory::of(model, dtype, false);
+                parts.push(("reference weights", reference.weights));
+                more.push(("reference packed", reference.packed));
+                phases.push(
+                    self.phase("loading the reference", &[&parts[..], &[on_its_way(reference)]].concat()),
+                );
+            }
+            phases.push(self.phase("reference pass", &[parts, more].concat()));
+        }
+        phases.push(self.training(work, policy)?);
+        Ok(phases)
+    }
+
+    fn training(&self, work: &Workload, policy: ModelMemory) -> Result<Phase, RecipeError> {
         let (dtype, model) = (self.config.model.compute_dtype(), self.model);
         let (gradients, state) = policy.gradients_and_state(optimiser_kind(self.config));
         let checkpointed = self.config.model.gradient_checkpointing;
@@ -95,32 +118,35 @@ impl Setting<'_> {
         // An evaluation borrows the memory of a scoring pass; KTO's mismatched sequences keep theirs.
         let scoring =
             work.largest_evaluated.map_or(0, of_scoring) + work.largest_mismatched.map_or(0, of_scoring);
-        self.phase(
+        let (name, scratch) = self.scratch(dtype);
+        let scratch = (name, scratch + self.adapter_growth(dtype, work.largest.rows)?);
+        Ok(self.phase(
             "training",
             &[
                 ("weights", policy.weights),
+                ("adapter", policy.adapter),
                 ("packed weights", policy.packed),
                 ("gradients", gradients),
                 ("optimiser", state),
                 ("activations", pass.activations),
                 ("backward buffers", pass.backward),
                 ("scoring passes", scoring),
-                self.scratch(dtype),
+                scratch,
             ],
-        )
+        ))
+    }
+
+    /// What an adapter borrows on the largest batch beyond what it did on the calibration's.
+    fn adapter_growth(&self, dtype: DType, rows: usize) -> Result<usize, RecipeError> {
+        let Some(adapter) = self.adapter else { return Ok(0) };
+        let how = (dtype, self.config.model.gradient_checkpointing);
+        let room = |rows| adapter_room(self.model, how, adapter, rows);
+        Ok(room(rows)?.saturating_sub(room(self.calibrated_rows)?))
     }
 
     fn scratch(&self, dtype: DType) -> (&'static str, usize) {
         let products = if dtype == DType::F32 { PRODUCT_ROOM * self.threads as u64 } else { 0 };
         ("workspace and logits", (self.scratch + products) as usize)
-    }
-
-    /// Bytes of the weights on disk, which the loader maps.
-    fn file(&self) -> usize {
-        let dir = self.config.model.ref_model.as_ref().unwrap_or(&self.config.model.model_name_or_path);
-        let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        let weights = files.filter(|f| f.path().extension().is_some_and(|e| e == "safetensors"));
-        weights.filter_map(|f| f.metadata().ok()).map(|m| m.len() as usize).sum()
     }
 
     fn phase(&self, name: &'static str, parts: &[(&'static str, usize)]) -> Phase {
@@ -148,7 +174,7 @@ impl Setting<'_> {
             |change: String, config: TrainConfig, cut: Option<usize>| -> Result<(), RecipeError> {
                 let work = Workload::of(&config, dataset, cut)?;
                 let setting = Setting { config: &config, ..*self };
-                let peak_bytes = peak(&setting.phases(&work));
+                let peak_bytes = peak(&setting.phases(&work)?);
                 if peak_bytes < peak_now {
                     found.push(Suggestion { change, peak_bytes });
                 }
@@ -177,6 +203,11 @@ impl Setting<'_> {
             let mut config = now.clone();
             config.model.dtype = DTypeChoice::Bf16;
             consider("dtype: bf16".into(), config, None)?;
+        }
+        if now.adapter.is_some() && now.quantisation.is_none() {
+            let mut config = now.clone();
+            config.quantisation = Some(Quantisation::Nf4 { nested: false });
+            consider("load_in_4bit: true".into(), config, None)?;
         }
         let longest = dataset.train.iter().flat_map(|e| &e.sequences).map(|s| s.len()).max().unwrap_or(0);
         if longest > 64 {

@@ -14,10 +14,11 @@ use crate::config::TrainConfig;
 use crate::dataset::{Dataset, template_choice};
 use crate::fitting::{check_context, check_vocabulary};
 use crate::location::located;
+use crate::policy;
 use crate::train::engine;
 use bso_data::ChatTokenizer;
 use bso_durable::Observer;
-use bso_model::{ModelConfig, ModelMemory};
+use bso_model::ModelConfig;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -34,8 +35,12 @@ pub struct Plan {
     pub objective: String,
     /// The reference in words, where the objective has one.
     pub reference: Option<String>,
-    /// Parameters that are trained; all of them, so far.
+    /// Parameters that are trained.
     pub trainable_parameters: usize,
+    /// The adapter that they are, in words; absent where all are trained.
+    pub adapter: Option<String>,
+    /// How the frozen matrices beside it are kept, in words; absent where they are whole.
+    pub quantisation: Option<String>,
     /// Precision of products.
     pub dtype: String,
     /// Threads that compute.
@@ -77,16 +82,11 @@ pub fn plan(
 ) -> Result<Plan, RecipeError> {
     let config = &located(config, observer)?;
     config.check_paths()?;
-    if config.adapter.is_some() {
-        return Err(RecipeError::input(
-            "bso plan does not count adapters yet; with use_peft: false it says what a run that trains all weights takes, \
-             which is more",
-        ));
-    }
     let engine = engine(config)?;
     let objective = config.objective.build()?;
     let dir = &config.model.model_name_or_path;
-    let tokenizer = ChatTokenizer::load(dir, &template_choice(&config.data.chat_template))?;
+    let tokenizer_dir = policy::tokenizer_folder(dir)?;
+    let tokenizer = ChatTokenizer::load(&tokenizer_dir, &template_choice(&config.data.chat_template))?;
     let model = ModelConfig::from_dir(dir)?;
     check_vocabulary(&tokenizer, &model, dir)?;
     let started = Instant::now();
@@ -98,17 +98,22 @@ pub fn plan(
 
     let workload = workload::Workload::of(config, &dataset, None)?;
     let needs_reference = objective.needs_reference();
-    let calibrated = calibration::calibrate(config, &model, &engine, &workload)?;
+    let adapter = policy::adapter_settings(config)?;
+    let adapter = adapter.as_ref();
+    let calibrated = calibration::calibrate((config, adapter), &model, &engine, &workload)?;
     let setting = memory::Setting {
         config,
         model: &model,
+        adapter,
         base,
         tokens: workload::token_bytes(&dataset),
         scratch: calibrated.scratch,
+        calibrated_rows: calibrated.rows,
         needs_reference,
         threads: engine.num_threads(),
     };
-    let phases = setting.phases(&workload);
+    let phases = setting.phases(&workload)?;
+    let trained = setting.policy(config)?.trained / 4;
     let peak = memory::peak(&phases);
     // What this process takes already is free to the run.
     let available = available.or_else(|| available_memory().map(|free| free.saturating_add(base)));
@@ -116,8 +121,10 @@ pub fn plan(
     let suggestions = if fits == Some(false) { setting.suggestions(&dataset, peak)? } else { Vec::new() };
     Ok(Plan {
         objective: objective.formula(),
-        reference: needs_reference.then(|| config.model.reference_in_words()),
-        trainable_parameters: ModelMemory::of(&model, bso_model::DType::F32, true).weights / 4,
+        reference: needs_reference.then(|| config.reference_in_words()),
+        trainable_parameters: trained,
+        adapter: adapter.map(ToString::to_string),
+        quantisation: config.quantisation.map(|kind| kind.to_string()),
         dtype: config.model.dtype.to_string(),
         threads: engine.num_threads(),
         examples: (dataset.train.len(), dataset.eval.len()),
@@ -131,6 +138,6 @@ pub fn plan(
         available_bytes: available,
         fits,
         suggestions,
-        time: calibrated.time(config, &model, &workload, (needs_reference, tokenising)),
+        time: calibrated.time((config, adapter), (&model, trained), &workload, (needs_reference, tokenising)),
     })
 }

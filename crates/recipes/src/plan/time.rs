@@ -1,9 +1,9 @@
 //! Seconds of a run from the calibrated rates.
 
-use super::calibration::{Calibrated, TRAINING_HEAD, head_operations, layers_operations, training_layers};
+use super::calibration::{Calibrated, Training, head_operations, layers_operations};
 use super::workload::{Work, Workload};
 use crate::config::TrainConfig;
-use bso_model::{DType, ModelConfig, ModelMemory};
+use bso_model::{AdapterConfig, ModelConfig};
 use serde::Serialize;
 
 /// Where the time goes, seconds.
@@ -28,11 +28,11 @@ pub struct TimePlan {
 }
 
 impl Calibrated {
-    /// The time of a run; `extra` is whether it has a reference, and the seconds that tokenising took.
+    /// The time of a run that trains so many parameters; last, whether it has a reference, and the seconds that tokenising took.
     pub(super) fn time(
         &self,
-        config: &TrainConfig,
-        model: &ModelConfig,
+        (config, adapter): (&TrainConfig, Option<&AdapterConfig>),
+        (model, trained): (&ModelConfig, usize),
         work: &Workload,
         (needs_reference, tokenising): (bool, f64),
     ) -> TimePlan {
@@ -42,12 +42,13 @@ impl Calibrated {
             layers_operations(model, work) / rates.layers.0
                 + head_operations(model, vocab, work) / rates.head.0
         };
-        let in_layers = training_layers(model, config.model.gradient_checkpointing);
+        let products = Training::of(config, adapter);
+        let (in_layers, in_head) = (products.layers(model), products.head());
         let operations = |work: Work| {
-            (in_layers * layers_operations(model, work), TRAINING_HEAD * head_operations(model, vocab, work))
+            (in_layers * layers_operations(model, work), in_head * head_operations(model, vocab, work))
         };
         let (layers, head) = operations(work.training);
-        let parameters = ModelMemory::of(model, DType::F32, true).weights as f64 / 4.0;
+        let parameters = trained as f64;
         let passes = layers / rates.layers.1 + head / rates.head.1;
         let training = passes + scoring(work.mismatched) + work.steps as f64 * parameters * rates.parameter;
         let reference =
