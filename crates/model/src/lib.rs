@@ -10,6 +10,7 @@ mod adapter;
 mod batch_size;
 mod config;
 mod config_fields;
+mod config_unknown;
 mod decoder;
 mod error;
 mod families;
