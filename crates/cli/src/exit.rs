@@ -37,7 +37,12 @@ pub fn code(result: anyhow::Result<Outcome>) -> ExitCode {
         Ok(Outcome::CheckFailed) => ExitCode::from(1),
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) if is_interrupted(&error) => ExitCode::from(130),
+        Err(error) if is_interrupted(&error) => {
+            terminal::print_stopped(
+                "stopped before the end; files appear whole or not at all: the same command starts again",
+            );
+            ExitCode::from(130)
+        }
         Err(error) => {
             terminal::print_error(&error);
             if io_kinds(&error).any(is_full) {

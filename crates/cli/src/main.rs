@@ -4,6 +4,7 @@ mod command;
 mod exit;
 mod signal;
 mod terminal;
+mod verbosity;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -14,5 +15,5 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return exit::usage(&error),
     };
-    exit::code(command::run(arguments.command))
+    exit::code(command::run(arguments))
 }

@@ -5,13 +5,26 @@ use bso_durable::{Event, Observer};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use owo_colors::OwoColorize;
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Shows events to a person (bars) or a log file (a line every few seconds).
+/// Shows events to a person (bars) or a log file (a line every few seconds). Clones share the running task.
+#[derive(Clone)]
 pub struct Terminal {
+    talk: Talk,
     bars: bool,
-    task: Mutex<Option<Running>>,
+    task: Arc<Mutex<Option<Running>>>,
+}
+
+/// How much is said of events. Errors are printed whatever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Talk {
+    /// Nothing.
+    Quiet,
+    /// Notes, warnings, progress.
+    Usual,
+    /// How long every task took as well.
+    Timed,
 }
 
 struct Running {
@@ -30,8 +43,14 @@ const WORTH_A_LINE: Duration = Duration::from_secs(2);
 
 impl Terminal {
     /// Bars if standard error is a terminal, else lines.
-    pub fn new() -> Self {
-        Self { bars: std::io::stderr().is_terminal(), task: Mutex::new(None) }
+    pub fn new(talk: Talk) -> Self {
+        Self { talk, bars: std::io::stderr().is_terminal(), task: Arc::default() }
+    }
+
+    /// One line, above the bar if there is one.
+    pub fn line(&self, text: &str) {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        self.say(task.as_ref().and_then(|t| t.bar.as_ref()), &clean(text));
     }
 
     fn say(&self, bar: Option<&ProgressBar>, line: &str) {
@@ -44,6 +63,9 @@ impl Terminal {
 
 impl Observer for Terminal {
     fn event(&self, event: Event) {
+        if self.talk == Talk::Quiet {
+            return;
+        }
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Started { task: name, total, unit } => {
@@ -66,8 +88,8 @@ impl Observer for Terminal {
                 if let Some(bar) = &running.bar {
                     bar.finish_and_clear();
                 }
-                if elapsed >= WORTH_A_LINE {
-                    let rate = done as f64 / elapsed.as_secs_f64();
+                if elapsed >= WORTH_A_LINE || self.talk == Talk::Timed {
+                    let rate = done as f64 / elapsed.as_secs_f64().max(1e-9);
                     write_line(&format!(
                         "{}: {done} {} in {} ({}/s)",
                         running.name,
@@ -94,8 +116,13 @@ impl Running {
             let rest = elapsed.mul_f64(total.saturating_sub(done) as f64 / done as f64);
             format!(", {} left", seconds(rest))
         });
+        // Where nobody knows how much there is, the rate says how fast it goes.
+        let rate = match self.total {
+            None => format!(" ({}/s)", short(done as f64 / elapsed.as_secs_f64().max(1e-9))),
+            Some(_) => String::new(),
+        };
         let detail = if detail.is_empty() { String::new() } else { format!(" | {}", clean(detail)) };
-        format!("{}: {done}{of} {}{}{detail}", self.name, self.unit, left.unwrap_or_default())
+        format!("{}: {done}{of} {}{rate}{}{detail}", self.name, self.unit, left.unwrap_or_default())
     }
 }
 
@@ -135,6 +162,11 @@ pub fn print_error(error: &anyhow::Error) {
         }
     }
     write_line(&text);
+}
+
+/// Prints that the user's wish to stop was met.
+pub fn print_stopped(text: &str) {
+    write_line(text);
 }
 
 /// Prints what to do about an error just printed.

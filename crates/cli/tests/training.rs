@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
-use support::{Ended, Playground, metrics};
+use support::{Ended, Playground, assert_same_result, metrics};
 
 const BSO: &str = "loss_type: bso\ngenerator: sba\ngenerator_params: [0.2, 4]\nsafety_penalty: 5\nsafety_transform: swap_drop\n";
 
@@ -180,49 +180,6 @@ fn long_run(here: &Playground, name: &str) -> String {
     let settings = "max_steps: 120\nsave_steps: 7\nlogging_steps: 5\neval_strategy: steps\neval_steps: 30\n\
                     eval_split: 0.1\ngradient_accumulation_steps: 2\nsave_total_limit: 2\nlr_scheduler_type: cosine\nwarmup_steps: 5\n";
     here.config(name, &format!("{BSO}{settings}"))
-}
-
-fn assert_same_result(a: &Path, b: &Path) {
-    let bytes = |run: &Path| fs::read(run.join("model.safetensors")).unwrap();
-    assert!(bytes(a) == bytes(b), "the weights differ");
-    assert_eq!(metrics(a), metrics(b));
-}
-
-#[test]
-fn a_run_killed_at_any_moment_resumes_to_the_same_bytes() {
-    let here = Playground::new();
-    let (whole, killed) = (long_run(&here, "whole"), long_run(&here, "killed"));
-    here.run(&["train", &whole]).ok();
-    let mut kills = 0;
-    // Moments spread over start, steps and checkpoint writes; later attempts live longer, so that the run ends.
-    for attempt in 0u64.. {
-        assert!(attempt < 200, "the run never finished");
-        let mut child = here
-            .bso()
-            .args(["train", &killed, "--resume_from_checkpoint", "auto"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(Duration::from_millis(60 + 37 * attempt));
-        match child.try_wait().unwrap() {
-            Some(status) => {
-                assert!(status.success(), "attempt {attempt}: {status}");
-                break;
-            }
-            None => {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                kills += 1;
-            }
-        }
-    }
-    println!("killed {kills} times");
-    assert!(kills > 0, "the run was too short to be killed");
-    assert_same_result(&here.path("whole"), &here.path("killed"));
-    let leftovers =
-        fs::read_dir(here.path("killed")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    assert_eq!(leftovers.filter(|name| name.ends_with(".tmp")).count(), 0);
 }
 
 #[cfg(unix)]
@@ -488,4 +445,137 @@ fn modpo_takes_its_margins_from_a_model_or_from_rows_alike() {
         assert!((a - b).abs() <= 1e-5 * a.abs(), "{a} and {b}");
     }
     here.run(&["train", &by_model, "--margin_model", "nowhere"]).fails(2, &["margin_model", "nowhere"]);
+}
+
+/// A rate at which a tiny model soon fits the training pairs and no longer the held-out ones.
+fn overfitting(here: &Playground, name: &str, more: &str) -> String {
+    let settings = "loss_type: dpo\nmax_steps: 120\nlogging_steps: 7\neval_strategy: steps\neval_steps: 4\neval_split: 0.3\n\
+                    save_steps: 10\nsave_total_limit: 1\nlr_scheduler_type: constant\nload_best_model_at_end: true\n";
+    here.config(name, &format!("{settings}{more}"))
+}
+
+fn trainer_state(run: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(run.join("trainer_state.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_run_stops_early_and_ends_with_its_best_weights() {
+    let here = Playground::new();
+    let config = overfitting(&here, "run", "early_stopping_patience: 3\n");
+    let ended = here.run(&["train", &config]).ok();
+    let run = here.path("run");
+    let evaluations: Vec<(f64, f64)> = metrics(&run)
+        .iter()
+        .filter(|row| row.get("eval_loss").is_some())
+        .map(|row| (number(row, "step"), number(row, "eval_loss")))
+        .collect();
+    let best = evaluations.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    // Three evaluations without a gain, every four steps.
+    let last = best.0 + 12.0;
+    assert!(last < 120.0 && evaluations.last().unwrap().0 == last, "{evaluations:?}");
+    assert!(ended.err.contains(&format!("stopped after step {last}")), "{}", ended.err);
+    let state = trainer_state(&run);
+    assert_eq!(number(&state, "best_global_step"), best.0);
+    assert_eq!(number(&state, "best_metric"), best.1);
+    assert_eq!(number(&state, "global_step"), last);
+    let checkpoint = run.join(format!("checkpoint-{}", best.0));
+    assert!(
+        state["best_model_checkpoint"].as_str().unwrap().ends_with(&format!("run/checkpoint-{}", best.0))
+    );
+    // save_total_limit: 1 keeps the best beside the latest.
+    let weights = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
+    assert!(weights(&run) == weights(&checkpoint));
+    let results: Value =
+        serde_json::from_str(&fs::read_to_string(run.join("all_results.json")).unwrap()).unwrap();
+    assert_eq!(number(&results, "eval_loss"), best.1);
+    let names = fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let kept: Vec<String> = names.filter(|name| name.starts_with("checkpoint-")).collect();
+    assert!(kept.len() <= 2, "{kept:?}");
+}
+
+#[test]
+fn the_best_survives_kills_and_ends_in_the_same_bytes() {
+    let here = Playground::new();
+    for (name, more) in [
+        ("loss", "early_stopping_patience: 3\n"),
+        ("accuracy", "metric_for_best_model: rewards/accuracies\nsave_strategy: best\n"),
+    ] {
+        let [whole, killed] =
+            ["whole", "killed"].map(|which| overfitting(&here, &format!("{name}-{which}"), more));
+        here.run(&["train", &whole]).ok();
+        let mut kills = 0;
+        for attempt in 0u64..60 {
+            let mut child = here
+                .bso()
+                .args(["train", &killed, "--resume_from_checkpoint", "auto"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_millis(70 + 31 * attempt));
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+        }
+        println!("{name}: killed {kills} times");
+        let [whole, killed] = ["whole", "killed"].map(|which| here.path(&format!("{name}-{which}")));
+        assert_same_result(&whole, &killed);
+        for field in ["best_global_step", "best_metric", "global_step"] {
+            assert_eq!(trainer_state(&whole)[field], trainer_state(&killed)[field], "{name}: {field}");
+        }
+    }
+}
+
+#[test]
+fn the_best_of_nothing_is_refused_with_the_remedy() {
+    let here = Playground::new();
+    let config = here.config("run", "loss_type: dpo\nmax_steps: 2\n");
+    for (settings, parts) in [
+        (&["--load_best_model_at_end", "true"][..], &["load_best_model_at_end", "set eval_strategy"][..]),
+        (&["--early_stopping_patience", "2"], &["early_stopping_patience", "set eval_strategy"]),
+        (&["--save_strategy", "best"], &["save_strategy", "set eval_strategy"]),
+        (
+            &["--load_best_model_at_end", "true", "--eval_strategy", "epoch", "--eval_split", "0"],
+            &["raise eval_split", "dataset_test_split"],
+        ),
+        (
+            &["--metric_for_best_model", "eval_accuracy", "--eval_strategy", "epoch"],
+            &["no eval_accuracy", "eval_rewards/accuracies", "by quadrant"],
+        ),
+    ] {
+        here.run(&[&["train", &config], settings].concat()).fails(2, parts);
+    }
+    here.run(&[
+        "train",
+        &config,
+        "--overwrite_output_dir",
+        "true",
+        "--metric_for_best_model",
+        "rewards/margins",
+    ])
+    .ok();
+    let state = trainer_state(&here.path("run"));
+    assert!(state["best_model_checkpoint"].as_str().unwrap().ends_with("/run"), "{state}");
+}
+
+#[test]
+fn a_margin_model_that_changed_is_noticed_where_its_log_probs_are_gone() {
+    let here = Playground::new();
+    support::write_model(&here.path("margin"));
+    let config = here.config("run", "loss_type: modpo\nmargin_model: margin\nmax_steps: 4\nsave_steps: 2\n");
+    here.run(&["train", &config]).ok();
+    let log_probs = here.path("run/margin_log_probs.jsonl");
+    fs::remove_file(&log_probs).unwrap();
+    let resume = ["train", &config, "--resume_from_checkpoint", "auto"];
+    here.run(&resume).ok();
+    fs::remove_file(&log_probs).unwrap();
+    let weights = here.path("margin/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    here.run(&resume).fails(2, &["margin_model are no longer the same"]);
+    assert!(!log_probs.exists(), "nothing is computed for a run that this is not");
 }

@@ -32,7 +32,7 @@ pub use mixture::{Part, mix};
 pub use origin::Origin;
 pub use pair::{PreferencePair, Prompted, SftExample, UnpairedExample};
 pub use preference::Preference;
-pub use read::{RowIter, read_rows, read_split};
+pub use read::{RowIter, files_of_splits, read_rows, read_split};
 pub use record::PreferenceRecord;
 pub use rejection::Rejection;
 pub use safety_transform::{SafetyTransform, Transformed};

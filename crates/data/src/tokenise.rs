@@ -238,6 +238,7 @@ impl Work<'_> {
         if self.truncation.max_length == Some(0) {
             return Err(DataError::Setting("max_length must be at least 1".to_owned()));
         }
+        log::info!("{} of {} on {} threads", self.what, examples.len(), rayon::current_num_threads());
         let mut task = Task::start(self.observer, self.what, Some(examples.len() as u64), "rows");
         let mut kept = Vec::with_capacity(examples.len());
         for batch in examples.chunks(BATCH) {

@@ -5,7 +5,7 @@ use crate::error::HubError;
 use crate::name::{Name, RepoKind};
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// One repository's folder in the cache.
 pub(crate) struct RepoCache {
@@ -45,6 +45,26 @@ impl RepoCache {
 
     pub(crate) fn is_complete(&self, commit: &str) -> bool {
         !self.mark(commit).exists()
+    }
+
+    /// The list of the repository's usable files, whether they are here or not.
+    fn files(&self, commit: &str) -> PathBuf {
+        self.root.join(format!(".bso-files-{commit}.json"))
+    }
+
+    pub(crate) fn note_files(&self, commit: &str, files: &[&str]) -> Result<(), HubError> {
+        let place = self.files(commit);
+        if place.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.root).map_err(at(&self.root))?;
+        bso_durable::write_json(&place, &files).map_err(at(&place))
+    }
+
+    /// What [`RepoCache::note_files`] wrote, as far as names from outside may be trusted.
+    pub(crate) fn noted_files(&self, commit: &str) -> Option<Vec<PathBuf>> {
+        let files: Vec<PathBuf> = serde_json::from_slice(&fs::read(self.files(commit)).ok()?).ok()?;
+        files.iter().all(|file| file.components().all(|c| matches!(c, Component::Normal(_)))).then_some(files)
     }
 
     pub(crate) fn begin(&self, commit: &str) -> Result<(), HubError> {

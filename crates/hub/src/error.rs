@@ -89,7 +89,7 @@ pub enum HubError {
     },
     /// A download that another process or an earlier run did not finish.
     #[error(
-        "{what}: an earlier download into {} was interrupted and the hub is not asked or not reachable; complete it with a network",
+        "{what}: not all that is needed is in {} (an earlier download was interrupted, or fetched another split) and the hub is not asked or not reachable; fetch the rest with a network",
         cache.display()
     )]
     Incomplete {

@@ -13,6 +13,6 @@ mod repo;
 mod settings;
 
 pub use error::HubError;
-pub use locate::{Hub, locate};
+pub use locate::{Hub, Selection, everything, locate};
 pub use name::{Name, RepoKind};
 pub use settings::Settings;

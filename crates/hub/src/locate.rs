@@ -4,7 +4,7 @@ use crate::cache::RepoCache;
 use crate::download::{Client, Wanted};
 use crate::error::HubError;
 use crate::name::{Name, RepoKind};
-use crate::repo::Listing;
+use crate::repo::{Listing, RemoteFile};
 use crate::settings::Settings;
 use bso_durable::{Event, Observer, Task};
 use std::path::{Path, PathBuf};
@@ -12,17 +12,34 @@ use std::path::{Path, PathBuf};
 /// The longest list of files that is read, in bytes.
 const MAX_LISTING: u64 = 64 << 20;
 
+/// Says which of a repository's usable files are needed, or why none of them will do. It is given their paths in the
+/// repository, and is asked again with the same list whenever the repository is looked up.
+pub type Selection<'a> = &'a dyn Fn(Vec<PathBuf>) -> Result<Vec<PathBuf>, String>;
+
+/// Every usable file.
+///
+/// # Errors
+/// Never.
+pub fn everything(files: Vec<PathBuf>) -> Result<Vec<PathBuf>, String> {
+    Ok(files)
+}
+
 /// The local path of `named`: itself where it exists or cannot be a name on the hub, else the folder of the cache that
-/// holds the repository, fetched if need be. Reads the environment ([`Settings`]).
+/// holds the selected files of the repository, fetched if need be. Reads the environment ([`Settings`]).
 ///
 /// # Errors
 /// The repository is neither here nor to be had: what was looked for, where, and the remedy.
-pub fn locate(named: &Path, kind: RepoKind, observer: &dyn Observer) -> Result<PathBuf, HubError> {
+pub fn locate(
+    named: &Path,
+    kind: RepoKind,
+    selection: Selection<'_>,
+    observer: &dyn Observer,
+) -> Result<PathBuf, HubError> {
     if named.exists() {
         return Ok(named.to_owned());
     }
     match named.to_str().and_then(Name::parse) {
-        Some(name) => Hub::new(Settings::from_env()).obtain(&name, kind, observer),
+        Some(name) => Hub::new(Settings::from_env()).obtain(&name, kind, selection, observer),
         None => Ok(named.to_owned()),
     }
 }
@@ -40,15 +57,22 @@ impl Hub {
         Self { settings, client }
     }
 
-    /// The folder that holds the files of `name`, brought up to date where the hub can be asked.
+    /// The folder that holds the selected files of `name`, and perhaps others that were fetched before; brought up to date
+    /// where the hub can be asked.
     ///
     /// # Errors
     /// As [`locate`].
-    pub fn obtain(&self, name: &Name, kind: RepoKind, observer: &dyn Observer) -> Result<PathBuf, HubError> {
+    pub fn obtain(
+        &self,
+        name: &Name,
+        kind: RepoKind,
+        selection: Selection<'_>,
+        observer: &dyn Observer,
+    ) -> Result<PathBuf, HubError> {
         let cache = RepoCache::new(&self.settings.cache, kind, name);
         let what = format!("{} {name}", kind.word());
         if self.settings.offline {
-            return cached(&cache, name, &what)?
+            return cached(&cache, name, &what, selection)?
                 .ok_or_else(|| HubError::Offline { what, cache: cache.root.clone() });
         }
         let endpoint = &self.settings.endpoint;
@@ -58,7 +82,7 @@ impl Hub {
             Ok(listing) => listing,
             Err(Trouble::Answered(error)) => return Err(error),
             Err(Trouble::Unreachable(problem)) => {
-                let Some(folder) = cached(&cache, name, &what)? else {
+                let Some(folder) = cached(&cache, name, &what, selection)? else {
                     return Err(HubError::Unreachable { what, cache: cache.root.clone(), url, problem });
                 };
                 observer.event(Event::Warning(format!(
@@ -68,7 +92,15 @@ impl Hub {
                 return Ok(folder);
             }
         };
-        self.download(&cache, name, kind, &listing, observer)
+        let refuse = |problem: String| HubError::Unusable { what: what.clone(), problem };
+        let usable = listing.used(kind).map_err(|problem| refuse(problem.to_owned()))?;
+        let paths = || usable.iter().map(|file| PathBuf::from(&file.path)).collect::<Vec<_>>();
+        let selected = selection(paths()).map_err(refuse)?;
+        let wanted: Vec<_> =
+            usable.iter().filter(|file| selected.iter().any(|path| path == Path::new(&file.path))).collect();
+        log::info!("{what} is commit {}: {} of {} files are needed", listing.sha, wanted.len(), usable.len());
+        cache.note_files(&listing.sha, &usable.iter().map(|file| file.path.as_str()).collect::<Vec<_>>())?;
+        self.download(&cache, (name, kind), (&listing.sha, &wanted), observer)
     }
 
     fn listing(&self, url: &str, what: &str) -> Result<Listing, Trouble> {
@@ -106,15 +138,10 @@ impl Hub {
     fn download(
         &self,
         cache: &RepoCache,
-        name: &Name,
-        kind: RepoKind,
-        listing: &Listing,
+        (name, kind): (&Name, RepoKind),
+        (commit, files): (&str, &[&RemoteFile]),
         observer: &dyn Observer,
     ) -> Result<PathBuf, HubError> {
-        let what = format!("{} {name}", kind.word());
-        let files =
-            listing.used(kind).map_err(|problem| HubError::Unusable { what, problem: problem.to_owned() })?;
-        let commit = listing.sha.as_str();
         let _lock = cache.lock()?;
         let missing: Vec<_> =
             files.iter().filter(|f| !cache.snapshot(commit).join(&f.path).exists()).collect();
@@ -122,6 +149,7 @@ impl Hub {
             && cache.is_complete(commit)
             && cache.commit(&name.revision).is_some_and(|c| c == commit)
         {
+            log::info!("{name} is in the cache, {}", cache.snapshot(commit).display());
             return Ok(cache.snapshot(commit));
         }
         cache.begin(commit)?;
@@ -138,8 +166,10 @@ impl Hub {
                 escaped(&file.path)
             );
             if blob.exists() {
+                log::debug!("{} is in the cache", file.path);
                 task.advance(file.size.unwrap_or(0), String::new);
             } else {
+                log::debug!("{} is fetched from {url}", file.path);
                 let partial = cache.partial(&etag);
                 // What an earlier transfer left counts as done.
                 task.advance(std::fs::metadata(&partial).map_or(0, |about| about.len()), String::new);
@@ -161,12 +191,28 @@ enum Trouble {
     Unreachable(String),
 }
 
-fn cached(cache: &RepoCache, name: &Name, what: &str) -> Result<Option<PathBuf>, HubError> {
-    match cache.commit(&name.revision) {
-        Some(commit) if cache.is_complete(&commit) => Ok(Some(cache.snapshot(&commit))),
-        Some(_) => Err(HubError::Incomplete { what: what.to_owned(), cache: cache.root.clone() }),
-        None => Ok(None),
+fn cached(
+    cache: &RepoCache,
+    name: &Name,
+    what: &str,
+    selection: Selection<'_>,
+) -> Result<Option<PathBuf>, HubError> {
+    let incomplete = || HubError::Incomplete { what: what.to_owned(), cache: cache.root.clone() };
+    let Some(commit) = cache.commit(&name.revision) else { return Ok(None) };
+    let folder = cache.snapshot(&commit);
+    if !cache.is_complete(&commit) {
+        return Err(incomplete());
     }
+    // What another program fetched has no list: it is taken as it is.
+    if let Some(files) = cache.noted_files(&commit) {
+        let refuse = |problem| HubError::Unusable { what: what.to_owned(), problem };
+        let selected = selection(files).map_err(refuse)?;
+        if selected.iter().any(|file| !folder.join(file).exists()) {
+            return Err(incomplete());
+        }
+    }
+    log::info!("{what} is in the cache, {}", folder.display());
+    Ok(Some(folder))
 }
 
 /// A file's path in a URL.

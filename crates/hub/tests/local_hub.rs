@@ -5,7 +5,7 @@
 mod support;
 
 use bso_durable::{Event, Observer, Silent};
-use bso_hub::{Hub, Name, RepoKind, Settings};
+use bso_hub::{Hub, Name, RepoKind, Settings, everything};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -53,7 +53,9 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 fn obtain(settings: Settings, name: &str, kind: RepoKind) -> Result<PathBuf, String> {
-    Hub::new(settings).obtain(&Name::parse(name).unwrap(), kind, &Silent).map_err(|e| e.to_string())
+    Hub::new(settings)
+        .obtain(&Name::parse(name).unwrap(), kind, &everything, &Silent)
+        .map_err(|e| e.to_string())
 }
 
 #[test]
@@ -166,8 +168,9 @@ fn what_is_not_to_be_had_names_what_where_and_the_remedy() {
         }
     }
     let heard = Heard(Mutex::default());
-    let again =
-        Hub::new(nobody).obtain(&Name::parse("org/pairs").unwrap(), RepoKind::Dataset, &heard).unwrap();
+    let again = Hub::new(nobody)
+        .obtain(&Name::parse("org/pairs").unwrap(), RepoKind::Dataset, &everything, &heard)
+        .unwrap();
     assert_eq!(again, folder);
     assert!(
         matches!(&heard.0.lock().unwrap()[..], [Event::Warning(text)] if text.contains("from the cache"))
@@ -178,7 +181,7 @@ fn what_is_not_to_be_had_names_what_where_and_the_remedy() {
 fn a_local_path_wins_and_a_path_that_is_no_name_stays() {
     let dir = tempfile::tempdir().unwrap();
     for path in [dir.path(), Path::new("./no/such"), Path::new("data/none.jsonl")] {
-        assert_eq!(bso_hub::locate(path, RepoKind::Dataset, &Silent).unwrap(), path);
+        assert_eq!(bso_hub::locate(path, RepoKind::Dataset, &everything, &Silent).unwrap(), path);
     }
 }
 
@@ -196,7 +199,37 @@ fn progress_counts_bytes() {
         }
     }
     let bytes = Bytes(Mutex::default());
-    Hub::new(place.settings()).obtain(&Name::parse("org/pairs").unwrap(), RepoKind::Dataset, &bytes).unwrap();
+    Hub::new(place.settings())
+        .obtain(&Name::parse("org/pairs").unwrap(), RepoKind::Dataset, &everything, &bytes)
+        .unwrap();
     let size = rows().len() as u64;
     assert_eq!(*bytes.0.lock().unwrap(), (Some(size), size));
+}
+
+#[test]
+fn only_the_files_selected_are_fetched_and_others_when_they_are() {
+    let place = Place::new();
+    for name in ["data/train.jsonl", "data/test.jsonl"] {
+        // Equal files would be one blob.
+        place.hub.put("datasets/org/pairs", name, &[name.as_bytes(), &rows()].concat());
+    }
+    let with = |settings: Settings, word: &'static str| {
+        let of_split = move |files: Vec<PathBuf>| -> Result<Vec<PathBuf>, String> {
+            let of_word: Vec<_> = files.into_iter().filter(|f| f.to_str().unwrap().contains(word)).collect();
+            if of_word.is_empty() { Err(format!("it has no split {word}")) } else { Ok(of_word) }
+        };
+        let name = Name::parse("org/pairs").unwrap();
+        Hub::new(settings).obtain(&name, RepoKind::Dataset, &of_split, &Silent).map_err(|e| e.to_string())
+    };
+    let folder = with(place.settings(), "train").unwrap();
+    assert!(folder.join("data/train.jsonl").exists() && !folder.join("data/test.jsonl").exists());
+    let offline = || Settings { offline: true, ..place.settings() };
+    assert_eq!(with(offline(), "train").unwrap(), folder);
+    let error = with(offline(), "test").unwrap_err();
+    assert!(error.contains("fetched another split"), "{error}");
+    assert!(with(place.settings(), "dev").unwrap_err().contains("data set org/pairs: it has no split dev"));
+    assert_eq!(with(place.settings(), "test").unwrap(), folder);
+    assert!(folder.join("data/test.jsonl").exists());
+    assert_eq!(place.hub.requests("/resolve/").len(), 2);
+    assert_eq!(with(offline(), "test").unwrap(), folder);
 }

@@ -178,6 +178,11 @@ impl ModelConfig {
         self.family.model_type
     }
 
+    /// Everything that `config.json` holds.
+    pub(crate) fn fields(&self) -> &Map<String, Value> {
+        &self.original
+    }
+
     pub(crate) fn family(&self) -> &'static Family {
         self.family
     }

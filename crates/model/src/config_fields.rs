@@ -16,7 +16,7 @@ pub(crate) struct Fields<'a> {
 
 /// Fields by which some architecture changes the computation, and what to do where a family does not honour them. Null,
 /// false, 1 and lists of ones change nothing.
-const CHANGES: &[(&str, &str)] = &[
+pub(crate) const CHANGES: &[(&str, &str)] = &[
     ("attention_bias", "the family's projections have no such biases; correct the field"),
     ("mlp_bias", "the family's projections have no such biases; correct the field"),
     ("use_sliding_window", "use a checkpoint with full attention"),

@@ -11,6 +11,7 @@ mod backward_buffers;
 mod batch_size;
 mod config;
 mod config_fields;
+mod config_unknown;
 mod decoder;
 mod error;
 mod families;

@@ -7,7 +7,7 @@ use crate::dataset::Dataset;
 use crate::fitting::{DIVERGED, check_finite};
 use crate::objective::TrainingObjective;
 use crate::policy;
-use crate::reference::fingerprint_model;
+use crate::session::Ending;
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Observer, atomic_write, fingerprint_bytes};
 use bso_model::Decoder;
@@ -47,19 +47,19 @@ impl Facts {
         let model = &config.model.model_name_or_path;
         let named =
             |role: &str, name: String, sha256: String| (role.to_owned(), Fingerprinted { name, sha256 });
+        let of_model = |key: &str| ingredients.models.get(key).cloned().unwrap_or_default();
         let mut fingerprints = vec![
-            named("model", model.display().to_string(), fingerprint_model(model)?),
+            named("model", model.display().to_string(), of_model("model_name_or_path")),
             named("tokenizer", model.display().to_string(), tokenizer.fingerprint()),
             named("data", config.data.named(), ingredients.sequences.to_owned()),
             named("labels", config.data.named(), ingredients.labels.to_owned()),
             named("config", "config.yaml".to_owned(), config.fingerprint()),
         ];
         if let Some(reference) = &config.model.ref_model {
-            fingerprints.push(named(
-                "reference",
-                reference.display().to_string(),
-                fingerprint_model(reference)?,
-            ));
+            fingerprints.push(named("reference", reference.display().to_string(), of_model("ref_model")));
+        }
+        if let Some(margin) = config.objective.margin_model() {
+            fingerprints.push(named("margins", margin.display().to_string(), of_model("margin_model")));
         }
         let ledger = dataset.ledger.lines().into_iter();
         let manifest = Manifest {
@@ -108,6 +108,19 @@ impl Facts {
         }
     }
 
+    /// trainer_state.json without its rows. The best checkpoint is the run's own folder where only that holds its weights.
+    fn trainer_state(&self, run: &RunDirectory, ending: Ending) -> Result<TrainerState, RecipeError> {
+        let Some(best) = ending.best else { return Ok(self.intervals.clone()) };
+        let checkpoint = run.complete_checkpoint(best.step)?.map(|checkpoint| checkpoint.path);
+        let here = (best.step == ending.weights_of).then(|| run.model().to_owned());
+        Ok(TrainerState {
+            best_global_step: Some(best.step),
+            best_metric: Some(best.value),
+            best_model_checkpoint: checkpoint.or(here).map(|path| path.display().to_string()),
+            ..self.intervals.clone()
+        })
+    }
+
     /// Writes manifest.json with the run's present status.
     ///
     /// # Errors
@@ -133,8 +146,8 @@ pub fn write_config(run: &RunDirectory, config: &TrainConfig) -> Result<(), Reci
 pub fn finish(
     run: &RunDirectory,
     facts: &Facts,
-    decoder: &Decoder,
-    tokenizer: &ChatTokenizer,
+    (decoder, tokenizer): (&Decoder, &ChatTokenizer),
+    ending: Ending,
     seconds: f64,
 ) -> Result<Vec<(String, f64)>, RecipeError> {
     check_finite(decoder, "after the last step", DIVERGED)?;
@@ -142,8 +155,8 @@ pub fn finish(
     policy::save(decoder, run.model(), &facts.settings)?;
     tokenizer.save(run.model())?;
     write_generation_config(run, decoder, tokenizer)?;
-    facts.intervals.clone().after(rows.clone()).write(&run.trainer_state())?;
-    let results = results(&rows, seconds);
+    facts.trainer_state(run, ending)?.after(rows.clone()).write(&run.trainer_state())?;
+    let results = results(&rows, ending.weights_of, seconds);
     results.merge_into(&run.all_results())?;
     card(facts, &results).write(&run.model_card())?;
     // The report tells the manifest's status, so it comes last.
@@ -169,7 +182,8 @@ fn write_generation_config(
     Ok(bso_durable::write_json(&run.root().join("generation_config.json"), &config)?)
 }
 
-fn results(rows: &[StepMetrics], seconds: f64) -> Results {
+/// The last training row, and the evaluation of the weights that the run ends with, those after step `weights_of`.
+fn results(rows: &[StepMetrics], weights_of: u64, seconds: f64) -> Results {
     let mut results = Results::new();
     let last = |evaluation: bool| rows.iter().rev().find(|r| r.is_evaluation() == evaluation);
     if let Some(row) = last(false) {
@@ -181,7 +195,8 @@ fn results(rows: &[StepMetrics], seconds: f64) -> Results {
         }
         results.put_count("total_steps", row.step());
     }
-    if let Some(row) = last(true) {
+    let of_weights = rows.iter().find(|r| r.is_evaluation() && r.step() == weights_of);
+    if let Some(row) = of_weights.or(last(true)) {
         for (name, value) in row.iter().filter(|(name, _)| name.starts_with(key::EVAL_PREFIX)) {
             results.put(name, value);
         }

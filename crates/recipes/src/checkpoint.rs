@@ -6,6 +6,7 @@ use crate::config::TrainConfig;
 use crate::fitting::{DIVERGED, check_finite};
 use crate::objective::Observation;
 use crate::policy;
+use crate::reference::ModelFingerprints;
 use bso_data::ChatTokenizer;
 use bso_durable::write_json;
 use bso_model::{Decoder, Optimiser, OptimiserKind};
@@ -40,6 +41,9 @@ struct State {
     sequences: String,
     /// Fingerprint of their labels, margins and judgements.
     labels: String,
+    /// Fingerprints of the models that the run reads and does not train.
+    #[serde(default)]
+    models: ModelFingerprints,
 }
 
 /// What a checkpoint must agree with.
@@ -50,6 +54,8 @@ pub struct Ingredients<'a> {
     pub sequences: &'a str,
     /// [`crate::reference::fingerprint_labels`].
     pub labels: &'a str,
+    /// [`crate::reference::fingerprint_models`].
+    pub models: &'a ModelFingerprints,
 }
 
 impl Ingredients<'_> {
@@ -81,6 +87,7 @@ pub fn save(
         settings: ingredients.settings(),
         sequences: ingredients.sequences.to_owned(),
         labels: ingredients.labels.to_owned(),
+        models: ingredients.models.clone(),
     };
     write_json(&building.path().join(STATE), &state)?;
     Ok(building.commit()?)
@@ -116,6 +123,12 @@ pub fn load_progress(dir: &Path, ingredients: &Ingredients<'_>) -> Result<Progre
     }
     if state.labels != ingredients.labels {
         differences.push("the labels or margins of the data differ".to_owned());
+    }
+    // Their log-probs are read from files beside the checkpoint, and computed anew where such a file is gone.
+    for (key, was) in &state.models {
+        if ingredients.models.get(key).is_some_and(|is| is != was) {
+            differences.push(format!("the weights or config.json in {key} are no longer the same"));
+        }
     }
     if differences.is_empty() {
         return Ok(state.progress);

@@ -3,6 +3,7 @@
 use crate::RecipeError;
 use crate::fitting::{check_finite, check_vocabulary};
 use crate::lines::{self, ReadRows};
+use crate::loaded::log_model_and_fields;
 use crate::location::{local_model, local_rows};
 use crate::policy::tokenizer_folder;
 use bso_data::{ChatTokenizer, Message, TemplateChoice};
@@ -12,6 +13,7 @@ use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A model with its tokenizer, ready to answer.
 pub struct ChatModel {
@@ -48,7 +50,9 @@ impl ChatModel {
     /// A tokenizer or weights that cannot be used, or that do not fit each other.
     pub fn open(dir: &Path, template: &TemplateChoice, engine: Arc<Engine>) -> Result<Self, RecipeError> {
         let tokenizer = ChatTokenizer::load(&tokenizer_folder(dir)?, template)?;
+        let started = Instant::now();
         let decoder = Decoder::load(dir, engine)?;
+        log_model_and_fields(&decoder, dir, started);
         check_vocabulary(&tokenizer, decoder.config(), dir)?;
         check_finite(&decoder, &format!("in {}", dir.display()), "fetch or save the model again")?;
         Ok(Self { decoder, tokenizer })
@@ -197,7 +201,9 @@ pub fn generate(
 ) -> Result<(), RecipeError> {
     lines::check_output(&task.output)?;
     let (rows, mut skipped) =
-        lines::read(&local_rows(&task.input, observer)?, task.rows, |_, row| lines::conversation(row))?;
+        lines::read(&local_rows(&task.input, &[None], observer)?, task.rows, |_, row| {
+            lines::conversation(row)
+        })?;
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
     let mut model = ChatModel::open(&local_model(&task.model, observer)?, &task.template, engine)?;
     model.decoder.compute_in(task.dtype, false)?;

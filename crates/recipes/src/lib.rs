@@ -6,17 +6,20 @@
 
 pub mod artefacts;
 mod batches;
+mod best;
 mod checkpoint;
 pub mod config;
 pub mod dataset;
 pub mod demo;
 mod error;
+mod evaluation;
 pub mod example;
 mod first_steps;
 mod fitting;
 pub mod generate;
 mod gguf;
 pub mod lines;
+mod loaded;
 pub mod location;
 pub mod logprobs;
 pub mod merge;

@@ -59,9 +59,10 @@ pub fn logprobs(
     observer: &dyn Observer,
 ) -> Result<(), RecipeError> {
     lines::check_output(&task.output)?;
-    let (rows, mut skipped) = lines::read(&local_rows(&task.data, observer)?, task.rows, |origin, row| {
-        responses(origin, row, task.preference)
-    })?;
+    let (rows, mut skipped) =
+        lines::read(&local_rows(&task.data, &[None], observer)?, task.rows, |origin, row| {
+            responses(origin, row, task.preference)
+        })?;
     let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
     let mut model = ChatModel::open(&local_model(&task.model, observer)?, &task.template, engine)?;
     model.decoder.compute_in(task.dtype, false)?;

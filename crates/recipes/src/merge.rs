@@ -3,12 +3,14 @@
 
 use crate::RecipeError;
 use crate::gguf;
+use crate::loaded::tell_of_model;
 use crate::policy::tokenizer_folder;
 use bso_durable::{AtomicDir, Event, Observer, atomic_write};
 use bso_model::{DType, Decoder, Engine, GgufType, ModelError, interpolate_models};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What stands beside the weights of a model and belongs to it.
 const BESIDE: [&str; 9] = [
@@ -100,7 +102,10 @@ fn load(model: &Path, num_threads: Option<usize>, observer: &dyn Observer) -> Re
         observer.event(Event::Note(format!("the adapter is merged into its base {}", found.base.display())));
     }
     let engine = Arc::new(Engine::cpu(num_threads).map_err(ModelError::from)?);
-    Ok(Decoder::load(model, engine)?)
+    let started = Instant::now();
+    let decoder = Decoder::load(model, engine)?;
+    tell_of_model(&decoder, model, started, observer);
+    Ok(decoder)
 }
 
 fn refuse_used(dir: &Path) -> Result<(), RecipeError> {

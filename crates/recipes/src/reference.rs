@@ -2,6 +2,7 @@
 //! that the frozen model need not stay in memory and a stale file is refused instead of used.
 
 use crate::RecipeError;
+use crate::config::TrainConfig;
 use crate::example::Example;
 use crate::score::score;
 use bso_durable::{Event, Fingerprint, Interrupt, Observer, atomic_write, fingerprint_file};
@@ -25,6 +26,23 @@ pub struct ReferenceLogProbs {
 /// What the log-probs depend on, by role; shown when it does not match.
 pub type Dependencies = BTreeMap<String, String>;
 
+/// Fingerprints of the models that a run reads and does not train, by the config key that names them.
+pub type ModelFingerprints = BTreeMap<String, String>;
+
+/// Fingerprints of the models that `config` names.
+///
+/// # Errors
+/// A folder or file that cannot be read.
+pub fn fingerprint_models(config: &TrainConfig) -> Result<ModelFingerprints, RecipeError> {
+    let named = [
+        ("model_name_or_path", Some(&config.model.model_name_or_path)),
+        ("ref_model", config.model.ref_model.as_ref()),
+        ("margin_model", config.objective.margin_model()),
+    ];
+    let given = named.into_iter().filter_map(|(key, dir)| Some((key.to_owned(), dir?)));
+    given.map(|(key, dir)| Ok((key, fingerprint_model(dir)?))).collect()
+}
+
 /// First line of the file; one line per example follows.
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -40,7 +58,7 @@ const FORMAT: u32 = 1;
 ///
 /// # Errors
 /// A folder or file that cannot be read.
-pub fn fingerprint_model(dir: &Path) -> Result<String, RecipeError> {
+fn fingerprint_model(dir: &Path) -> Result<String, RecipeError> {
     let found = ModelDirectory::find(dir)?;
     let mut fingerprint = Fingerprint::new();
     for dir in std::iter::once(&found.base).chain(&found.adapter) {
@@ -114,6 +132,7 @@ impl ReferenceLogProbs {
             observer.event(Event::Note(format!("reference log-probs: read from {}", path.display())));
             return Ok(found);
         }
+        log::info!("{} is not there: the log-probs are computed", path.display());
         let decoder = reference()?;
         let computed = Self {
             train: score(&decoder, examples.0, "reference log-probs", interrupt, observer)?,

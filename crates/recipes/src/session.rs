@@ -2,12 +2,15 @@
 
 use crate::RecipeError;
 use crate::batches::BatchPlan;
+use crate::best::{Best, Tracker, check_metric};
 use crate::checkpoint::{self, Ingredients, Progress};
-use crate::config::{Optim, Resume, TrainConfig};
+use crate::config::{Optim, Resume, SaveStrategy, TrainConfig};
 use crate::dataset::Dataset;
+use crate::evaluation::{figures_to_come, put_evaluation};
 use crate::example::Example;
 use crate::first_steps::{IdleTensors, check_margins};
-use crate::objective::{BatchLogProbs, Observation, TrainingObjective};
+use crate::loaded::log_memory;
+use crate::objective::{Observation, TrainingObjective};
 use crate::plan::largest_batch;
 use crate::policy;
 use crate::reference::ReferenceLogProbs;
@@ -21,6 +24,7 @@ use bso_durable::{Event, Interrupt, Observer, Seed, Silent, Task};
 use bso_model::{Decoder, Optimiser, OptimiserKind};
 use bso_runs::{RunDirectory, StepMetrics, key, read_metrics};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// What a run works with; none of it changes.
@@ -52,7 +56,30 @@ pub struct Session<'a> {
     last_checkpoint: Option<u64>,
     /// Whether the evaluation after the last step is still to be done, in a resumed run as well.
     evaluation_due: bool,
+    /// Where the configuration asks which evaluation is the best.
+    best: Option<Tracker<'a>>,
     window: Window,
+}
+
+/// The checkpoint that the configuration asks to go on from; none to start anew.
+///
+/// # Errors
+/// A run directory that cannot be read.
+pub fn resumed_checkpoint(run: &RunDirectory, config: &TrainConfig) -> Result<Option<PathBuf>, RecipeError> {
+    Ok(match &config.run.resume_from_checkpoint {
+        Resume::No => None,
+        Resume::Last => run.latest_checkpoint()?.map(|c| c.path),
+        Resume::From(dir) => Some(dir.clone()),
+    })
+}
+
+/// How a run ended that nobody stopped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ending {
+    /// The best evaluation, where the configuration asks for it.
+    pub best: Option<Best>,
+    /// The optimiser step whose weights the run ends with.
+    pub weights_of: u64,
 }
 
 /// Tokens and time since the last logged row.
@@ -95,11 +122,7 @@ impl<'a> Session<'a> {
             decay: config.schedule.lr_scheduler_type,
         };
         let (kind, decay) = (optimiser_kind(config), config.optimiser.weight_decay);
-        let checkpoint = match &config.run.resume_from_checkpoint {
-            Resume::No => None,
-            Resume::Last => run.latest_checkpoint()?.map(|c| c.path),
-            Resume::From(dir) => Some(dir.clone()),
-        };
+        let checkpoint = resumed_checkpoint(run, config)?;
         let (progress, optimiser) = match &checkpoint {
             None => (Progress::default(), Optimiser::new(kind, decay, decoder)?),
             Some(dir) => {
@@ -113,9 +136,15 @@ impl<'a> Session<'a> {
                 (progress, checkpoint::load_optimiser(dir, kind, decay, decoder)?)
             }
         };
+        if let Some(best) = &config.run.best {
+            check_metric(best, &figures_to_come(inputs)?)?;
+        }
         let log = RunLog::open(run, config.run.tensorboard, checkpoint.is_some().then_some(progress.step))?;
         let mut memory = StepMemory::new(decoder, config.model.gradient_checkpointing);
-        memory.reserve(decoder, largest_batch(config, &inputs.dataset.train)?)?;
+        let largest = largest_batch(config, &inputs.dataset.train)?;
+        log_memory(config, decoder, largest);
+        memory.reserve(decoder, largest)?;
+        let rows = if checkpoint.is_some() { read_metrics(&run.metrics())?.rows } else { Vec::new() };
         let mut session = Self {
             memory,
             idle: IdleTensors::default(),
@@ -130,9 +159,11 @@ impl<'a> Session<'a> {
             log,
             progress,
             evaluation_due: false,
+            best: config.run.best.as_ref().map(|settings| Tracker::after(settings, &rows)),
         };
-        session.evaluation_due =
-            checkpoint.is_some() && session.evaluates_here() && !session.has_evaluated()?;
+        // A Ctrl-C may have come before the evaluation after the checkpoint's step.
+        let evaluated = rows.iter().any(|row| row.step() == session.progress.step && row.is_evaluation());
+        session.evaluation_due = checkpoint.is_some() && session.evaluates_here() && !evaluated;
         Ok(session)
     }
 
@@ -144,10 +175,10 @@ impl<'a> Session<'a> {
         planned && done > 0 && !self.inputs.dataset.eval.is_empty()
     }
 
-    /// Whether the log holds the evaluation after the step just done: a Ctrl-C may have come before it.
-    fn has_evaluated(&self) -> Result<bool, RecipeError> {
-        let rows = read_metrics(&self.run.metrics())?.rows;
-        Ok(rows.iter().any(|row| row.step() == self.progress.step && row.is_evaluation()))
+    /// Whether no step is left: all are done, or no gain is expected of more.
+    fn is_over(&self) -> bool {
+        self.progress.step >= self.schedule.total_steps
+            || self.best.as_ref().is_some_and(Tracker::has_waited_enough)
     }
 
     /// Optimiser steps done, those before a resume included.
@@ -155,7 +186,7 @@ impl<'a> Session<'a> {
         self.progress.step
     }
 
-    /// Steps until the end; true if the user stopped it, with a checkpoint written.
+    /// Steps until the end; none if the user stopped it, with a checkpoint written.
     ///
     /// # Errors
     /// A figure that is not finite, a check that fails, a full disk. Earlier checkpoints stay.
@@ -164,16 +195,16 @@ impl<'a> Session<'a> {
         decoder: &mut Decoder,
         interrupt: &Interrupt,
         observer: &dyn Observer,
-    ) -> Result<bool, RecipeError> {
+    ) -> Result<Option<Ending>, RecipeError> {
         let run = &self.inputs.config.run;
         let per_epoch = self.plan.steps_per_epoch();
         let left = self.schedule.total_steps.saturating_sub(self.progress.step);
         let mut task = Task::start(observer, "training", Some(left), "steps");
         self.window = Window::new();
-        while self.evaluation_due || self.progress.step < self.schedule.total_steps {
+        while self.evaluation_due || !self.is_over() {
             if interrupt.is_raised() {
                 self.checkpoint(decoder)?;
-                return Ok(true);
+                return Ok(None);
             }
             if !self.evaluation_due {
                 let outcome = self.step(decoder)?;
@@ -185,6 +216,7 @@ impl<'a> Session<'a> {
             if !self.progress.pending.is_empty() && (done.is_multiple_of(run.logging_steps) || last) {
                 self.log_training(per_epoch)?;
             }
+            let before = self.best();
             if self.evaluation_due {
                 match self.evaluate(decoder, interrupt, per_epoch) {
                     // The wish to stop stands: it is met above, and a resumed run evaluates first.
@@ -193,13 +225,72 @@ impl<'a> Session<'a> {
                 }
                 self.evaluation_due = false;
             }
-            if run.saves_after(done, per_epoch) && !last {
+            let is_best = self.keeps_the_best() && self.best() != before;
+            // The weights of the last step stay in memory until they are written as the run's result.
+            if (run.saves_after(done, per_epoch) || is_best) && !last {
                 self.checkpoint(decoder)?;
+                self.drop_superseded(before.filter(|_| is_best))?;
             }
         }
         drop(task);
+        if !self.progress.pending.is_empty() {
+            self.log_training(per_epoch)?;
+        }
         self.log.sync()?;
-        Ok(false)
+        let weights_of = self.load_best(decoder, observer)?;
+        Ok(Some(Ending { best: self.best(), weights_of }))
+    }
+
+    /// The best evaluation so far, where the configuration asks for it.
+    fn best(&self) -> Option<Best> {
+        self.best.as_ref().and_then(Tracker::best)
+    }
+
+    /// Whether every best evaluation gets a checkpoint.
+    fn keeps_the_best(&self) -> bool {
+        let run = &self.inputs.config.run;
+        run.save_strategy == SaveStrategy::Best || run.best.as_ref().is_some_and(|best| best.load)
+    }
+
+    /// Removes the checkpoint of an evaluation that was the best, where it was written for no other reason.
+    fn drop_superseded(&self, best: Option<Best>) -> Result<(), RecipeError> {
+        let run = &self.inputs.config.run;
+        let only_best = |best: &Best| {
+            run.save_strategy != SaveStrategy::Best
+                && !run.saves_after(best.step, self.plan.steps_per_epoch())
+        };
+        match best.filter(only_best) {
+            Some(best) => Ok(self.run.remove_checkpoint(best.step)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes up the weights of the best evaluation, where that is asked for; the step whose weights the run ends with.
+    fn load_best(&self, decoder: &mut Decoder, observer: &dyn Observer) -> Result<u64, RecipeError> {
+        let last = self.progress.step;
+        let (Some(best), Some(settings)) = (self.best(), &self.inputs.config.run.best) else {
+            return Ok(last);
+        };
+        let stopped = if last < self.schedule.total_steps {
+            format!("; stopped after step {last} for want of a better one")
+        } else {
+            String::new()
+        };
+        let (step, metric) = (best.step, &settings.metric);
+        observer
+            .event(Event::Note(format!("best        {metric} {:.6} at step {step}{stopped}", best.value)));
+        if !settings.load || step == last {
+            return Ok(last);
+        }
+        let Some(checkpoint) = self.run.complete_checkpoint(step)? else {
+            observer.event(Event::Warning(format!(
+                "{} is not there or not complete: the run ends with the weights of its last step instead of the best",
+                self.run.checkpoint(step).display()
+            )));
+            return Ok(last);
+        };
+        policy::restore(decoder, &checkpoint.path, self.inputs.config)?;
+        Ok(step)
     }
 
     fn step(&mut self, decoder: &mut Decoder) -> Result<StepOutcome, RecipeError> {
@@ -215,8 +306,16 @@ impl<'a> Session<'a> {
         };
         let first = index == 0 && self.inputs.config.model.ref_model.is_none() && !decoder.drops_out();
         let check = |observations: &[Observation]| if first { check_margins(observations) } else { Ok(()) };
+        let started = Instant::now();
         let outcome =
             optimise(decoder, &mut self.optimiser, &mut self.memory, self.inputs.objective, &step, check)?;
+        log::debug!(
+            "step {}: {} tokens in {:.4} s, gradient norm {:.6e}",
+            index + 1,
+            outcome.tokens,
+            started.elapsed().as_secs_f64(),
+            outcome.grad_norm
+        );
         self.idle.look(self.memory.gradients(), decoder, outcome.grad_norm > 0.0)?;
         self.progress.step += 1;
         self.progress.tokens += outcome.tokens as u64;
@@ -269,11 +368,19 @@ impl<'a> Session<'a> {
         let examples = &self.inputs.dataset.eval;
         let started = Instant::now();
         let policy = score(decoder, examples, "evaluating", interrupt, &Silent)?;
-        let observations = observe(self.inputs, examples, &policy)?;
         let mut row = self.row(per_epoch);
-        put_observations(&mut row, key::EVAL_PREFIX, &observations, self.beta());
+        put_evaluation(&mut row, self.inputs, &policy)?;
         row.put(key::EVAL_RUNTIME, started.elapsed().as_secs_f64());
+        log::info!(
+            "step {}: {} held-out examples evaluated in {:.2} s",
+            self.progress.step,
+            examples.len(),
+            started.elapsed().as_secs_f64()
+        );
         self.window = Window::new();
+        if let Some(tracker) = &mut self.best {
+            tracker.observe(&row);
+        }
         self.log.append(&row)
     }
 
@@ -281,12 +388,15 @@ impl<'a> Session<'a> {
         if self.last_checkpoint == Some(self.progress.step) {
             return Ok(());
         }
+        let started = Instant::now();
         self.log.sync()?;
         let parts = (decoder, &self.optimiser, self.inputs.tokenizer);
-        checkpoint::save(self.run, &self.progress, self.ingredients, parts)?;
+        let written = checkpoint::save(self.run, &self.progress, self.ingredients, parts)?;
+        log::info!("{} written in {:.2} s", written.path.display(), started.elapsed().as_secs_f64());
         self.last_checkpoint = Some(self.progress.step);
         if let Some(limit) = self.inputs.config.run.save_total_limit.and_then(NonZeroUsize::new) {
-            self.run.prune_checkpoints(limit, None)?;
+            let removed = self.run.prune_checkpoints(limit, self.best().map(|best| best.step))?;
+            removed.iter().for_each(|step| log::info!("{} removed", self.run.checkpoint(*step).display()));
         }
         self.window = Window::new();
         Ok(())
@@ -298,29 +408,6 @@ fn micro_batch<'a>(micro: &[usize], examples: &'a [Example], reference: &'a [Vec
         examples: micro.iter().map(|i| &examples[*i]).collect(),
         reference: micro.iter().filter_map(|i| reference.get(*i).map(Vec::as_slice)).collect(),
     }
-}
-
-/// Observations on held-out examples, judged in the groups in which KTO would train on them.
-fn observe(
-    inputs: &Inputs<'_>,
-    examples: &[Example],
-    policy: &[Vec<f64>],
-) -> Result<Vec<Observation>, RecipeError> {
-    let group = inputs.config.schedule.per_device_train_batch_size.max(1);
-    let mut observations = Vec::with_capacity(examples.len());
-    for start in (0..examples.len()).step_by(group) {
-        let range = start..(start + group).min(examples.len());
-        let members: Vec<&Example> = examples[range.clone()].iter().collect();
-        let trained: Vec<f64> =
-            range.clone().flat_map(|i| policy[i][..examples[i].sequences.len()].to_vec()).collect();
-        let mismatched: Vec<f64> =
-            range.clone().flat_map(|i| policy[i][examples[i].sequences.len()..].to_vec()).collect();
-        let reference: Vec<&[f64]> =
-            range.filter_map(|i| inputs.reference.eval.get(i).map(Vec::as_slice)).collect();
-        let logps = BatchLogProbs { policy: &trained, mismatched: &mismatched, reference: &reference };
-        observations.extend(inputs.objective.judge(&members, &logps)?.observations);
-    }
-    Ok(observations)
 }
 
 /// The rule of the update with its constants.

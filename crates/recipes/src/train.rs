@@ -2,17 +2,18 @@
 
 use crate::RecipeError;
 use crate::artefacts::{self, Facts};
-use crate::checkpoint::Ingredients;
+use crate::checkpoint::{Ingredients, load_progress};
 use crate::config::{DeviceChoice, Resume, TrainConfig};
 use crate::dataset::{Dataset, template_choice};
 use crate::fitting::{check_context, check_vocabulary, warn_of_template};
+use crate::loaded::tell_of_model;
 use crate::location::located;
 use crate::objective::TrainingObjective;
 use crate::policy;
 use crate::reference::{
-    Dependencies, ReferenceLogProbs, fingerprint_labels, fingerprint_model, fingerprint_sequences,
+    Dependencies, ReferenceLogProbs, fingerprint_labels, fingerprint_models, fingerprint_sequences,
 };
-use crate::session::{Inputs, Session};
+use crate::session::{Inputs, Session, resumed_checkpoint};
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Interrupt, Observer};
 use bso_model::{Decoder, Engine, ModelConfig, ModelDirectory};
@@ -62,37 +63,59 @@ pub fn train(
     let mut dataset = Dataset::load(config, &tokenizer, objective.pair_loss(), observer)?;
     let sequences = fingerprint_sequences(&dataset.train, &dataset.eval);
     let labels = fingerprint_labels(&dataset.train, &dataset.eval);
+    let models = fingerprint_models(config)?;
+    let loading = Instant::now();
     let mut decoder = policy::load(config, &engine, observer)?;
+    tell_of_model(&decoder, model_dir, loading, observer);
     check_context(dataset.train.iter().chain(&dataset.eval), decoder.config(), model_dir)?;
     // Last of the checks: opening may replace an earlier run.
     let run = RunDirectory::open(&config.run.output_dir, &opening(config)?)?;
     announce(config, &objective, &dataset, &decoder, observer);
     warn_of_template(&tokenizer, dataset.train.iter().chain(&dataset.eval), observer);
 
-    let ingredients = Ingredients { config, sequences: &sequences, labels: &labels };
+    let ingredients = Ingredients { config, sequences: &sequences, labels: &labels, models: &models };
+    if let Some(checkpoint) = resumed_checkpoint(&run, config)? {
+        // Before anything is computed for a run that this is not.
+        load_progress(&checkpoint, &ingredients)?;
+    }
     let facts = Facts::gather(&ingredients, &objective, &dataset, &tokenizer, &decoder)?;
     // None: the policy before its first step, which needs no second copy of the weights.
-    let frozen = |other: Option<&Path>, file: PathBuf, dataset: &Dataset| {
-        let mut depends_on = dependencies(config, other.unwrap_or(model_dir), &tokenizer, &sequences)?;
+    let frozen = |other: Option<(&str, &Path)>, file: PathBuf, dataset: &Dataset| {
+        let key = other.map_or("model_name_or_path", |(key, _)| key);
+        let mut depends_on = dependencies(config, &models[key], &tokenizer, &sequences);
         if let (None, Some(kind)) = (other, config.quantisation) {
             depends_on.insert("weights in few bits".to_owned(), kind.to_string());
         }
         let load = || {
-            let Some(dir) = other else { return Ok(Cow::Borrowed(&decoder)) };
+            let Some((_, dir)) = other else { return Ok(Cow::Borrowed(&decoder)) };
+            let loading = Instant::now();
             let mut model = Decoder::load(dir, engine.clone())?;
+            tell_of_model(&model, dir, loading, observer);
             model.compute_in(config.model.compute_dtype(), false)?;
             Ok(Cow::Owned(model))
         };
         let data = (dataset.train.as_slice(), dataset.eval.as_slice());
-        ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer))
+        ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer)).inspect_err(|error| {
+            if matches!(error, RecipeError::Interrupted) {
+                observer.event(Event::Note(format!(
+                    "stopped     before the first step: the log-probs for {} are written when all are there, so none were \
+                     kept; the same command computes them anew",
+                    file.display()
+                )));
+            }
+        })
     };
     let reference = if objective.needs_reference() {
-        frozen(config.model.ref_model.as_deref(), run.reference_log_probs(), &dataset)?
+        frozen(
+            config.model.ref_model.as_deref().map(|dir| ("ref_model", dir)),
+            run.reference_log_probs(),
+            &dataset,
+        )?
     } else {
         ReferenceLogProbs::default()
     };
     if let Some(dir) = config.objective.margin_model() {
-        let margin = frozen(Some(dir), run.margin_log_probs(), &dataset)?;
+        let margin = frozen(Some(("margin_model", dir)), run.margin_log_probs(), &dataset)?;
         dataset.set_margins(&margin, &reference, config.objective.beta());
     }
 
@@ -110,12 +133,13 @@ pub fn train(
     // Only now is it certain that this run and not another is in the folder: a refused resume changes no record.
     artefacts::write_config(&run, config)?;
     facts.write_manifest(&run, bso_runs::Status::Running)?;
-    let outcome = session.run_to_end(&mut decoder, interrupt, observer).and_then(|interrupted| {
-        if interrupted {
+    let outcome = session.run_to_end(&mut decoder, interrupt, observer).and_then(|ending| {
+        let Some(ending) = ending else {
             facts.write_manifest(&run, bso_runs::Status::Interrupted { step: session.steps_done() })?;
             return Ok(None);
-        }
-        artefacts::finish(&run, &facts, &decoder, &tokenizer, started.elapsed().as_secs_f64()).map(Some)
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        artefacts::finish(&run, &facts, (&decoder, &tokenizer), ending, seconds).map(Some)
     });
     let (steps, seconds) = (session.steps_done(), started.elapsed().as_secs_f64());
     let results = outcome.inspect_err(|error| {
@@ -160,23 +184,23 @@ fn opening(config: &TrainConfig) -> Result<Opening, RecipeError> {
     })
 }
 
-/// What the log-probs of the frozen model in `weights` depend on, by role.
+/// What the log-probs of a frozen model depend on, by role; `weights` is its fingerprint.
 fn dependencies(
     config: &TrainConfig,
-    weights: &Path,
+    weights: &str,
     tokenizer: &ChatTokenizer,
     sequences: &str,
-) -> Result<Dependencies, RecipeError> {
+) -> Dependencies {
     let truncation = format!("{:?} {:?}", config.data.max_length, config.data.truncation_mode);
-    Ok([
-        ("weights", fingerprint_model(weights)?),
+    [
+        ("weights", weights.to_owned()),
         ("tokenizer and template", tokenizer.fingerprint()),
         ("truncation", truncation),
         ("data in tokens", sequences.to_owned()),
         ("dtype", config.model.dtype.to_string()),
     ]
     .map(|(role, value)| (role.to_owned(), value))
-    .into())
+    .into()
 }
 
 /// What a person wants to see before the first step.

@@ -93,6 +93,14 @@ impl RunDirectory {
         Ok(self.checkpoints()?.into_iter().rfind(|c| c.complete))
     }
 
+    /// The checkpoint after optimiser step `step`, if it is there and complete.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn complete_checkpoint(&self, step: u64) -> Result<Option<Checkpoint>, RunsError> {
+        Ok(self.checkpoints()?.into_iter().find(|c| c.step == step && c.complete))
+    }
+
     /// Removes all but the last `limit` complete checkpoints (`save_total_limit`). `best`, where given, is kept and
     /// counts towards the limit unless that would leave no room for the latest. Returns the removed steps.
     ///
@@ -110,15 +118,25 @@ impl RunDirectory {
         }
         let mut removed = Vec::new();
         for c in all.iter().filter(|c| c.step < latest && !kept.contains(&c.step)) {
-            // The list goes first, so that a killed removal leaves a folder known to be incomplete.
-            let list = c.path.join(LIST);
-            if list.exists() {
-                remove(&list)?;
-            }
-            remove(&c.path)?;
+            self.remove_checkpoint(c.step)?;
             removed.push(c.step);
         }
         Ok(removed)
+    }
+
+    /// Removes the checkpoint of step `step`, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be removed; it is then no longer complete.
+    pub fn remove_checkpoint(&self, step: u64) -> Result<(), RunsError> {
+        let path = self.checkpoint(step);
+        // The list goes first, so that a killed removal leaves a folder known to be incomplete.
+        for part in [path.join(LIST), path] {
+            if part.exists() {
+                remove(&part)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -50,10 +50,10 @@ enum ConfigCommand {
 ///
 /// # Errors
 /// An unknown method, an invalid config, an existing output file: wrong usage with the remedy.
-pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
+pub fn run(args: ConfigArgs, terminal: &Terminal) -> anyhow::Result<()> {
     match args.command {
         ConfigCommand::Init { method: None, .. } => print(&methods()),
-        ConfigCommand::Init { method: Some(method), output } => init(&method, output.as_deref()),
+        ConfigCommand::Init { method: Some(method), output } => init(&method, output.as_deref(), terminal),
         ConfigCommand::Import { file } if file == Path::new("-") => {
             let mut text = String::new();
             io::stdin().read_to_string(&mut text).context("cannot read the config from standard input")?;
@@ -61,11 +61,11 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
         }
         ConfigCommand::Import { file } => print(&config::import_file(&file)?),
         ConfigCommand::Schema => print(&format!("{:#}\n", config::schema())),
-        ConfigCommand::Show { config, overrides } => show(&config, &overrides),
+        ConfigCommand::Show { config, overrides } => show(&config, &overrides, terminal),
     }
 }
 
-fn init(method: &str, output: Option<&Path>) -> anyhow::Result<()> {
+fn init(method: &str, output: Option<&Path>, terminal: &Terminal) -> anyhow::Result<()> {
     let text = config::init(method)?;
     let Some(path) = output.filter(|path| *path != Path::new("-")) else {
         return print(&text);
@@ -78,11 +78,11 @@ fn init(method: &str, output: Option<&Path>) -> anyhow::Result<()> {
         "wrote {0}; set model_name_or_path and dataset_name in it, then run: bso train {0}",
         path.display()
     );
-    Terminal::new().event(Event::Note(note));
+    terminal.event(Event::Note(note));
     Ok(())
 }
 
-fn show(path: &Path, overrides: &[String]) -> anyhow::Result<()> {
+fn show(path: &Path, overrides: &[String], terminal: &Terminal) -> anyhow::Result<()> {
     let overrides = config::parse_overrides(overrides)?;
     let resolved = if path == Path::new("-") {
         let mut text = String::new();
@@ -91,7 +91,6 @@ fn show(path: &Path, overrides: &[String]) -> anyhow::Result<()> {
     } else {
         config::load(path, &overrides)?
     };
-    let terminal = Terminal::new();
     for notice in resolved.notices {
         terminal.event(Event::Warning(notice));
     }
@@ -117,6 +116,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::terminal::Talk;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -126,7 +126,8 @@ mod tests {
     }
 
     fn run_with(words: &[&str]) -> anyhow::Result<()> {
-        run(Program::try_parse_from(std::iter::once("config").chain(words.iter().copied()))?.config)
+        let words = std::iter::once("config").chain(words.iter().copied());
+        run(Program::try_parse_from(words)?.config, &Terminal::new(Talk::Usual))
     }
 
     #[test]

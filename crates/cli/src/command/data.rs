@@ -90,7 +90,7 @@ pub fn run(args: DataArgs, observer: &dyn Observer) -> anyhow::Result<()> {
         max_length: args.max_length,
         split: args.split,
     };
-    let report = check(&local_rows(&args.file, observer)?, &options, observer)?;
+    let report = check(&local_rows(&args.file, &[options.split.as_deref()], observer)?, &options, observer)?;
     let text = if args.json {
         serde_json::to_string(&report).context("the report cannot be written as JSON")? + "\n"
     } else {

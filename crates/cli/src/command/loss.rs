@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
+use crate::terminal::Terminal;
 use anyhow::{Context, Result, bail};
+use bso_durable::{Event, Observer};
 use bso_objective::row::{RowDefaults, evaluate_row};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -91,7 +93,7 @@ pub struct LossArgs {
 }
 
 /// Runs the command.
-pub fn run(args: LossArgs) -> Result<()> {
+pub fn run(args: LossArgs, terminal: &Terminal) -> Result<()> {
     let defaults = defaults(&args);
     let source = args.input.as_deref().unwrap_or(&args.file);
     let name = if source == "-" { "standard input" } else { source };
@@ -100,7 +102,7 @@ pub fn run(args: LossArgs) -> Result<()> {
     } else {
         Box::new(BufReader::new(File::open(source).with_context(|| format!("cannot open {source}"))?))
     };
-    let mut rows = Rows { reader, name, line: 0, defaults, skip: args.skip_bad_rows, skipped: 0 };
+    let mut rows = Rows { reader, name, line: 0, defaults, skip: args.skip_bad_rows, skipped: 0, terminal };
     if args.output == "-" {
         let mut out = BufWriter::new(io::stdout().lock());
         let written = rows.write_all(&mut out);
@@ -122,7 +124,8 @@ pub fn run(args: LossArgs) -> Result<()> {
         .map_err(|e| failure.unwrap_or_else(|| e.into()))?;
     }
     if rows.skipped > 0 {
-        anstream::eprintln!("{name}: {} bad rows skipped of {}", rows.skipped, rows.line);
+        let note = format!("{name}: {} bad rows skipped of {}", rows.skipped, rows.line);
+        terminal.event(Event::Note(note));
     }
     Ok(())
 }
@@ -134,6 +137,7 @@ struct Rows<'a> {
     defaults: RowDefaults,
     skip: bool,
     skipped: usize,
+    terminal: &'a Terminal,
 }
 
 impl Rows<'_> {
@@ -149,7 +153,7 @@ impl Rows<'_> {
                 },
                 Err(e) if self.skip => {
                     self.skipped += 1;
-                    anstream::eprintln!("skipped: {e:#}");
+                    self.terminal.event(Event::Note(format!("skipped: {e:#}")));
                 }
                 Err(e) => bail!("{e:#}; correct the row, or use --skip_bad_rows"),
             }

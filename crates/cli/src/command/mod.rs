@@ -5,6 +5,8 @@ mod completions;
 mod config;
 mod data;
 mod demo;
+#[cfg(test)]
+mod documented;
 mod export;
 mod generate;
 mod logprobs;
@@ -15,7 +17,7 @@ mod train;
 mod verify;
 
 use crate::exit::Outcome;
-use crate::terminal::Terminal;
+use crate::verbosity::Verbosity;
 use clap::{Parser, Subcommand};
 
 /// Align language models to be helpful and safe, in one stage, from preference pairs with safety labels.
@@ -31,6 +33,8 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    verbosity: Verbosity,
 }
 
 /// Every command.
@@ -66,20 +70,27 @@ pub enum Command {
 }
 
 /// Runs the command.
-pub fn run(command: Command) -> anyhow::Result<Outcome> {
-    let terminal = Terminal::new();
+pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
+    let Arguments { mut command, mut verbosity } = arguments;
+    // What stands after a configuration file is a setting unless it is one of these flags.
+    match &mut command {
+        Command::Train(args) => verbosity.take(&mut args.overrides),
+        Command::Plan(args) => verbosity.take(&mut args.overrides),
+        _ => {}
+    }
+    let terminal = verbosity.start();
     match command {
         Command::Demo(args) => demo::run(&args, &terminal),
         Command::Train(args) => train::run(&args, &terminal),
         Command::Plan(args) => plan::run(&args, &terminal).map(Outcome::passed),
         Command::Chat(args) => chat::run(&args, &terminal),
         Command::Data(args) => data::run(args, &terminal).map(|()| Outcome::Done),
-        Command::Config(args) => config::run(args).map(|()| Outcome::Done),
+        Command::Config(args) => config::run(args, &terminal).map(|()| Outcome::Done),
         Command::Logprobs(args) => logprobs::run(&args, &terminal),
         Command::Generate(args) => generate::run(&args, &terminal),
         Command::Merge(args) => merge::run(&args, &terminal),
         Command::Export(args) => export::run(&args, &terminal),
-        Command::Loss(args) => loss::run(args).map(|()| Outcome::Done),
+        Command::Loss(args) => loss::run(args, &terminal).map(|()| Outcome::Done),
         Command::Verify(args) => verify::run(args).map(Outcome::passed),
         Command::Completions(args) => completions::run(&args).map(|()| Outcome::Done),
     }

@@ -27,7 +27,7 @@ pub struct PlanArgs {
     memory: Option<u64>,
     /// Settings that win over the file
     #[arg(value_name = "--key value", trailing_var_arg = true, allow_hyphen_values = true)]
-    overrides: Vec<String>,
+    pub(super) overrides: Vec<String>,
 }
 
 fn gibibytes(text: &str) -> Result<u64, String> {

@@ -22,7 +22,7 @@ pub struct TrainArgs {
     config: PathBuf,
     /// Settings that win over the file
     #[arg(value_name = "--key value", trailing_var_arg = true, allow_hyphen_values = true)]
-    overrides: Vec<String>,
+    pub(super) overrides: Vec<String>,
 }
 
 /// Reads the configuration, trains, and says where the results are.

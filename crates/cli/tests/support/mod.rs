@@ -170,3 +170,11 @@ pub fn metrics(run: &Path) -> Vec<Value> {
         })
         .collect()
 }
+
+/// Asserts that two runs ended with the same weights and the same log.
+#[track_caller]
+pub fn assert_same_result(a: &Path, b: &Path) {
+    let bytes = |run: &Path| fs::read(run.join("model.safetensors")).unwrap();
+    assert!(bytes(a) == bytes(b), "the weights differ");
+    assert_eq!(metrics(a), metrics(b));
+}

@@ -44,6 +44,26 @@ pub fn read_split(path: &Path, split: Option<&str>) -> Result<RowIter, DataError
     Ok(RowIter { waiting: files, current: None, note })
 }
 
+/// The files among `files` that [`read_split`] takes for `splits`, and those that describe the data; paths are relative to
+/// the data set, whose name is for messages. So that what is not read need not be there.
+///
+/// # Errors
+/// As [`read_split`], about a split that no file belongs to.
+pub fn files_of_splits(
+    name: &Path,
+    files: Vec<PathBuf>,
+    splits: &[Option<&str>],
+) -> Result<Vec<PathBuf>, DataError> {
+    let (rows, mut needed): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| sources::is_data(file));
+    for split in splits {
+        let (chosen, _) = split::choose(name, rows.clone(), *split)?;
+        needed.extend(chosen);
+    }
+    needed.sort();
+    needed.dedup();
+    Ok(needed)
+}
+
 /// The rows of all files in order. After a bad row the iteration goes on behind it; after an I/O error with the next file.
 pub struct RowIter {
     waiting: Vec<PathBuf>,
@@ -88,6 +108,7 @@ enum FileRows {
 impl FileRows {
     fn open(path: &Path) -> Result<Self, DataError> {
         let (format, reader) = sources::open(path)?;
+        log::info!("reading {} as {format:?}", path.display());
         Ok(match format {
             Format::Json => Self::Text(text::TextRows::open(path, reader)?),
             Format::Csv { delimiter } => Self::Csv(csv::CsvRows::open(path, reader, delimiter)?),

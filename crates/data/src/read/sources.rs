@@ -15,6 +15,7 @@ const MAX_DEPTH: usize = 4;
 const NOT_DATA: [&str; 4] = ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
 
 /// What the bytes of a file are.
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Format {
     Json,
     Csv { delimiter: u8 },
@@ -51,12 +52,17 @@ pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(found)
 }
 
+/// Whether a file of this name holds rows and does not describe others.
+pub(super) fn is_data(path: &Path) -> bool {
+    !NOT_DATA.contains(&name_of(path).as_str())
+}
+
 fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), DataError> {
     let listed = listed(folder)?;
     for entry in std::fs::read_dir(folder).map_err(|e| DataError::io(folder, e))? {
         let path = entry.map_err(|e| DataError::io(folder, e))?.path();
         let name = name_of(&path);
-        if name.starts_with('.') || NOT_DATA.contains(&name.as_str()) {
+        if name.starts_with('.') || !is_data(&path) {
             continue;
         }
         if path.is_dir() {

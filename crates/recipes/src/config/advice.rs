@@ -1,6 +1,6 @@
 //! Settings that contradict one another are refused; those that are allowed and seldom meant are told.
 
-use super::choices::Strategy;
+use super::choices::{SaveStrategy, Strategy};
 use super::error::ConfigError;
 use super::key::{Category, Key};
 use super::resolve::Resolver;
@@ -30,7 +30,21 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
             "nothing is held out to evaluate on; raise eval_split, name a dataset_test_split, or set eval_strategy to no",
         );
     }
+    let asks_for_best = [
+        ("load_best_model_at_end", config.run.best.as_ref().is_some_and(|best| best.load)),
+        ("early_stopping_patience", config.run.best.as_ref().is_some_and(|best| best.patience.is_some())),
+        ("save_strategy", config.run.save_strategy == SaveStrategy::Best),
+    ];
+    if let (Some((key, _)), Strategy::No) =
+        (asks_for_best.iter().find(|(_, asked)| *asked), config.run.eval_strategy)
+    {
+        return conflict(
+            key,
+            &format!("{key} needs evaluations and there are none; set eval_strategy to steps or epoch"),
+        );
+    }
     let mut advice = unread_adapter_keys(config, r);
+    advice.extend(of_best(config, r));
     advice.extend(match &config.objective {
         ObjectiveSection::Bso(bso) => of_bso(bso, config.data.safety_transform),
         ObjectiveSection::SafeDpo { .. } if config.data.safety_transform != SafetyTransform::SwapDrop => {
@@ -53,6 +67,24 @@ fn unread_adapter_keys(config: &TrainConfig, r: &Resolver) -> Vec<String> {
         return Vec::new();
     }
     vec![format!("{} is not read without use_peft: true: all weights are trained", given.join(", "))]
+}
+
+fn of_best(config: &TrainConfig, r: &Resolver) -> Option<String> {
+    let given = |key: &&str| r.given(key).is_some();
+    match &config.run.best {
+        None => ["greater_is_better", "early_stopping_threshold"].iter().find(|key| given(key)).map(|key| {
+            format!("{key} is not read: set load_best_model_at_end, early_stopping_patience or metric_for_best_model")
+        }),
+        Some(best) if best.patience.is_none() && given(&"early_stopping_threshold") => {
+            Some("early_stopping_threshold is not read without early_stopping_patience".to_owned())
+        }
+        Some(best) if best.patience.is_some() && !best.load => Some(
+            "early_stopping_patience without load_best_model_at_end: the run ends with the weights of its last step, not \
+             with the best"
+                .to_owned(),
+        ),
+        Some(_) => None,
+    }
 }
 
 fn of_bso(bso: &BsoSettings, transform: SafetyTransform) -> Vec<String> {

@@ -129,6 +129,20 @@ closed_set! {
     }
 }
 
+closed_set! {
+    /// When checkpoints are written.
+    SaveStrategy {
+        /// Never.
+        No = "no",
+        /// Every so many optimiser steps.
+        Steps = "steps",
+        /// At the end of every epoch.
+        Epoch = "epoch",
+        /// Whenever an evaluation is the best so far.
+        Best = "best",
+    }
+}
+
 macro_rules! names_of {
     ($set:ident { $($variant:ident = $name:literal),+ $(,)? }) => {
         impl ClosedSet for $set {

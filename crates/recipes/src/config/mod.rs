@@ -29,7 +29,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-pub use choices::{ClosedSet, DTypeChoice, DeviceChoice, LossType, Optim, Stage, Strategy};
+pub use choices::{ClosedSet, DTypeChoice, DeviceChoice, LossType, Optim, SaveStrategy, Stage, Strategy};
 pub use command_line::parse_overrides;
 pub use dataset::DatasetSource;
 pub use error::{ConfigError, Place};
@@ -40,8 +40,8 @@ pub use page::page;
 pub use preset::{PRESETS, Preset};
 pub use schema::schema;
 pub use section::{
-    ChatTemplate, DataSection, ModelSection, ObjectiveSection, OptimiserSection, Resume, RunSection,
-    ScheduleSection, Warmup,
+    BestModel, ChatTemplate, DataSection, ModelSection, ObjectiveSection, OptimiserSection, Resume,
+    RunSection, ScheduleSection, Warmup,
 };
 pub use table::{key, keys};
 pub use value::Setting;

@@ -70,7 +70,7 @@ fn defaults_are_those_of_trl_and_the_method() {
     assert_eq!((c.optimiser.max_grad_norm, c.optimiser.weight_decay), (Some(1.0), 0.0));
     assert_eq!(
         (c.run.eval_strategy, c.run.save_strategy, c.run.save_steps),
-        (Strategy::No, Strategy::Steps, 500)
+        (Strategy::No, SaveStrategy::Steps, 500)
     );
     assert_eq!((c.run.logging_steps, c.run.eval_steps, c.model.seed), (10, 10, 42));
 
@@ -172,7 +172,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
         ("report_to: wandb", "report_to: wandb"),
         ("report_to: [mlflow]", "report_to: mlflow"),
         ("precompute_ref_log_probs: false", "precompute_ref_log_probs"),
-        ("save_strategy: best", "save_strategy: best"),
     ] {
         says(&error(&format!("loss_type: dpo\n{yaml}"), ""), &["a.yaml, line 4", part, "not supported yet"]);
     }
@@ -452,7 +451,8 @@ columns: {prompt: q}
 warmup_ratio: 0.1
 dataset_train_split: a
 dataset_test_split: b
-use_peft: true";
+use_peft: true
+metric_for_best_model: loss";
     for c in PRESETS.iter().flat_map(|p| {
         [config(&format!("preset: {}", p.name), ""), config(&format!("preset: {}\n{more}", p.name), "")]
     }) {
@@ -526,7 +526,7 @@ fn every_alternative_of_the_table_has_a_meaning() {
     check::<crate::schedule::Decay>("lr_scheduler_type");
     check::<Optim>("optim");
     check::<Strategy>("eval_strategy");
-    check::<Strategy>("save_strategy");
+    check::<SaveStrategy>("save_strategy");
     let Kind::Choice(generators) = key("generator").unwrap().kind else { panic!() };
     assert_eq!(generators.iter().map(|c| c.name).collect::<Vec<_>>(), Generator::NAMES);
 }

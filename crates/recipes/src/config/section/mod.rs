@@ -2,6 +2,7 @@
 //! writes it back.
 
 pub(super) mod adapter;
+mod best;
 mod data;
 mod model;
 mod objective;
@@ -9,6 +10,7 @@ mod optimiser;
 mod run;
 mod schedule;
 
+pub use best::BestModel;
 pub use data::{ChatTemplate, DataSection};
 pub use model::ModelSection;
 pub use objective::ObjectiveSection;

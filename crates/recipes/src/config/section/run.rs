@@ -1,10 +1,10 @@
 //! What a run does beside training: evaluation, checkpoints, logs, folders.
 
-use super::super::choices::Strategy;
+use super::super::choices::{SaveStrategy, Strategy};
 use super::super::error::ConfigError;
 use super::super::resolve::Resolver;
 use super::super::value::Setting;
-use super::Settings;
+use super::{BestModel, Settings};
 use std::path::PathBuf;
 
 /// Where to go on from.
@@ -18,7 +18,7 @@ pub enum Resume {
     From(PathBuf),
 }
 
-/// Evaluation, checkpoints, logs and folders. None of it changes the trained weights.
+/// Evaluation, checkpoints, logs and folders. None of it changes a step; `best` decides which step a run ends with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunSection {
     /// Folder that receives everything.
@@ -32,11 +32,13 @@ pub struct RunSection {
     /// Interval in optimiser steps of `Strategy::Steps`.
     pub eval_steps: u64,
     /// When checkpoints are written.
-    pub save_strategy: Strategy,
-    /// Interval in optimiser steps of `Strategy::Steps`.
+    pub save_strategy: SaveStrategy,
+    /// Interval in optimiser steps of `SaveStrategy::Steps`.
     pub save_steps: u64,
     /// Checkpoints kept; `None`: all.
     pub save_total_limit: Option<usize>,
+    /// Which evaluation counts as the best; none: none does.
+    pub best: Option<BestModel>,
     /// Interval of metrics lines in optimiser steps.
     pub logging_steps: u64,
     /// Whether TensorBoard's event files are written beside metrics.jsonl (`report_to: tensorboard`).
@@ -59,6 +61,7 @@ impl RunSection {
             save_strategy: r.choice("save_strategy")?,
             save_steps: r.integer("save_steps")?,
             save_total_limit: r.optional_integer("save_total_limit")?.map(|n| n as usize),
+            best: BestModel::read(r)?,
             logging_steps,
             tensorboard: r.get("report_to")? == Setting::Choice("tensorboard"),
         })
@@ -78,6 +81,7 @@ impl RunSection {
         out.choice("save_strategy", self.save_strategy);
         out.integer("save_steps", self.save_steps);
         out.optional_integer("save_total_limit", self.save_total_limit.map(|n| n as u64));
+        BestModel::write(self.best.as_ref(), out);
         out.integer("logging_steps", self.logging_steps);
         out.put("report_to", Setting::Choice(if self.tensorboard { "tensorboard" } else { "none" }));
     }
@@ -87,9 +91,15 @@ impl RunSection {
         due(self.eval_strategy, self.eval_steps, done, steps_per_epoch)
     }
 
-    /// Whether a checkpoint is due after optimiser step `done` (counted from 1) of epochs of `steps_per_epoch`.
+    /// Whether a checkpoint is due, by the step's number, after optimiser step `done` (counted from 1) of epochs of `steps_per_epoch`.
     pub fn saves_after(&self, done: u64, steps_per_epoch: u64) -> bool {
-        due(self.save_strategy, self.save_steps, done, steps_per_epoch)
+        let strategy = match self.save_strategy {
+            // A best evaluation is no matter of the step's number.
+            SaveStrategy::No | SaveStrategy::Best => Strategy::No,
+            SaveStrategy::Steps => Strategy::Steps,
+            SaveStrategy::Epoch => Strategy::Epoch,
+        };
+        due(strategy, self.save_steps, done, steps_per_epoch)
     }
 }
 

@@ -1,15 +1,10 @@
 //! Keys of what a run does beside training: evaluation, checkpoints, logs, folders.
 
-use super::super::key::{Category::Run, Choice, Key, Kind, choice, later};
+use super::super::key::{Category::Run, Choice, Key, Kind, Range, choice, later};
 use super::{HF, MOST};
 
 const STRATEGIES: &[Choice] = &[choice("no"), choice("steps"), choice("epoch")];
-const SAVING: &[Choice] = &[
-    choice("no"),
-    choice("steps"),
-    choice("epoch"),
-    later("best", &[], "keep all checkpoints (`save_strategy: epoch`) and choose by metrics.jsonl"),
-];
+const SAVING: &[Choice] = &[choice("no"), choice("steps"), choice("epoch"), choice("best")];
 const WHY_NO_TRACKER: &str =
     "metrics.jsonl and report.html in output_dir hold every figure; use `report_to: none` or tensorboard";
 const TRACKERS: &[Choice] = &[
@@ -40,14 +35,33 @@ pub(super) const KEYS: &[Key] = &[
         .says(HF, "Interval of `eval_strategy: steps`.")
         .bookkeeping(),
     Key::new("save_strategy", Run, Kind::Choice(SAVING), "steps")
-        .says(HF, "When checkpoints are written; the final weights always are.")
+        .says(HF, "When checkpoints are written (best: whenever an evaluation is the best so far); the final weights always are.")
         .bookkeeping(),
     Key::new("save_steps", Run, COUNT, "500")
         .unit("optimiser steps")
         .says(HF, "Interval of `save_strategy: steps`.")
         .bookkeeping(),
     Key::optional("save_total_limit", Run, COUNT, &["none"], "all are kept")
-        .says(HF, "Checkpoints kept; the oldest is removed first.")
+        .says(HF, "Checkpoints kept; the oldest is removed first, the best one never.")
+        .bookkeeping(),
+    Key::new("load_best_model_at_end", Run, Kind::Bool, "false")
+        .says(HF, "End with the weights of the best evaluation in place of the last step's; each best one is kept as a checkpoint.")
+        .bookkeeping(),
+    Key::optional("metric_for_best_model", Run, Kind::Text, &["none"], "loss where the best is asked for")
+        .example("rewards/accuracies")
+        .says(HF, "The figure of an evaluation that tells the best, with or without eval_ before it.")
+        .bookkeeping(),
+    Key::optional("greater_is_better", Run, Kind::Bool, &["none"], "false for a metric that ends in loss, else true")
+        .says(HF, "Whether more of metric_for_best_model is better.")
+        .bookkeeping(),
+    Key::optional("early_stopping_patience", Run, COUNT, &["none"], "every step is done")
+        .unit("evaluations")
+        .says(HF, "Stop after so many evaluations without a gain.")
+        .aliases(&["early_stopping_steps"])
+        .bookkeeping(),
+    Key::new("early_stopping_threshold", Run, Kind::Real(Range::NOT_NEGATIVE), "0")
+        .unit("of metric_for_best_model")
+        .says(HF, "The least gain that counts for early_stopping_patience.")
         .bookkeeping(),
     Key::new("logging_steps", Run, COUNT, "10")
         .unit("optimiser steps")
