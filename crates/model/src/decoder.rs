@@ -10,6 +10,7 @@ use crate::layout::{Layout, TensorSpec};
 use crate::model_directory::ModelDirectory;
 use crate::norm::Norm;
 use crate::rope::{Rope, inverse_frequencies};
+use crate::scores::{STATISTICS, statistics_to_write};
 use crate::stored::StoredTensor;
 use crate::weights::{Checkpoint, TensorData, TensorToWrite, save_tensors};
 use bso_durable::Seed;
@@ -69,6 +70,7 @@ impl Decoder {
             stored.scatter(&values, parameters);
         }
         decoder.refuse_untied_head(&checkpoint)?;
+        decoder.read_normaliser(&checkpoint)?;
         if let Some(adapter) = adapter {
             decoder.load_adapter(&adapter)?;
             decoder.merge_adapter()?;
@@ -187,7 +189,9 @@ impl Decoder {
                 TensorData::Made(Box::new(|| Ok(stored.gather(&self.parameters))))
             },
         });
-        save_tensors(dir, tensors.collect(), dtype, max_shard_bytes)?;
+        let mut tensors: Vec<_> = tensors.collect();
+        tensors.extend(self.config.score.iter().flat_map(statistics_to_write));
+        save_tensors(dir, tensors, dtype, max_shard_bytes)?;
         self.config.save(dir, dtype)
     }
 
@@ -241,6 +245,11 @@ impl Decoder {
 
     pub(crate) fn head_place(&self) -> usize {
         self.adapter.as_ref().and_then(|adapter| adapter.head).unwrap_or(self.layout.head)
+    }
+
+    /// Whether the model has an output head, and it is the embedding.
+    fn tied_head(&self) -> bool {
+        self.config.tied_head && self.config.score.is_none()
     }
 
     pub(crate) fn embedding(&self) -> &Array {
@@ -310,8 +319,7 @@ impl Decoder {
 
     /// transformers ignores a stored head where the config ties it; a different one would be lost silently.
     fn refuse_untied_head(&self, checkpoint: &Checkpoint) -> Result<(), ModelError> {
-        let Some(name) =
-            HEADS.into_iter().find(|name| checkpoint.has(name)).filter(|_| self.config.tied_head)
+        let Some(name) = HEADS.into_iter().find(|name| checkpoint.has(name)).filter(|_| self.tied_head())
         else {
             return Ok(());
         };
@@ -386,7 +394,8 @@ fn refuse_superfluous(
         let mask = [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"];
         name.ends_with(".rotary_emb.inv_freq")
             || mask.iter().any(|end| name.ends_with(end))
-            || (HEADS.contains(&name) && config.tied_head)
+            || (HEADS.contains(&name) && (config.tied_head || config.score.is_some()))
+            || (STATISTICS.contains(&name) && config.score.is_some())
     };
     match checkpoint.names().find(|name| !known.contains(name) && !harmless(name)) {
         None => Ok(()),
@@ -420,7 +429,7 @@ fn reserve(name: &str, count: usize) -> Result<Vec<f32>, ModelError> {
 }
 
 /// Normal numbers by the Box-Muller transform.
-fn fill_normal(values: &mut [f32], std: f64, seed: Seed) {
+pub(crate) fn fill_normal(values: &mut [f32], std: f64, seed: Seed) {
     let mut rng = seed.rng();
     for pair in values.chunks_mut(2) {
         // 1 - u is in (0, 1], where the logarithm is finite.

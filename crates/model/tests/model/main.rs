@@ -18,5 +18,6 @@ mod optimiser;
 mod parity;
 mod paths;
 mod saving;
+mod scores;
 mod stories;
 mod weights;
