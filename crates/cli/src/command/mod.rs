@@ -11,6 +11,7 @@ mod logprobs;
 mod loss;
 mod merge;
 mod plan;
+mod score;
 mod train;
 mod verify;
 
@@ -51,6 +52,8 @@ pub enum Command {
     Config(config::ConfigArgs),
     /// Add the log-probs of responses under a model to rows
     Logprobs(logprobs::LogprobsArgs),
+    /// Add the score of every row under a reward or cost model
+    Score(score::ScoreArgs),
     /// Answer prompts with a model
     Generate(generate::GenerateArgs),
     /// Merge an adapter into its base, or combine models linearly
@@ -76,6 +79,7 @@ pub fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Data(args) => data::run(args, &terminal).map(|()| Outcome::Done),
         Command::Config(args) => config::run(args).map(|()| Outcome::Done),
         Command::Logprobs(args) => logprobs::run(&args, &terminal),
+        Command::Score(args) => score::run(&args, &terminal),
         Command::Generate(args) => generate::run(&args, &terminal),
         Command::Merge(args) => merge::run(&args, &terminal),
         Command::Export(args) => export::run(&args, &terminal),
