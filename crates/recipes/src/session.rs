@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
         };
         let log = RunLog::open(run, config.run.tensorboard, checkpoint.is_some().then_some(progress.step))?;
         let mut memory = StepMemory::new(decoder, config.model.gradient_checkpointing);
-        memory.reserve(decoder, largest_batch(config, &inputs.dataset.train)?)?;
+        memory.reserve(decoder, largest_batch(config, decoder.config().reads(), &inputs.dataset.train)?)?;
         let mut session = Self {
             memory,
             idle: IdleTensors::default(),

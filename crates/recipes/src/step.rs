@@ -2,7 +2,7 @@
 
 use crate::RecipeError;
 use crate::example::Example;
-use crate::objective::{BatchLogProbs, Observation, TrainingObjective};
+use crate::objective::{BatchLogProbs, Detail, Observation, TrainingObjective};
 use bso_data::TokenisedSequence;
 use bso_durable::Seed;
 use bso_model::{Activations, BatchSize, Decoder, Gradients, Optimiser, PackedBatch, Reads, Workspace};
@@ -121,7 +121,22 @@ pub fn optimise(
     outcome.grad_norm = scaled_norm * gradients.scale.max(f64::MIN_POSITIVE);
     let factor = clip_factor(scaled_norm, gradients.scale.max(f64::MIN_POSITIVE), step.max_grad_norm)?;
     optimiser.step(decoder, &gradients.stored, factor, step.rate)?;
+    update_normaliser(decoder, step, &outcome.observations);
     Ok(outcome)
+}
+
+/// Takes in the scores of each micro-batch, where the model has a normaliser that follows training.
+fn update_normaliser(decoder: &mut Decoder, step: &Step<'_>, observations: &[Observation]) {
+    let mut rest = observations;
+    for micro in &step.micro_batches {
+        let (these, others) = rest.split_at(micro.examples.len().min(rest.len()));
+        let of_pair = |o: &Observation| match o.detail {
+            Detail::Scored { scores, .. } => scores.to_vec(),
+            _ => Vec::new(),
+        };
+        decoder.update_normaliser(&these.iter().flat_map(of_pair).collect::<Vec<f64>>());
+        rest = others;
+    }
 }
 
 /// What one optimiser step is asked to do.

@@ -40,7 +40,7 @@ pub struct Arguments {
 pub enum Command {
     /// Watch a small language model become helpful and safe: the whole pipeline on a synthetic world with known truth
     Demo(demo::DemoArgs),
-    /// Train by a YAML config (SFT or preference stage)
+    /// Train by a YAML config: a language model (SFT, preference) or a scalar head (reward, cost)
     Train(train::TrainArgs),
     /// Say what a run will take before it is started: memory, time, padding, truncation, objective; loads no weights
     Plan(plan::PlanArgs),

@@ -66,13 +66,19 @@ fn whole_turns_keep_what_stands_behind_their_end_within_max_length() {
         rejected_unsafe: None,
         chosen_margin: None,
         rejected_margin: None,
-        origin: Origin { file: std::path::Path::new("x").into(), row: 1 },
+        origin: Origin::new("x", 1),
     };
     let mut tokenizer = chat(Some(CHATML));
     let tokenise = |tokenizer: &ChatTokenizer, max_length| {
         let truncation = Truncation { max_length, mode: TruncationMode::KeepStart };
-        let mut pairs =
-            tokenise_pairs(&[pair.clone()], tokenizer, truncation, &mut Ledger::default(), &Silent).unwrap();
+        let mut pairs = tokenise_pairs(
+            std::slice::from_ref(&pair),
+            tokenizer,
+            truncation,
+            &mut Ledger::default(),
+            &Silent,
+        )
+        .unwrap();
         pairs.remove(0)
     };
     let text = |tokenizer: &ChatTokenizer, ids: &[u32]| tokenizer.decode_with_special(ids);

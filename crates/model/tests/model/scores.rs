@@ -359,6 +359,8 @@ fn each_head_refuses_what_only_the_other_can_do() {
     says(language.scores_in(&ends, &mut Workspace::new()).map(drop), no_head);
     let mut again = scorer.clone();
     says(again.replace_head(ScoreHead::sequence_classification(), Seed::new(0)), "already");
+    let dirs = [safe_rlhf(), safe_rlhf()];
+    says(bso_model::interpolate_models(&dirs, &[0.5, 0.5], Path::new("never"), DType::F32), "normaliser");
     let mut smol = decoder("smollm3_no_rope");
     let safe_rlhf = ScoreHead::safe_rlhf(ScoreKind::Reward, NormaliserRule::Fixed);
     says(smol.replace_head(safe_rlhf, Seed::new(0)), "smollm3");

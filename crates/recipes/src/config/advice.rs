@@ -6,7 +6,7 @@ use super::key::Category;
 use super::resolve::Resolver;
 use super::section::ObjectiveSection;
 use super::{ClosedSet, TrainConfig, table};
-use bso_data::SafetyTransform;
+use bso_data::{Preference, SafetyTransform};
 use bso_objective::{BsoSettings, Generator, Tail};
 
 /// Checks settings against one another.
@@ -27,6 +27,20 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
         return conflict(
             "eval_strategy",
             "nothing is held out to evaluate on; raise eval_split, name a dataset_test_split, or set eval_strategy to no",
+        );
+    }
+    if config.objective.score_head().is_some() && config.adapter.is_some() {
+        return conflict(
+            "use_peft",
+            "adapters beside a scalar head are not supported yet; leave use_peft out: all weights are trained",
+        );
+    }
+    if matches!(config.objective, ObjectiveSection::Cost { .. })
+        && config.data.preference != Preference::Safer
+    {
+        return conflict(
+            "preference",
+            "a cost model learns which response is safer; set preference to safer",
         );
     }
     let mut advice = unread_adapter_keys(config, r);
