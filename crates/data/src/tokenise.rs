@@ -94,20 +94,24 @@ pub fn tokenise_pairs(
         |p| &p.origin,
         |pair| {
             let encoded = tokenizer.encode_pair(&pair.prompt, [&pair.chosen, &pair.rejected])?;
+            let behind = tokenizer.behind_turn(&pair.prompt)?;
+            let room = truncation.less(behind.len());
             let (mut chosen, mut rejected) = (encoded.first, encoded.second);
             // Where the prompts differ each sequence is cut by itself.
             let fitted = if chosen.prompt == rejected.prompt {
                 let mut responses = [&mut chosen.response, &mut rejected.response];
                 let fitted =
-                    fit(truncation, &mut chosen.prompt, &mut responses, || tokenizer.cuttable(&pair.prompt))?;
+                    fit(room, &mut chosen.prompt, &mut responses, || tokenizer.cuttable(&pair.prompt))?;
                 rejected.prompt.clone_from(&chosen.prompt);
                 fitted
             } else {
-                let one = fit_one(&mut chosen, tokenizer, &pair.prompt, truncation)?;
-                let two = fit_one(&mut rejected, tokenizer, &pair.prompt, truncation)?;
+                let one = fit_one(&mut chosen, tokenizer, &pair.prompt, room)?;
+                let two = fit_one(&mut rejected, tokenizer, &pair.prompt, room)?;
                 both(one, two)
             };
-            outcome(fitted, &pair.origin, truncation, || {
+            chosen.response.extend(&behind);
+            rejected.response.extend(&behind);
+            outcome(fitted.and(behind.len()), &pair.origin, truncation, || {
                 if chosen == rejected {
                     return Outcome::Dropped("responses are identical after truncation or in tokens");
                 }
@@ -142,7 +146,10 @@ pub fn tokenise_sft(
         |e| &e.origin,
         |example| {
             let mut sequence = tokenizer.encode_response(&example.prompt, &example.response)?;
-            let fitted = fit_one(&mut sequence, tokenizer, &example.prompt, truncation)?;
+            let behind = tokenizer.behind_turn(&example.prompt)?;
+            let fitted = fit_one(&mut sequence, tokenizer, &example.prompt, truncation.less(behind.len()))?;
+            let fitted = fitted.and(behind.len());
+            sequence.response.extend(behind);
             outcome(fitted, &example.origin, truncation, || {
                 Outcome::Kept(TokenisedSft { sequence, origin: example.origin.clone() }, Vec::new())
             })

@@ -43,6 +43,13 @@ pub struct Truncation {
     pub mode: TruncationMode,
 }
 
+impl Truncation {
+    /// The same with so many tokens set aside.
+    pub(crate) fn less(self, tokens: usize) -> Self {
+        Self { max_length: self.max_length.map(|limit| limit.saturating_sub(tokens)), ..self }
+    }
+}
+
 /// What became of the responses to one prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fitted {
@@ -52,6 +59,16 @@ pub(crate) enum Fitted {
     Dropped(&'static str),
     /// Mode `raise`: the longest length.
     TooLong(usize),
+}
+
+impl Fitted {
+    /// Counting so many more tokens.
+    pub(crate) fn and(self, tokens: usize) -> Self {
+        match self {
+            Self::TooLong(length) => Self::TooLong(length + tokens),
+            other => other,
+        }
+    }
 }
 
 /// A response must keep its end-of-turn token and at least one token before it.

@@ -11,7 +11,7 @@
 use bso_engine::{
     Accumulate, AdamW, AdamWState, Array, AttentionForward, AttentionGrads, AttentionShape, CpuPath, Engine,
     Gelu, GeluGrads, HeadInputs, LayerNormGrads, LinearGrads, Qkv, RmsNormGrads, RmsProp, RotaryTable,
-    Segment, Segments, SelectedLogProbGrads, Sgd, SwigluGrads,
+    ScoreGrads, Segment, Segments, SelectedLogProbGrads, Sgd, SwigluGrads,
 };
 use serde_json::Value;
 
@@ -257,6 +257,32 @@ fn selected_log_prob_of(name: &str, cap: Option<f32>) {
         compare(&engine, name, &log_probs, &case["out"], BOUND);
         compare(&engine, &format!("{name} dhidden"), dhidden.as_slice(), &case["dhidden"], BOUND);
         compare(&engine, &format!("{name} dhead"), dhead.as_slice(), &case["dhead"], BOUND);
+    }
+}
+
+#[test]
+fn score() {
+    let case = fixture("score");
+    let (hidden, head, bias) = (array(&case["hidden"], 6), array(&case["head"], 6), array(&case["bias"], 1));
+    let weights = numbers(&case["upstream"]);
+    for engine in engines() {
+        let mut scores = [0.0; 5];
+        engine.score(&hidden, &head, Some(&bias), &mut scores).unwrap();
+        let (mut dhidden, mut dhead, mut dbias) =
+            (Array::zeros(5, 6), Array::zeros(1, 6), Array::zeros(1, 1));
+        let grads = ScoreGrads {
+            weights: &weights,
+            hidden: &hidden,
+            head: &head,
+            dhidden: &mut dhidden,
+            dhead: Some(&mut dhead),
+            dbias: Some(&mut dbias),
+        };
+        engine.score_backward(grads).unwrap();
+        compare(&engine, "score", &scores.map(|score| score as f32), &case["out"], BOUND);
+        compare(&engine, "score dhidden", dhidden.as_slice(), &case["dhidden"], BOUND);
+        compare(&engine, "score dhead", dhead.as_slice(), &case["dhead"], BOUND);
+        compare(&engine, "score dbias", dbias.as_slice(), &case["dbias"], BOUND);
     }
 }
 

@@ -157,9 +157,10 @@ pub(crate) struct HeadActivations {
     pub normed: Matrix,
     /// What the norm stored.
     pub inverse: Vec<f32>,
+    /// One number a scored row: its log-prob, or the score of a scalar head.
     pub log_probs: Vec<f64>,
     pub lse: Vec<f32>,
-    /// The log-prob of each sequence.
+    /// The log-prob of each sequence, or its score.
     pub sums: Vec<f64>,
 }
 
@@ -180,7 +181,8 @@ impl HeadActivations {
     ) -> Result<(), EngineError> {
         let [gathered, normed, _] = Self::shapes(size, config);
         self.gathered.fit(DType::F32, gathered)?;
-        self.normed.fit(dtype, normed)?;
+        // A scalar head computes in f32.
+        self.normed.fit(if config.score.is_some() { DType::F32 } else { dtype }, normed)?;
         self.inverse.resize(size.scored, 0.0);
         self.log_probs.resize(size.scored, 0.0);
         self.lse.resize(size.scored, 0.0);

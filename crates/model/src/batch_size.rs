@@ -9,7 +9,7 @@ pub struct BatchSize {
     pub rows: usize,
     /// Rows that meet the head: the only ones that the last layer computes to its end.
     pub head_rows: usize,
-    /// Scored tokens; more than `head_rows` where a row predicts the first token of several responses.
+    /// Scored tokens, or sequences with a score; more than `head_rows` where a row predicts the first token of several responses.
     pub scored: usize,
     /// Sequences.
     pub sequences: usize,
@@ -30,7 +30,7 @@ impl BatchSize {
         Self {
             rows: batch.rows(),
             head_rows: batch.head_rows().len(),
-            scored: batch.targets().len(),
+            scored: batch.head_index().len(),
             sequences: batch.sequences(),
             visible: segments.iter().map(bso_engine::Segment::visible).max().unwrap_or(0),
             attended_pairs: segments.iter().map(pairs).sum(),

@@ -7,7 +7,9 @@ use crate::error::ModelError;
 use crate::family::{Family, Mlp, NormKind, Positions};
 use crate::layer_kind::LayerKind;
 use crate::model_directory::ModelDirectory;
+use crate::packed_batch::Reads;
 use crate::rope::Rope;
+use crate::score_head::{ScoreHead, ScoreLayout};
 use crate::weights::torch_name;
 use bso_engine::DType;
 use serde_json::{Map, Value};
@@ -50,6 +52,8 @@ pub struct ModelConfig {
     pub parallel_residual: bool,
     /// Whether the output head is the embedding.
     pub tied_head: bool,
+    /// The scalar head of a reward or cost model, in place of the output head.
+    pub score: Option<ScoreHead>,
     /// Biases on the query, key and value projections.
     pub qkv_bias: bool,
     /// Bias on the attention output projection.
@@ -102,7 +106,7 @@ impl ModelConfig {
             });
         };
         let fields = Fields { map: &original, file: file.to_owned() };
-        let family = fields.family()?;
+        let (family, class) = fields.family()?;
         let (keys, defaults) = (&family.keys, &family.defaults);
         fields.refuse_unsupported(family)?;
         let hidden_size = fields.size(keys.hidden_size, None, LARGEST_SIZE)?;
@@ -132,6 +136,7 @@ impl ModelConfig {
             logit_cap: fields.cap("final_logit_softcapping", family.logit_cap)?,
             parallel_residual: family.parallel_residual && fields.flag("use_parallel_residual", true)?,
             tied_head: fields.flag("tie_word_embeddings", defaults.tied)?,
+            score: fields.score_head(class)?,
             qkv_bias: fields.bias(family.qkv_bias)?,
             output_bias: fields.bias(family.output_bias)?,
             mlp_bias: fields.bias(family.mlp_bias)?,
@@ -153,6 +158,9 @@ impl ModelConfig {
         // transformers 5 writes `dtype`, earlier versions `torch_dtype`; each file keeps its own key.
         let key = if fields.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
         fields.insert(key.into(), Value::from(torch_name(dtype)));
+        if let Some(score) = &self.score {
+            score.write(&mut fields);
+        }
         fields.entry("architectures").or_insert_with(|| Value::from(vec![self.family.architecture]));
         Ok(bso_durable::write_json(&dir.join("config.json"), &fields)?)
     }
@@ -165,6 +173,45 @@ impl ModelConfig {
         keys.filter(|key| !DECIDES_NOTHING.contains(&key.as_str()))
             .find(|key| self.original.get(*key) != other.original.get(*key))
             .cloned()
+    }
+
+    /// The same decoder with a scalar head in place of its own.
+    ///
+    /// # Errors
+    /// A model that has a scalar head already; a family without a class for the head's layout.
+    pub fn with_score_head(&self, head: ScoreHead) -> Result<Self, ModelError> {
+        if self.score.is_some() {
+            return Err(ModelError::argument("the model has a scalar head already", "keep it"));
+        }
+        let Some(class) = self.family.class_with(head.layout) else {
+            return Err(ModelError::argument(
+                format!("safe-rlhf has no score model of type {}", self.model_type()),
+                "use transformers' layout (...ForSequenceClassification)",
+            ));
+        };
+        let mut config = self.clone();
+        config.original.insert("architectures".into(), Value::from(vec![class]));
+        config.original.remove("num_labels");
+        head.write(&mut config.original);
+        config.score = Some(head);
+        Ok(config)
+    }
+
+    /// What the model's head reads of a sequence.
+    pub fn reads(&self) -> Reads {
+        match &self.score {
+            None => Reads::Response,
+            Some(score) => match score.layout {
+                ScoreLayout::SequenceClassification => Reads::End { pad: self.pad_token_id },
+                ScoreLayout::SafeRlhf => Reads::End { pad: None },
+            },
+        }
+    }
+
+    /// The class of the model, as `architectures` in `config.json` names it.
+    pub fn class(&self) -> &str {
+        let named = self.original.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
+        named.unwrap_or(self.family.architecture)
     }
 
     /// The head is no longer the embedding.

@@ -4,7 +4,7 @@
 use crate::activation::Activation;
 use crate::error::ModelError;
 use crate::families::{FAMILIES, supported};
-use crate::family::{Bias, Cap, Family, Mlp, Positions, Scale, Windows};
+use crate::family::{Bias, Cap, Family, HeadClass, Mlp, Positions, Scale, Windows};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
@@ -63,14 +63,18 @@ impl Fields<'_> {
         self.map.get(key).is_none_or(Value::is_null)
     }
 
-    pub(crate) fn family(&self) -> Result<&'static Family, ModelError> {
+    /// The family, and what stands on its decoder.
+    pub(crate) fn family(&self) -> Result<(&'static Family, HeadClass), ModelError> {
         let architecture = self.map.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
         let model_type = self.map.get("model_type").and_then(Value::as_str);
-        let found = FAMILIES.iter().find(|f| match (architecture, model_type) {
-            (Some(a), Some(m)) => f.architecture == a && f.model_type == m,
-            (Some(a), None) => f.architecture == a,
-            (None, Some(m)) => f.model_type == m,
-            (None, None) => false,
+        let found = FAMILIES.iter().find_map(|f| {
+            let class = match (architecture, model_type) {
+                (_, Some(m)) if f.model_type != m => None,
+                (Some(a), _) => f.head_of(a),
+                (None, Some(_)) => Some(HeadClass::LanguageModel),
+                (None, None) => None,
+            };
+            Some((f, class?))
         });
         found.ok_or_else(|| {
             let name = match (architecture, model_type) {

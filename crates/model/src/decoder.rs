@@ -11,6 +11,7 @@ use crate::model_directory::ModelDirectory;
 use crate::norm::Norm;
 use crate::quantised_base::QuantisedBase;
 use crate::rope::{Rope, inverse_frequencies};
+use crate::scores::{STATISTICS, statistics_to_write};
 use crate::stored::StoredTensor;
 use crate::weights::{Checkpoint, save_tensors};
 use bso_durable::Seed;
@@ -97,6 +98,7 @@ impl Decoder {
             }
         }
         decoder.refuse_untied_head(&checkpoint)?;
+        decoder.read_normaliser(&checkpoint)?;
         Ok(decoder)
     }
 
@@ -217,7 +219,8 @@ impl Decoder {
         }
         self.refuse_quantised("save the adapter by itself")?;
         let tensors = self.layout.stored.iter().map(|stored| stored.to_write(&self.parameters));
-        save_tensors(dir, tensors.collect(), dtype, max_shard_bytes)?;
+        let statistics = self.config.score.iter().flat_map(statistics_to_write);
+        save_tensors(dir, tensors.chain(statistics).collect(), dtype, max_shard_bytes)?;
         self.config.save(dir, dtype)
     }
 
@@ -271,6 +274,11 @@ impl Decoder {
 
     pub(crate) fn head_place(&self) -> usize {
         self.adapter.as_ref().and_then(|adapter| adapter.head).unwrap_or(self.layout.head)
+    }
+
+    /// Whether the model has an output head, and it is the embedding.
+    fn tied_head(&self) -> bool {
+        self.config.tied_head && self.config.score.is_none()
     }
 
     pub(crate) fn embedding(&self) -> &Array {
@@ -341,8 +349,7 @@ impl Decoder {
 
     /// transformers ignores a stored head where the config ties it; a different one would be lost silently.
     fn refuse_untied_head(&self, checkpoint: &Checkpoint) -> Result<(), ModelError> {
-        let Some(name) =
-            HEADS.into_iter().find(|name| checkpoint.has(name)).filter(|_| self.config.tied_head)
+        let Some(name) = HEADS.into_iter().find(|name| checkpoint.has(name)).filter(|_| self.tied_head())
         else {
             return Ok(());
         };
@@ -429,7 +436,8 @@ fn refuse_superfluous(
         let mask = [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"];
         name.ends_with(".rotary_emb.inv_freq")
             || mask.iter().any(|end| name.ends_with(end))
-            || (HEADS.contains(&name) && config.tied_head)
+            || (HEADS.contains(&name) && (config.tied_head || config.score.is_some()))
+            || (STATISTICS.contains(&name) && config.score.is_some())
     };
     match checkpoint.names().find(|name| !known.contains(name) && !harmless(name)) {
         None => Ok(()),
@@ -463,7 +471,7 @@ fn reserve(name: &str, count: usize) -> Result<Vec<f32>, ModelError> {
 }
 
 /// Normal numbers by the Box-Muller transform.
-fn fill_normal(values: &mut [f32], std: f64, seed: Seed) {
+pub(crate) fn fill_normal(values: &mut [f32], std: f64, seed: Seed) {
     let mut rng = seed.rng();
     for pair in values.chunks_mut(2) {
         // 1 - u is in (0, 1], where the logarithm is finite.

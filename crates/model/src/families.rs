@@ -49,6 +49,8 @@ const EVERY_ROPE: &[&str] = &["default", "linear", "dynamic", "llama3", "yarn"];
 const LLAMA: Family = Family {
     model_type: "llama",
     architecture: "LlamaForCausalLM",
+    classifier: "LlamaForSequenceClassification",
+    scorers: &["LlamaForScore", "LlamaModelForScore"],
     keys: KEYS,
     defaults: DEFAULTS,
     names: NAMES,
@@ -71,6 +73,8 @@ const LLAMA: Family = Family {
 const QWEN2: Family = Family {
     model_type: "qwen2",
     architecture: "Qwen2ForCausalLM",
+    classifier: "Qwen2ForSequenceClassification",
+    scorers: &["Qwen2ForScore"],
     defaults: Defaults { max_positions: 32768, window: Some(4096), ..DEFAULTS },
     qkv_bias: Bias::Always,
     output_bias: Bias::Never,
@@ -82,6 +86,8 @@ const QWEN2: Family = Family {
 const QWEN3: Family = Family {
     model_type: "qwen3",
     architecture: "Qwen3ForCausalLM",
+    classifier: "Qwen3ForSequenceClassification",
+    scorers: &[],
     defaults: Defaults { head_dim: Some(128), ..QWEN2.defaults },
     qkv_bias: Bias::Key("attention_bias", false),
     output_bias: Bias::Key("attention_bias", false),
@@ -92,6 +98,8 @@ const QWEN3: Family = Family {
 const MISTRAL: Family = Family {
     model_type: "mistral",
     architecture: "MistralForCausalLM",
+    classifier: "MistralForSequenceClassification",
+    scorers: &["MistralForScore"],
     defaults: Defaults { max_positions: 131_072, kv_heads: Some(8), window: Some(4096), ..DEFAULTS },
     qkv_bias: Bias::Never,
     output_bias: Bias::Never,
@@ -103,6 +111,8 @@ const MISTRAL: Family = Family {
 const SMOLLM3: Family = Family {
     model_type: "smollm3",
     architecture: "SmolLM3ForCausalLM",
+    classifier: "SmolLM3ForSequenceClassification",
+    scorers: &[],
     defaults: Defaults {
         max_positions: 32768,
         kv_heads: Some(4),
@@ -118,6 +128,8 @@ const SMOLLM3: Family = Family {
 const PHI3: Family = Family {
     model_type: "phi3",
     architecture: "Phi3ForCausalLM",
+    classifier: "Phi3ForSequenceClassification",
+    scorers: &[],
     keys: Keys { rotary_share: Some("partial_rotary_factor"), ..KEYS },
     defaults: Defaults { max_positions: 4096, norm_eps: 1e-5, ..DEFAULTS },
     names: Names {
@@ -132,6 +144,8 @@ const PHI3: Family = Family {
 const GEMMA2: Family = Family {
     model_type: "gemma2",
     architecture: "Gemma2ForCausalLM",
+    classifier: "Gemma2ForSequenceClassification",
+    scorers: &[],
     keys: Keys { activation: "hidden_activation", ..KEYS },
     defaults: Defaults {
         max_positions: 8192,
@@ -164,6 +178,8 @@ const GEMMA2: Family = Family {
 const GEMMA3: Family = Family {
     model_type: "gemma3_text",
     architecture: "Gemma3ForCausalLM",
+    classifier: "Gemma3TextForSequenceClassification",
+    scorers: &[],
     defaults: Defaults { max_positions: 131_072, rope_theta: 1_000_000.0, ..GEMMA2.defaults },
     qk_norm: QkNorm::Heads,
     windows: Windows::AllButEvery(Some("sliding_window_pattern"), 6),
@@ -176,6 +192,8 @@ const GEMMA3: Family = Family {
 const OLMO2: Family = Family {
     model_type: "olmo2",
     architecture: "Olmo2ForCausalLM",
+    classifier: "Olmo2ForSequenceClassification",
+    scorers: &[],
     defaults: Defaults { norm_eps: 1e-5, ..DEFAULTS },
     names: Names {
         norms: [None, Some("post_attention_layernorm"), None, Some("post_feedforward_layernorm")],
@@ -189,6 +207,8 @@ const OLMO2: Family = Family {
 const GPT_NEOX: Family = Family {
     model_type: "gpt_neox",
     architecture: "GPTNeoXForCausalLM",
+    classifier: "GPTNeoXForSequenceClassification",
+    scorers: &["GPTNeoXForScore"],
     keys: Keys {
         kv_heads: None,
         head_dim: None,
@@ -219,6 +239,8 @@ const GPT_NEOX: Family = Family {
 const GPT2: Family = Family {
     model_type: "gpt2",
     architecture: "GPT2LMHeadModel",
+    classifier: "GPT2ForSequenceClassification",
+    scorers: &["GPT2ForScore"],
     keys: Keys {
         hidden_size: "n_embd",
         intermediate_size: "n_inner",
@@ -265,5 +287,10 @@ pub(crate) const FAMILIES: &[Family] =
 
 /// The supported architectures in words.
 pub(crate) fn supported() -> String {
-    FAMILIES.iter().map(|f| format!("{} ({})", f.architecture, f.model_type)).collect::<Vec<_>>().join(", ")
+    let classes =
+        FAMILIES.iter().map(|f| format!("{} ({})", f.architecture, f.model_type)).collect::<Vec<_>>();
+    format!(
+        "{}; with a scalar head ...ForSequenceClassification of each, and safe-rlhf's ...ForScore",
+        classes.join(", ")
+    )
 }

@@ -74,6 +74,18 @@ pub(crate) enum Cap {
     Key(Option<f64>),
 }
 
+/// What stands on a decoder, by the class in `architectures`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadClass {
+    LanguageModel,
+    /// transformers' scalar head.
+    SequenceClassification,
+    /// safe-rlhf's; whether it has a bias where the config is silent.
+    SafeRlhf {
+        bias: bool,
+    },
+}
+
 /// Names of a config's fields where families differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Keys {
@@ -156,6 +168,10 @@ pub(crate) struct Family {
     pub model_type: &'static str,
     /// `architectures[0]` in `config.json`.
     pub architecture: &'static str,
+    /// The same of transformers' class with a scalar head.
+    pub classifier: &'static str,
+    /// The same of safe-rlhf's, where it has one: the present name, then an earlier one whose head had no bias.
+    pub scorers: &'static [&'static str],
     pub keys: Keys,
     pub defaults: Defaults,
     pub names: Names,
@@ -177,4 +193,18 @@ pub(crate) struct Family {
     pub scaled_embedding: bool,
     /// Whether `use_parallel_residual` (true where absent) puts attention and MLP side by side.
     pub parallel_residual: bool,
+}
+
+impl Family {
+    /// What the class puts on this family's decoder; none: it is no class of this family.
+    pub(crate) fn head_of(&self, class: &str) -> Option<HeadClass> {
+        if class == self.architecture {
+            return Some(HeadClass::LanguageModel);
+        }
+        if class == self.classifier {
+            return Some(HeadClass::SequenceClassification);
+        }
+        let place = self.scorers.iter().position(|scorer| *scorer == class)?;
+        Some(HeadClass::SafeRlhf { bias: place == 0 })
+    }
 }

@@ -138,6 +138,9 @@ fn check(decoder: &Decoder, prompts: &[Vec<u32>], config: &GenerateConfig) -> Re
         );
     }
     decoder.refuse_quantised("generate with the whole model")?;
+    if decoder.config().score.is_some() {
+        return Err(decoder.other_head());
+    }
     if !(config.temperature.is_finite() && config.temperature >= 0.0) {
         return refuse(
             format!("temperature {} is not a number of at least 0", config.temperature),

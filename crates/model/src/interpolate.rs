@@ -5,6 +5,7 @@ use crate::decoder::name_in;
 use crate::error::ModelError;
 use crate::layout::Layout;
 use crate::model_directory::ModelDirectory;
+use crate::score_head::ScoreLayout;
 use crate::stored::StoredTensor;
 use crate::weights::{Checkpoint, TensorData, TensorToWrite, save_tensors};
 use bso_engine::DType;
@@ -82,5 +83,12 @@ fn whole_model(dir: &Path) -> Result<ModelConfig, ModelError> {
             "merge it into its base first (bso merge --model) and combine the merged model",
         ));
     }
-    ModelConfig::from_dir(dir)
+    let config = ModelConfig::from_dir(dir)?;
+    if config.score.as_ref().is_some_and(|head| head.layout == ScoreLayout::SafeRlhf) {
+        return Err(ModelError::argument(
+            format!("{} is a {}, whose normaliser belongs to its own scores", dir.display(), config.class()),
+            "combine models in transformers' layout (...ForSequenceClassification)",
+        ));
+    }
+    Ok(config)
 }

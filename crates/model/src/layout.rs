@@ -70,8 +70,10 @@ pub(crate) struct Layout {
     pub positions: Option<usize>,
     pub layers: Vec<LayerPlace>,
     pub norm: NormPlace,
-    /// The embedding's place where the head is tied to it.
+    /// The embedding's place where the head is tied to it; the weight of a scalar head.
     pub head: usize,
+    /// A scalar head.
+    pub score: Option<LinearPlace>,
 }
 
 impl Layout {
@@ -87,12 +89,14 @@ impl Layout {
         let layers = (0..config.layers).map(|i| list.layer(config, &body(&format!("{}.{i}.", names.layers))));
         let layers = layers.collect();
         let norm = list.norm(body(names.final_norm), hidden, family.norm);
-        let head = if config.tied_head {
-            embedding
-        } else {
-            list.table(names.head.into(), [config.vocab_size, hidden])
+        list.transposed = false;
+        let score = config.score.as_ref().map(|s| list.linear(s.module().into(), [1, hidden], s.bias));
+        let head = match score {
+            Some(score) => score.weight,
+            None if config.tied_head => embedding,
+            None => list.table(names.head.into(), [config.vocab_size, hidden]),
         };
-        Self { tensors: list.tensors, stored: list.stored, embedding, positions, layers, norm, head }
+        Self { tensors: list.tensors, stored: list.stored, embedding, positions, layers, norm, head, score }
     }
 
     /// The linear layers; the head is not among them.
@@ -109,9 +113,10 @@ impl Layout {
         stored.parts.iter().all(|part| self.linears().any(|linear| linear.weight == *part))
     }
 
-    /// Places of the matrices that products read.
+    /// Places of the matrices that products read; a scalar head is in f32.
     pub(crate) fn products(&self) -> HashSet<usize> {
-        self.linears().map(|linear| linear.weight).chain([self.head]).collect()
+        let head = Some(self.head).filter(|_| self.score.is_none());
+        self.linears().map(|linear| linear.weight).chain(head).collect()
     }
 
     /// A head of this name beside the embedding, as the last tensor.

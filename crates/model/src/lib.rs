@@ -2,7 +2,7 @@
 //! optimisers. Knows token ids, not text; knows no loss: a loss reaches it as one weight per sequence.
 //!
 //! The main path: [`ModelConfig`] -> [`Decoder`]; [`PackedBatch`] -> [`Decoder::forward`] -> one log-prob per
-//! sequence; one weight per sequence -> [`Decoder::backward`] -> [`Gradients`] -> [`Optimiser::step`].
+//! sequence, or, from a scalar head, one score; one weight per sequence -> [`Decoder::backward`] -> [`Gradients`] -> [`Optimiser::step`].
 
 mod activation;
 mod activations;
@@ -40,6 +40,8 @@ mod rope;
 mod rope_fields;
 mod row_wise;
 mod sample;
+mod score_head;
+mod scores;
 mod sequence_log_prob;
 mod stored;
 mod weights;
@@ -59,5 +61,6 @@ pub use layer_kind::LayerKind;
 pub use memory::{ModelMemory, PassMemory, adapter_room};
 pub use model_directory::ModelDirectory;
 pub use optimiser::{Optimiser, OptimiserKind};
-pub use packed_batch::{PackedBatch, PromptResponse};
+pub use packed_batch::{PackedBatch, PromptResponse, Reads};
 pub use rope::{Rope, RopeScaling};
+pub use score_head::{Normaliser, NormaliserRule, ScoreHead, ScoreKind, ScoreLayout};

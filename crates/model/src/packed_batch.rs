@@ -8,9 +8,22 @@ use std::ops::Range;
 /// Prompt and response as token ids. Every response token is scored, none of the prompt.
 pub type PromptResponse<'a> = (&'a [u32], &'a [u32]);
 
+/// What a model's head reads of a sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// Every token of the response, each at the row before it: a language model.
+    #[default]
+    Response,
+    /// The row of the last token that is not `pad`: a scalar head.
+    End {
+        /// transformers' padding token, which its scalar heads pass over wherever it stands.
+        pad: Option<u32>,
+    },
+}
+
 /// A batch ready for the decoder.
 ///
-/// A sequence's last token predicts nothing that is scored, so it is not fed in: a batch of one sequence of
+/// For a scalar head every token is fed in, and the last one's row is read. For a language model, a sequence's last token predicts nothing that is scored, so it is not fed in: a batch of one sequence of
 /// n tokens has n - 1 rows. With a shared prompt, consecutive sequences with equal prompts store it once: the
 /// responses (each without its last token) follow as segments that also see the prompt, and the prompt's last
 /// row predicts the first token of every one of them.
@@ -24,6 +37,7 @@ pub struct PackedBatch {
     targets: Vec<u32>,
     scored: Vec<Range<usize>>,
     given_tokens: usize,
+    reads: Reads,
     /// For each scored token the row that predicts it; `head_rows` and `head_index` say the same.
     hidden_rows: Vec<usize>,
 }
@@ -51,6 +65,7 @@ impl PackedBatch {
             targets: Vec::new(),
             scored: Vec::new(),
             given_tokens: 0,
+            reads: Reads::Response,
             hidden_rows: Vec::new(),
         }
     }
@@ -61,7 +76,22 @@ impl PackedBatch {
     /// # Errors
     /// As [`PackedBatch::from_sequences`]; the batch is empty then.
     pub fn pack(&mut self, sequences: &[PromptResponse<'_>], share_prompt: bool) -> Result<(), ModelError> {
+        self.pack_for(Reads::Response, sequences, share_prompt)
+    }
+
+    /// As [`PackedBatch::pack`], for a head that reads this of each sequence. At a sequence's end a prompt or a response may
+    /// be empty, but not both.
+    ///
+    /// # Errors
+    /// As [`PackedBatch::from_sequences`].
+    pub fn pack_for(
+        &mut self,
+        reads: Reads,
+        sequences: &[PromptResponse<'_>],
+        share_prompt: bool,
+    ) -> Result<(), ModelError> {
         self.clear();
+        self.reads = reads;
         let packed = self.fill(sequences, share_prompt);
         if packed.is_err() {
             self.clear();
@@ -82,7 +112,15 @@ impl PackedBatch {
             return Err(ModelError::argument("a batch of no sequences", "give at least one"));
         }
         let (mut segments, mut first) = (Vec::with_capacity(sequences.len() + 1), 0);
-        for run in runs(sequences, share_prompt) {
+        let ends: Vec<PromptResponse<'_>>;
+        let read = match self.reads {
+            Reads::Response => sequences,
+            Reads::End { pad } => {
+                ends = sequences.iter().map(|sequence| without_padding(*sequence, pad)).collect();
+                &ends
+            }
+        };
+        for run in runs(read, share_prompt) {
             self.add_run(first, run, &mut segments)?;
             first += run.len();
         }
@@ -150,12 +188,17 @@ impl PackedBatch {
         &self.head_index
     }
 
-    /// The scored tokens, sequence by sequence.
+    /// What is read of the sequences.
+    pub fn reads(&self) -> Reads {
+        self.reads
+    }
+
+    /// The scored tokens, sequence by sequence; none for a scalar head.
     pub fn targets(&self) -> &[u32] {
         &self.targets
     }
 
-    /// For each sequence, its range among the scored tokens.
+    /// For each sequence, its range among the scored tokens; for a scalar head its number alone.
     pub fn scored(&self) -> &[Range<usize>] {
         &self.scored
     }
@@ -171,7 +214,20 @@ fn runs<'s, 'a>(
     sequences: &'s [PromptResponse<'a>],
     share_prompt: bool,
 ) -> impl Iterator<Item = &'s [PromptResponse<'a>]> {
-    sequences.chunk_by(move |a, b| share_prompt && a.0 == b.0)
+    sequences.chunk_by(move |a, b| share_prompt && a.0 == b.0 && !a.0.is_empty())
+}
+
+/// Up to the last token that is not padding; the first token where all are, as in transformers.
+fn without_padding<'a>((prompt, response): PromptResponse<'a>, pad: Option<u32>) -> PromptResponse<'a> {
+    let length = |tokens: &[u32]| tokens.iter().rposition(|t| Some(*t) != pad).map_or(0, |last| last + 1);
+    match (length(prompt), length(response)) {
+        (0, 0) => (
+            &prompt[..prompt.len().min(1)],
+            if prompt.is_empty() { &response[..response.len().min(1)] } else { &[] },
+        ),
+        (of_prompt, 0) => (&prompt[..of_prompt], &[]),
+        (_, of_response) => (prompt, &response[..of_response]),
+    }
 }
 
 /// How sequences are laid down.
@@ -191,6 +247,16 @@ impl PackedBatch {
                     remedy: remedy.into(),
                 })
             };
+            if self.reads != Reads::Response {
+                if prompt.is_empty() && response.is_empty() {
+                    return refuse(
+                        "it holds no token",
+                        "give at least the end-of-turn token, or leave it out",
+                    );
+                }
+                size = size.saturating_add(response.len());
+                continue;
+            }
             if response.is_empty() {
                 return refuse(
                     "its response is empty",
@@ -213,14 +279,14 @@ impl PackedBatch {
         let prompt_end = self.tokens.len();
         match run {
             [(_, response)] => {
-                self.push(&response[..response.len() - 1], prompt.len());
+                self.push(self.fed(response), prompt.len());
                 segments.push(Segment { start, len: self.tokens.len() - start, context: None });
-                self.score(prompt_end - 1, prompt_end, response);
+                self.score(prompt_end.saturating_sub(1), prompt_end, response);
             }
             _ => {
                 segments.push(Segment { start, len: prompt.len(), context: None });
                 for (_, response) in run {
-                    let begin = self.push(&response[..response.len() - 1], prompt.len());
+                    let begin = self.push(self.fed(response), prompt.len());
                     let len = self.tokens.len() - begin;
                     if len > 0 {
                         let context = Some((start, prompt.len()));
@@ -241,8 +307,22 @@ impl PackedBatch {
         row
     }
 
-    /// The first response token is predicted by `before`, the others by the rows from `row`.
+    /// What of a response is fed in.
+    fn fed<'a>(&self, response: &'a [u32]) -> &'a [u32] {
+        match self.reads {
+            Reads::Response => &response[..response.len() - 1],
+            Reads::End { .. } => response,
+        }
+    }
+
+    /// The first response token is predicted by `before`, the others by the rows from `row`. A scalar head reads the last of
+    /// all these rows.
     fn score(&mut self, before: usize, row: usize, response: &[u32]) {
+        if self.reads != Reads::Response {
+            self.scored.push(self.hidden_rows.len()..self.hidden_rows.len() + 1);
+            self.hidden_rows.push(if response.is_empty() { before } else { row + response.len() - 1 });
+            return;
+        }
         let begin = self.targets.len();
         self.hidden_rows.push(before);
         self.hidden_rows.extend(row..row + response.len() - 1);
@@ -279,6 +359,42 @@ mod tests {
         let context = Some((0, 2));
         let prompt = Segment { start: 0, len: 2, context: None };
         assert_eq!(batch.segments().list(), [prompt, Segment { start: 2, len: 2, context }]);
+    }
+
+    fn ends(sequences: &[PromptResponse<'_>], share: bool, pad: Option<u32>) -> PackedBatch {
+        let mut batch = PackedBatch::empty();
+        batch.pack_for(Reads::End { pad }, sequences, share).unwrap();
+        batch
+    }
+
+    #[test]
+    fn for_a_scalar_head_every_token_is_fed_in_and_the_last_row_is_read() {
+        let pair: [PromptResponse<'_>; 2] = [(&[5, 6], &[7, 8]), (&[5, 6], &[9])];
+        let batch = ends(&pair, false, None);
+        assert_eq!(batch.tokens(), [5, 6, 7, 8, 5, 6, 9]);
+        assert_eq!((batch.head_rows(), batch.head_index()), (&[3, 6][..], &[0, 1][..]));
+        assert_eq!((batch.scored(), batch.targets().len()), (&[0..1, 1..2][..], 0));
+        let shared = ends(&pair, true, None);
+        assert_eq!(shared.tokens(), [5, 6, 7, 8, 9]);
+        assert_eq!((shared.head_rows(), shared.positions()), (&[3, 4][..], &[0, 1, 2, 3, 2][..]));
+        let plain = ends(&[(&[], &[3, 4]), (&[], &[4])], true, None);
+        assert_eq!((plain.tokens(), plain.head_rows()), (&[3, 4, 4][..], &[1, 2][..]));
+    }
+
+    #[test]
+    fn a_scalar_head_passes_over_padding_as_transformers_does() {
+        // An answer of nothing but the end token, which is the padding token too, beside a longer one.
+        let pair: [PromptResponse<'_>; 2] = [(&[5, 2, 6], &[2]), (&[5, 2, 6], &[2, 8, 2])];
+        for share in [false, true] {
+            let batch = ends(&pair, share, Some(2));
+            let read: Vec<u32> =
+                batch.head_index().iter().map(|i| batch.tokens()[batch.head_rows()[*i]]).collect();
+            assert_eq!(read, [6, 8], "{share}");
+            assert_eq!(ends(&[(&[2, 2], &[2])], share, Some(2)).tokens(), [2]);
+            assert_eq!(ends(&[(&[], &[2])], share, Some(2)).tokens(), [2]);
+        }
+        let nothing = PackedBatch::empty().pack_for(Reads::End { pad: None }, &[(&[], &[])], false);
+        assert!(nothing.unwrap_err().to_string().contains("sequence 0"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The seam between network and objective: a packed batch in, one log-prob per sequence out; one weight per
-//! sequence back, parameter gradients out. Everything a loss needs of a network is in this file.
+//! The seam between network and objective: a packed batch in, one log-prob per sequence (of a scalar head: one score)
+//! out; one weight per sequence back, parameter gradients out. Everything a loss needs of a network is in this file.
 
 use crate::activations::{Activations, HeadActivations, Workspace};
 use crate::backward_buffers::BackwardBuffers;
@@ -13,11 +13,11 @@ use crate::part::{PartRows, block};
 use bso_engine::{Accumulate, Array, EngineError, HeadInputs, RotaryTable, SelectedLogProbGrads};
 
 impl Decoder {
-    /// The log-prob of each sequence's response (nats, summed in f64), keeping in `activations` what
-    /// [`Decoder::backward`] needs.
+    /// The log-prob of each sequence's response (nats, summed in f64), or its score where the model has a scalar head,
+    /// keeping in `activations` what [`Decoder::backward`] needs.
     ///
     /// # Errors
-    /// A token outside the vocabulary, a sequence longer than the model's context.
+    /// A batch packed for another head ([`crate::ModelConfig::reads`]), a token outside the vocabulary, a sequence longer than the model's context.
     pub fn forward<'a>(
         &self,
         batch: &PackedBatch,
@@ -61,7 +61,7 @@ impl Decoder {
         Ok(&head.sums)
     }
 
-    /// Adds to `gradients` those of `sum_i weights[i] * log_prob[i]`, from the activations of a
+    /// Adds to `gradients` those of `sum_i weights[i] * log_prob[i]` (or `score[i]`), from the activations of a
     /// [`Decoder::forward`] on the same batch with the same parameters.
     ///
     /// # Errors
@@ -162,15 +162,18 @@ impl Decoder {
         gradients: &mut [Array],
     ) -> Result<(), EngineError> {
         let engine = self.engine();
-        engine.selected_log_prob_backward(
-            self.head_inputs(batch, &head.normed),
-            SelectedLogProbGrads {
-                lse: &head.lse,
-                weights: &b.row_weights,
-                dhidden: &mut b.head_normed,
-                dhead: trained(&mut gradients[self.head_place()]),
-            },
-        )?;
+        match self.layout().score {
+            Some(place) => self.score_backward(place, head, b, gradients)?,
+            None => engine.selected_log_prob_backward(
+                self.head_inputs(batch, &head.normed),
+                SelectedLogProbGrads {
+                    lse: &head.lse,
+                    weights: &b.row_weights,
+                    dhidden: &mut b.head_normed,
+                    dhead: trained(&mut gradients[self.head_place()]),
+                },
+            )?,
+        }
         let dx = (&mut *b.head_gathered, Accumulate::Overwrite);
         let forward = (&*b.head_normed, &*head.gathered, &*head.inverse);
         self.norm().backward(self.layout().norm, forward, dx, gradients)?;
@@ -200,6 +203,17 @@ impl Decoder {
         batch: &PackedBatch,
         workspace: &mut Workspace,
     ) -> Result<Vec<f64>, ModelError> {
+        match self.config().score {
+            Some(_) => Err(self.other_head()),
+            None => self.outputs_in(batch, workspace),
+        }
+    }
+
+    /// What [`Decoder::forward`] gives, without gradients: log-probs, or scores.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn outputs_in(&self, batch: &PackedBatch, workspace: &mut Workspace) -> Result<Vec<f64>, ModelError> {
         self.run_without_gradients(batch, workspace)?;
         Ok(sums(batch, &workspace.head.log_probs).collect())
     }
@@ -255,7 +269,12 @@ impl Decoder {
         let engine = self.engine();
         engine.gather_rows(hidden, batch.head_index(), &mut a.gathered)?;
         self.norm().forward(self.layout().norm, &a.gathered, &mut a.normed, &mut a.inverse)?;
-        engine.selected_log_prob(self.head_inputs(batch, &a.normed), &mut a.log_probs, &mut a.lse)
+        match self.layout().score {
+            Some(place) => self.score_forward(place, a),
+            None => {
+                engine.selected_log_prob(self.head_inputs(batch, &a.normed), &mut a.log_probs, &mut a.lse)
+            }
+        }
     }
 
     fn head_inputs<'a>(&'a self, batch: &'a PackedBatch, hidden: &'a Array) -> HeadInputs<'a> {
@@ -264,6 +283,7 @@ impl Decoder {
 
     /// Refuses what the model cannot take, naming the sequence's number where it can; gives the rotary tables.
     fn check(&self, batch: &PackedBatch) -> Result<std::sync::Arc<[RotaryTable]>, ModelError> {
+        self.refuse_other_head(batch)?;
         let vocab = self.config().vocab_size as u32;
         let outside = batch.tokens().iter().chain(batch.targets()).find(|t| **t >= vocab);
         if let Some(token) = outside {

@@ -171,6 +171,9 @@ fn write_generation_config(
     decoder: &Decoder,
     tokenizer: &ChatTokenizer,
 ) -> Result<(), RecipeError> {
+    if decoder.config().score.is_some() {
+        return Ok(());
+    }
     let mut config = Map::new();
     if let Some((_, bos)) = tokenizer.bos() {
         config.insert("bos_token_id".to_owned(), json!(bos));

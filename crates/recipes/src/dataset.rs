@@ -5,9 +5,9 @@ use crate::config::{ChatTemplate, DatasetSource, LossType, TrainConfig};
 use crate::example::{Example, mismatch};
 use crate::reference::ReferenceLogProbs;
 use bso_data::{
-    ChatTokenizer, DataError, Ledger, LoadOptions, Loaded, Needs, Part, Prompted, TemplateChoice, Truncation,
-    load_pairs, load_sft, load_unpaired, mix, split_by_prompt, tokenise_pairs, tokenise_sft,
-    tokenise_unpaired,
+    ChatTokenizer, DataError, Ledger, LoadOptions, Loaded, Needs, Part, PreferencePair, Prompted,
+    TemplateChoice, Truncation, load_pairs, load_sft, load_unpaired, mix, split_by_prompt, tokenise_pairs,
+    tokenise_sft, tokenise_unpaired,
 };
 use bso_durable::{Observer, Seed};
 use bso_objective::PreferenceLoss;
@@ -65,6 +65,9 @@ impl Dataset {
                 })?
             }
             _ => split(gather(config, &needs, observer, load_pairs)?, config, |examples, ledger| {
+                if config.objective.loss_type() == LossType::Cost {
+                    refuse_contradictions(examples)?;
+                }
                 Ok(into_examples(tokenise_pairs(examples, tokenizer, truncation, ledger, observer)?))
             })?,
         };
@@ -99,13 +102,27 @@ impl Dataset {
 fn needs(config: &TrainConfig, loss: Option<&PreferenceLoss>) -> Needs {
     let named = || format!("loss_type {}", config.objective.loss_type());
     let transform = config.data.safety_transform;
-    let labels = if loss.is_some_and(PreferenceLoss::needs_labels) {
+    let of_costs = config.objective.loss_type() == LossType::Cost;
+    let labels = if of_costs || loss.is_some_and(PreferenceLoss::needs_labels) {
         Some(named())
     } else {
         transform.needs_labels().then(|| format!("safety_transform {}", transform.name()))
     };
     let from_rows = loss.filter(|l| l.needs_margins() && config.objective.margin_model().is_none());
     Needs { safety_labels: labels, margins: from_rows.map(|_| named()) }
+}
+
+/// A cost model cannot learn from a pair whose safer response is the unsafe one.
+fn refuse_contradictions(pairs: &[PreferencePair]) -> Result<(), RecipeError> {
+    let contradicts = |pair: &&PreferencePair| pair.labels() == Some((true, false));
+    let mut wrong = pairs.iter().filter(contradicts);
+    let Some(first) = wrong.next() else { return Ok(()) };
+    Err(RecipeError::input(format!(
+        "{}: the safer response is labelled unsafe and the other one safe (so are {} more rows); correct the labels or leave \
+         the rows out (bso data check lists contradictions)",
+        first.origin,
+        wrong.count()
+    )))
 }
 
 fn into_examples<T: Into<Example>>(tokenised: Vec<T>) -> Vec<Example> {

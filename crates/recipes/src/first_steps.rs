@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const ROUNDING: (f64, f64) = (1e-4, 1e-6);
 /// A tensor may be idle for so many steps (a rarely routed bias, say) before it counts as cut off.
 const PATIENCE: u64 = 3;
+/// The bias of safe-rlhf's scalar head: a reward model's pairwise loss does not see a shift of all scores.
+const SHIFT: &str = "score_head.bias";
 
 /// Checks that policy and reference agree before the first update, where they are the same weights.
 ///
@@ -19,7 +21,7 @@ pub fn check_margins(observations: &[Observation]) -> Result<(), RecipeError> {
     let differences = observations.iter().flat_map(|o| match &o.detail {
         Detail::Pair { policy, reference, .. } => vec![(policy[0], reference[0]), (policy[1], reference[1])],
         Detail::Judged { log_ratio, logp, .. } => vec![(*logp, logp - log_ratio)],
-        Detail::Sft => Vec::new(),
+        Detail::Sft | Detail::Scored { .. } => Vec::new(),
     });
     for (policy, reference) in differences {
         let allowed = ROUNDING.0.max(ROUNDING.1 * reference.abs());
@@ -59,7 +61,8 @@ impl IdleTensors {
                 idle
             }
         };
-        idle.iter_mut().filter(|(name, _)| !decoder.rests(name)).for_each(|(_, steps)| *steps += 1);
+        let rests = |name: &str| decoder.rests(name) || name == SHIFT;
+        idle.iter_mut().filter(|(name, _)| !rests(name)).for_each(|(_, steps)| *steps += 1);
         let names: Vec<&str> =
             idle.iter().filter(|(_, steps)| **steps >= PATIENCE).map(|(name, _)| name.as_str()).collect();
         if names.is_empty() {

@@ -5,7 +5,7 @@ use crate::RecipeError;
 use crate::example::Example;
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Observer};
-use bso_model::{Decoder, ModelConfig};
+use bso_model::{Decoder, ModelConfig, Reads};
 use std::path::Path;
 
 /// Refuses a tokenizer that can give ids without a row in the embedding of the model in `dir`. Fewer ids than rows
@@ -36,6 +36,22 @@ pub fn positions(tokens: usize) -> usize {
     tokens.saturating_sub(1)
 }
 
+/// Tells of sequences that end in the padding token of a scalar head, which passes over it.
+pub fn warn_of_padding<'a>(
+    decoder: &Decoder,
+    examples: impl IntoIterator<Item = &'a Example>,
+    observer: &dyn Observer,
+) {
+    let Reads::End { pad: Some(pad) } = decoder.config().reads() else { return };
+    let ends = |e: &&Example| e.sequences.iter().any(|s| s.response.last() == Some(&pad));
+    if examples.into_iter().any(|e| ends(&e)) {
+        observer.event(Event::Warning(format!(
+            "pad_token_id {pad} of the model's config.json ends its sequences, so that their score is read one token earlier, \
+             here as in transformers; name another token there to have it read at the end"
+        )));
+    }
+}
+
 /// Refuses examples that are longer than the model's context.
 ///
 /// # Errors
@@ -46,8 +62,9 @@ pub fn check_context<'a>(
     dir: &Path,
 ) -> Result<(), RecipeError> {
     let length = |e: &Example| e.scored().map(|s| s.len()).max().unwrap_or(0);
+    let taken = |n: usize| if model.score.is_some() { n } else { positions(n) };
     let too_long: Vec<usize> =
-        examples.into_iter().map(length).filter(|n| positions(*n) > model.max_positions).collect();
+        examples.into_iter().map(length).filter(|n| taken(*n) > model.max_positions).collect();
     let Some(longest) = too_long.iter().max() else { return Ok(()) };
     Err(RecipeError::input(format!(
         "{} examples are longer than the context of the model in {} ({} positions; the longest has {longest} tokens); set \

@@ -30,6 +30,7 @@ mod reference;
 mod run_log;
 mod schedule;
 mod score;
+pub mod score_rows;
 mod session;
 pub mod step;
 mod step_metrics;

@@ -109,6 +109,18 @@ pub fn conversation(row: &Map<String, Value>) -> Result<Vec<Message>, String> {
     }
 }
 
+/// A model's answer in a row, which may be empty.
+///
+/// # Errors
+/// When it is missing or no text.
+pub fn answer<'a>(row: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
+    match row.get(name) {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(format!("`{name}` is not text")),
+        None => Err(format!("no `{name}`")),
+    }
+}
+
 /// A text field of a row.
 ///
 /// # Errors

@@ -153,7 +153,8 @@ fn score(
             return Err(RecipeError::Interrupted);
         }
         let group = &mut rows[group];
-        let batch = pack(group.iter().flat_map(|(_, sequences)| sequences.iter().map(|(_, s)| s)))?;
+        let reads = model.decoder.config().reads();
+        let batch = pack(reads, group.iter().flat_map(|(_, sequences)| sequences.iter().map(|(_, s)| s)))?;
         let mut log_probs = model.decoder.log_probs_in(&batch, &mut workspace)?.into_iter();
         for (row, sequences) in group.iter_mut() {
             for ((prefix, sequence), log_prob) in sequences.iter().zip(log_probs.by_ref()) {

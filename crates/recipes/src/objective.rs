@@ -2,7 +2,7 @@
 
 use crate::RecipeError;
 use crate::example::Example;
-use bso_objective::{KtoBatch, KtoLoss, PairInputs, PairLogProbs, PreferenceLoss};
+use bso_objective::{KtoBatch, KtoLoss, PairInputs, PairLogProbs, PairScores, PreferenceLoss, ScoreLoss};
 use serde::{Deserialize, Serialize};
 
 /// What is minimised.
@@ -14,6 +14,8 @@ pub enum TrainingObjective {
     Pairs(PreferenceLoss),
     /// A loss on single judged completions.
     Kto(KtoLoss),
+    /// A loss on the scores of chosen and rejected.
+    Scores(ScoreLoss),
 }
 
 /// What one example showed; the raw material of metrics.
@@ -43,6 +45,15 @@ pub enum Detail {
         log_ratio: Option<f64>,
         /// Whether u lay outside the clamp.
         clamped: bool,
+        /// Whether chosen and rejected are unsafe, if known.
+        is_unsafe: Option<[bool; 2]>,
+    },
+    /// The scores of a pair.
+    Scored {
+        /// Of chosen and rejected.
+        scores: [f64; 2],
+        /// Whether they are costs.
+        cost: bool,
         /// Whether chosen and rejected are unsafe, if known.
         is_unsafe: Option<[bool; 2]>,
     },
@@ -81,14 +92,14 @@ pub struct BatchLogProbs<'a> {
 impl TrainingObjective {
     /// Whether reference log-probs are needed.
     pub fn needs_reference(&self) -> bool {
-        !matches!(self, Self::Sft)
+        !matches!(self, Self::Sft | Self::Scores(_))
     }
 
     /// The loss, where it is one on pairs.
     pub fn pair_loss(&self) -> Option<&PreferenceLoss> {
         match self {
             Self::Pairs(loss) => Some(loss),
-            Self::Sft | Self::Kto(_) => None,
+            Self::Sft | Self::Kto(_) | Self::Scores(_) => None,
         }
     }
 
@@ -98,6 +109,7 @@ impl TrainingObjective {
             Self::Sft => "mean over response tokens of -log pi(token)".to_owned(),
             Self::Pairs(loss) => loss.formula(),
             Self::Kto(loss) => loss.formula(),
+            Self::Scores(loss) => loss.formula(),
         }
     }
 
@@ -113,8 +125,9 @@ impl TrainingObjective {
     /// A log-prob or loss that is not finite, or inputs that the loss needs and the data lack.
     pub fn judge(&self, examples: &[&Example], logps: &BatchLogProbs<'_>) -> Result<Judgement, RecipeError> {
         if let Some(bad) = logps.policy.iter().chain(logps.mismatched).find(|p| !p.is_finite()) {
+            let what = if matches!(self, Self::Scores(_)) { "score" } else { "log-prob" };
             return Err(RecipeError::failed(format!(
-                "the policy gave a sequence the log-prob {bad}: the weights are not finite or overflow in f32; lower \
+                "the policy gave a sequence the {what} {bad}: the weights are not finite or overflow in f32; lower \
                  learning_rate, set max_grad_norm, or start from another checkpoint"
             )));
         }
@@ -122,6 +135,7 @@ impl TrainingObjective {
             Self::Sft => Ok(judge_sft(examples, logps.policy)),
             Self::Pairs(loss) => judge_pairs(loss, examples, logps),
             Self::Kto(loss) => judge_kto(loss, examples, logps),
+            Self::Scores(loss) => judge_scores(loss, examples, logps.policy),
         }
     }
 }
@@ -175,6 +189,26 @@ fn judge_pairs(
                 log_ratio: pair.log_ratio,
                 clamped: pair.clamped,
                 is_unsafe: example.labels.map(|l| [l.chosen_unsafe, l.rejected_unsafe]),
+            },
+        });
+    }
+    Ok(judgement)
+}
+
+fn judge_scores(loss: &ScoreLoss, examples: &[&Example], scores: &[f64]) -> Result<Judgement, RecipeError> {
+    let mut judgement = Judgement::default();
+    for (example, pair) in examples.iter().zip(scores.chunks(2)) {
+        let scores = [pair[0], pair[1]];
+        let labels = example.labels;
+        let judged = loss.evaluate(&PairScores { chosen: scores[0], rejected: scores[1], labels })?;
+        judgement.weights.extend([judged.d_chosen, judged.d_rejected]);
+        judgement.observations.push(Observation {
+            loss: judged.value,
+            tokens: example.tokens(),
+            detail: Detail::Scored {
+                scores,
+                cost: loss.is_cost(),
+                is_unsafe: labels.map(|l| [l.chosen_unsafe, l.rejected_unsafe]),
             },
         });
     }

@@ -3,7 +3,9 @@
 use crate::RecipeError;
 use crate::config::TrainConfig;
 use bso_durable::{Event, Observer, Seed};
-use bso_model::{AdapterConfig, DType, Decoder, Engine, ModelDirectory};
+use bso_model::{
+    AdapterConfig, DType, Decoder, Engine, ModelDirectory, NormaliserRule, ScoreHead, ScoreLayout,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,6 +46,7 @@ pub fn load(
             decoder
         }
     };
+    fit_head(&mut decoder, config, &note)?;
     if let Some(adapter) = decoder.adapter() {
         note(format!("adapter     {adapter}, on {}", found.base.display()));
         if let Some(kind) = decoder.quantisation() {
@@ -64,6 +67,46 @@ pub fn adapter_settings(config: &TrainConfig) -> Result<Option<AdapterConfig>, R
         Some(dir) => AdapterConfig { dropout: settings.dropout, ..AdapterConfig::from_dir(&dir)? },
         None => settings.clone(),
     }))
+}
+
+/// Gives a run that trains a scalar head one, where the model has none; refuses a head that does not go with the stage.
+fn fit_head(decoder: &mut Decoder, config: &TrainConfig, note: &dyn Fn(String)) -> Result<(), RecipeError> {
+    let (wanted, found) = (config.objective.score_head(), decoder.config().score.clone());
+    let refuse = |problem: String| {
+        let dir = config.model.model_name_or_path.display();
+        Err(RecipeError::input(format!("{dir}: the model is a {}, {problem}", decoder.config().class())))
+    };
+    match (wanted, found) {
+        (None, None) => Ok(()),
+        (None, Some(_)) => {
+            refuse(format!("which has a scalar head; stage {} trains a causal language model", config.stage))
+        }
+        (Some((kind, _)), Some(head)) if head.layout == ScoreLayout::SafeRlhf && head.kind != kind => {
+            refuse(format!(
+                "whose score_type is {}; stage {} goes on from one of its own kind, or from a language model",
+                head.kind.name(),
+                config.stage
+            ))
+        }
+        (Some(_), Some(_)) => {
+            note(format!("head        the model's own, of a {}", decoder.config().class()));
+            Ok(())
+        }
+        (Some((kind, layout)), None) => {
+            let rule = NormaliserRule::ExponentialMovingAverage { momentum: 0.9 };
+            let head = match layout {
+                ScoreLayout::SequenceClassification => ScoreHead::sequence_classification(),
+                ScoreLayout::SafeRlhf => ScoreHead::safe_rlhf(kind, rule),
+            };
+            decoder.replace_head(head, Seed::new(config.model.seed).derive("score head", 0))?;
+            note(format!(
+                "head        new, of a {}: weights normal with standard deviation {}, by the seed",
+                decoder.config().class(),
+                decoder.config().initializer_range
+            ));
+            Ok(())
+        }
+    }
 }
 
 /// Writes what is trained, in f32: all weights, or the adapter.

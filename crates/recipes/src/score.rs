@@ -1,4 +1,4 @@
-//! Log-probs of many examples without gradients: for the reference, for evaluation, for `bso logprobs`.
+//! Log-probs or scores of many examples without gradients: for the reference and for evaluation.
 
 use crate::RecipeError;
 use crate::batches::by_tokens;
@@ -10,7 +10,7 @@ use bso_model::{Decoder, Workspace};
 /// Tokens in one pass: enough for matrix products to run at full speed, little enough for a small machine.
 pub const TOKENS: usize = 4096;
 
-/// For each example the log-probs (nats) of its [`Example::scored`] sequences.
+/// For each example the log-probs (nats) of its [`Example::scored`] sequences, or their scores under a scalar head.
 ///
 /// # Errors
 /// What the model refuses; [`RecipeError::Interrupted`] when the user asks to stop.
@@ -28,10 +28,9 @@ pub fn score(
             return Err(RecipeError::Interrupted);
         }
         let group = &examples[group];
-        let batch = pack(group.iter().flat_map(Example::scored))?;
-        let mut log_probs = decoder.log_probs_in(&batch, &mut workspace)?.into_iter();
-        scored
-            .extend(group.iter().map(|e| log_probs.by_ref().take(e.scored().count()).collect::<Vec<f64>>()));
+        let batch = pack(decoder.config().reads(), group.iter().flat_map(Example::scored))?;
+        let mut outputs = decoder.outputs_in(&batch, &mut workspace)?.into_iter();
+        scored.extend(group.iter().map(|e| outputs.by_ref().take(e.scored().count()).collect::<Vec<f64>>()));
         task.advance(group.len() as u64, String::new);
     }
     Ok(scored)

@@ -141,7 +141,7 @@ impl<'a> Session<'a> {
         }
         let log = RunLog::open(run, config.run.tensorboard, checkpoint.is_some().then_some(progress.step))?;
         let mut memory = StepMemory::new(decoder, config.model.gradient_checkpointing);
-        let largest = largest_batch(config, &inputs.dataset.train)?;
+        let largest = largest_batch(config, decoder.config().reads(), &inputs.dataset.train)?;
         log_memory(config, decoder, largest);
         memory.reserve(decoder, largest)?;
         let rows = if checkpoint.is_some() { read_metrics(&run.metrics())?.rows } else { Vec::new() };

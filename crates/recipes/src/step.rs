@@ -2,10 +2,10 @@
 
 use crate::RecipeError;
 use crate::example::Example;
-use crate::objective::{BatchLogProbs, Observation, TrainingObjective};
+use crate::objective::{BatchLogProbs, Detail, Observation, TrainingObjective};
 use bso_data::TokenisedSequence;
 use bso_durable::Seed;
-use bso_model::{Activations, BatchSize, Decoder, Gradients, Optimiser, PackedBatch, Workspace};
+use bso_model::{Activations, BatchSize, Decoder, Gradients, Optimiser, PackedBatch, Reads, Workspace};
 use bso_objective::{SequenceWeights, clip_factor};
 
 /// Consecutive sequences with equal prompts share the prompt's rows: the same values for less work.
@@ -121,7 +121,22 @@ pub fn optimise(
     outcome.grad_norm = scaled_norm * gradients.scale.max(f64::MIN_POSITIVE);
     let factor = clip_factor(scaled_norm, gradients.scale.max(f64::MIN_POSITIVE), step.max_grad_norm)?;
     optimiser.step(decoder, &gradients.stored, factor, step.rate)?;
+    update_normaliser(decoder, step, &outcome.observations);
     Ok(outcome)
+}
+
+/// Takes in the scores of each micro-batch, where the model has a normaliser that follows training.
+fn update_normaliser(decoder: &mut Decoder, step: &Step<'_>, observations: &[Observation]) {
+    let mut rest = observations;
+    for micro in &step.micro_batches {
+        let (these, others) = rest.split_at(micro.examples.len().min(rest.len()));
+        let of_pair = |o: &Observation| match o.detail {
+            Detail::Scored { scores, .. } => scores.to_vec(),
+            _ => Vec::new(),
+        };
+        decoder.update_normaliser(&these.iter().flat_map(of_pair).collect::<Vec<f64>>());
+        rest = others;
+    }
 }
 
 /// What one optimiser step is asked to do.
@@ -149,7 +164,8 @@ fn accumulate(
     for (index, micro) in step.micro_batches.iter().enumerate() {
         memory.activations.drop_by(Some(step.dropout.derive("micro-batch", index as u64)));
         let mismatched = mismatched_log_probs(decoder, memory, &micro.examples)?;
-        pack_into(&mut memory.batch, micro.examples.iter().flat_map(|e| &e.sequences))?;
+        let sequences = micro.examples.iter().flat_map(|e| &e.sequences);
+        pack_into(&mut memory.batch, decoder.config().reads(), sequences)?;
         let policy = decoder.forward(&memory.batch, &mut memory.activations)?;
         let logps = BatchLogProbs { policy, mismatched: &mismatched, reference: &micro.reference };
         let judgement = objective.judge(&micro.examples, &logps)?;
@@ -171,19 +187,21 @@ fn mismatched_log_probs(
     if examples.iter().all(|e| e.mismatched.is_none()) {
         return Ok(Vec::new());
     }
-    pack_into(&mut memory.batch, examples.iter().flat_map(|e| &e.mismatched))?;
+    let mismatched = examples.iter().flat_map(|e| &e.mismatched);
+    pack_into(&mut memory.batch, decoder.config().reads(), mismatched)?;
     Ok(decoder.log_probs_in(&memory.batch, &mut memory.workspace)?)
 }
 
-/// Lays sequences end to end, prompts of neighbours shared where they are equal.
+/// Lays sequences end to end for a model's head, prompts of neighbours shared where they are equal.
 ///
 /// # Errors
 /// An empty response or prompt.
 pub fn pack<'a>(
+    reads: Reads,
     sequences: impl IntoIterator<Item = &'a TokenisedSequence>,
 ) -> Result<PackedBatch, RecipeError> {
     let mut batch = PackedBatch::empty();
-    pack_into(&mut batch, sequences)?;
+    pack_into(&mut batch, reads, sequences)?;
     Ok(batch)
 }
 
@@ -193,8 +211,9 @@ pub fn pack<'a>(
 /// As [`pack`].
 pub fn pack_into<'a>(
     batch: &mut PackedBatch,
+    reads: Reads,
     sequences: impl IntoIterator<Item = &'a TokenisedSequence>,
 ) -> Result<(), RecipeError> {
     let views: Vec<_> = sequences.into_iter().map(|s| (s.prompt.as_slice(), s.response.as_slice())).collect();
-    Ok(batch.pack(&views, SHARE_PROMPT)?)
+    Ok(batch.pack_for(reads, &views, SHARE_PROMPT)?)
 }

@@ -25,6 +25,7 @@ pub fn put_observations(row: &mut StepMetrics, prefix: &str, observations: &[Obs
             }
         }
         Detail::Judged { .. } => put_judged(row, prefix, observations, beta),
+        Detail::Scored { .. } => put_scored(row, prefix, observations),
     }
 }
 
@@ -98,6 +99,46 @@ fn pair_metrics(observations: &[&Observation], beta: f64) -> PairMetrics {
         frac_log_r_gt_0: at(8),
         frac_clamped: at(9),
         safety_delta: at(10),
+    }
+}
+
+/// Of rewards their means; of costs theirs, and how often a sign is that of the label. A margin is what should be above 0.
+fn put_scored(row: &mut StepMetrics, prefix: &str, observations: &[Observation]) {
+    let (mut loss, mut accuracy, mut margin, mut signs) = <(Mean, Mean, Mean, Mean)>::default();
+    let (mut sides, mut costs) = (<[Mean; 2]>::default(), false);
+    for observation in observations {
+        let Detail::Scored { scores: [chosen, rejected], cost, is_unsafe } = observation.detail else {
+            continue;
+        };
+        let difference = if cost { rejected - chosen } else { chosen - rejected };
+        loss.add(observation.loss);
+        accuracy.add(share(difference > 0.0));
+        margin.add(difference);
+        sides[0].add(chosen);
+        sides[1].add(rejected);
+        costs |= cost;
+        for (score, is_unsafe) in [chosen, rejected].into_iter().zip(is_unsafe.into_iter().flatten()) {
+            signs.add(share((score > 0.0) == is_unsafe));
+        }
+    }
+    let [chosen, rejected] = sides.map(|side| side.value());
+    let names = if costs {
+        [key::COSTS_CHOSEN, key::COSTS_REJECTED]
+    } else {
+        [key::REWARDS_CHOSEN, key::REWARDS_REJECTED]
+    };
+    let figures = [
+        (key::LOSS, loss.value()),
+        (names[0], chosen),
+        (names[1], rejected),
+        (key::REWARDS_ACCURACIES, accuracy.value()),
+        (key::REWARDS_MARGINS, margin.value()),
+        (key::COSTS_SIGN_ACCURACIES, signs.value().filter(|_| costs)),
+    ];
+    for (name, value) in figures {
+        if let Some(value) = value {
+            row.put(format!("{prefix}{name}"), value);
+        }
     }
 }
 

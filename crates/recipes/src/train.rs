@@ -5,7 +5,7 @@ use crate::artefacts::{self, Facts};
 use crate::checkpoint::{Ingredients, load_progress};
 use crate::config::{DeviceChoice, Resume, TrainConfig};
 use crate::dataset::{Dataset, template_choice};
-use crate::fitting::{check_context, check_vocabulary, warn_of_template};
+use crate::fitting::{check_context, check_vocabulary, warn_of_padding, warn_of_template};
 use crate::loaded::tell_of_model;
 use crate::location::located;
 use crate::objective::TrainingObjective;
@@ -54,7 +54,10 @@ pub fn train(
     let objective = config.objective.build()?;
     let model_dir = &config.model.model_name_or_path;
     let tokenizer_dir = policy::tokenizer_folder(model_dir)?;
-    let tokenizer = ChatTokenizer::load(&tokenizer_dir, &template_choice(&config.data.chat_template))?;
+    let mut tokenizer = ChatTokenizer::load(&tokenizer_dir, &template_choice(&config.data.chat_template))?;
+    if config.objective.score_head().is_some() {
+        tokenizer.keep_whole_turns();
+    }
     for dir in
         std::iter::once(model_dir).chain(&config.model.ref_model).chain(config.objective.margin_model())
     {
@@ -72,6 +75,7 @@ pub fn train(
     let run = RunDirectory::open(&config.run.output_dir, &opening(config)?)?;
     announce(config, &objective, &dataset, &decoder, observer);
     warn_of_template(&tokenizer, dataset.train.iter().chain(&dataset.eval), observer);
+    warn_of_padding(&decoder, dataset.train.iter().chain(&dataset.eval), observer);
 
     let ingredients = Ingredients { config, sequences: &sequences, labels: &labels, models: &models };
     if let Some(checkpoint) = resumed_checkpoint(&run, config)? {

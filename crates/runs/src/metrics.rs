@@ -28,6 +28,12 @@ pub mod key {
     pub const REWARDS_ACCURACIES: &str = "rewards/accuracies";
     /// Mean of chosen minus rejected reward.
     pub const REWARDS_MARGINS: &str = "rewards/margins";
+    /// Mean cost of the safer response, by a cost model in training.
+    pub const COSTS_CHOSEN: &str = "costs/chosen";
+    /// Mean cost of the more harmful response.
+    pub const COSTS_REJECTED: &str = "costs/rejected";
+    /// Share of responses whose cost has the sign of their label: above 0 unsafe.
+    pub const COSTS_SIGN_ACCURACIES: &str = "costs/sign_accuracies";
     /// Mean policy log-probability of the chosen response, nats.
     pub const LOGPS_CHOSEN: &str = "logps/chosen";
     /// Mean policy log-probability of the rejected response, nats.

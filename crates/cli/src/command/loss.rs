@@ -30,7 +30,7 @@ pub struct LossArgs {
     /// Count bad rows and go on, instead of stopping at the first
     #[arg(long = "skip_bad_rows", alias = "skip-bad-rows")]
     pub skip_bad_rows: bool,
-    /// bso, dpo (sigmoid), cdpo, ipo, ipo_mean, hinge, safedpo, bfpo, modpo or kto [default: bso]
+    /// bso, dpo (sigmoid), cdpo, ipo, ipo_mean, hinge, safedpo, bfpo, modpo, kto, reward or cost [default: bso]
     #[arg(long = "loss_type", alias = "loss-type")]
     pub loss_type: Option<String>,
     /// Settings by name: paper = sba [0.2, 4], safety_penalty 30, beta 0.1, clamp [-30, 30]
@@ -90,6 +90,9 @@ pub struct LossArgs {
     /// KTO's weight of undesirable rows [default: 1]
     #[arg(long = "undesirable_weight", alias = "undesirable-weight", allow_hyphen_values = true)]
     pub undesirable_weight: Option<String>,
+    /// Weight of the mean squared score (reward, cost) [default: 0.001]
+    #[arg(long, allow_hyphen_values = true)]
+    pub regularization: Option<String>,
 }
 
 /// Runs the command.
@@ -200,7 +203,7 @@ impl Rows<'_> {
 
 fn defaults(args: &LossArgs) -> RowDefaults {
     let mut defaults = RowDefaults::default();
-    let flags: [(&str, &Option<String>); 20] = [
+    let flags: [(&str, &Option<String>); 21] = [
         ("loss_type", &args.loss_type),
         ("preset", &args.preset),
         ("beta", &args.beta),
@@ -221,6 +224,7 @@ fn defaults(args: &LossArgs) -> RowDefaults {
         ("kl", &args.kl),
         ("desirable_weight", &args.desirable_weight),
         ("undesirable_weight", &args.undesirable_weight),
+        ("regularization", &args.regularization),
     ];
     for (name, given) in flags {
         if let Some(text) = given {

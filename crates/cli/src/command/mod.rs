@@ -13,6 +13,7 @@ mod logprobs;
 mod loss;
 mod merge;
 mod plan;
+mod score;
 mod train;
 mod verify;
 
@@ -43,7 +44,7 @@ pub struct Arguments {
 pub enum Command {
     /// Watch a small language model become helpful and safe: the whole pipeline on a synthetic world with known truth
     Demo(demo::DemoArgs),
-    /// Train by a YAML config (SFT or preference stage)
+    /// Train by a YAML config: a language model (SFT, preference) or a scalar head (reward, cost)
     Train(train::TrainArgs),
     /// Say what a run will take before it is started: memory, time, padding, truncation, objective; loads no weights
     Plan(plan::PlanArgs),
@@ -55,6 +56,8 @@ pub enum Command {
     Config(config::ConfigArgs),
     /// Add the log-probs of responses under a model to rows
     Logprobs(logprobs::LogprobsArgs),
+    /// Add the score of every row under a reward or cost model
+    Score(score::ScoreArgs),
     /// Answer prompts with a model
     Generate(generate::GenerateArgs),
     /// Merge an adapter into its base, or combine models linearly
@@ -87,6 +90,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Data(args) => data::run(args, &terminal).map(|()| Outcome::Done),
         Command::Config(args) => config::run(args, &terminal).map(|()| Outcome::Done),
         Command::Logprobs(args) => logprobs::run(&args, &terminal),
+        Command::Score(args) => score::run(&args, &terminal),
         Command::Generate(args) => generate::run(&args, &terminal),
         Command::Merge(args) => merge::run(&args, &terminal),
         Command::Export(args) => export::run(&args, &terminal),

@@ -178,3 +178,14 @@ pub fn assert_same_result(a: &Path, b: &Path) {
     assert!(bytes(a) == bytes(b), "the weights differ");
     assert_eq!(metrics(a), metrics(b));
 }
+
+/// Gives the language model in `dir` a scalar head and writes it into `out`, tokenizer included; `change` comes before
+/// that.
+pub fn write_scorer(dir: &Path, out: &Path, head: bso_model::ScoreHead, change: impl FnOnce(&mut Decoder)) {
+    fs::create_dir_all(out).unwrap();
+    let mut decoder = Decoder::load(dir, Arc::new(Engine::cpu(Some(1)).unwrap())).unwrap();
+    decoder.replace_head(head, Seed::new(11)).unwrap();
+    change(&mut decoder);
+    decoder.save(out, DType::F32).unwrap();
+    ChatTokenizer::load(dir, &bso_data::TemplateChoice::Auto).unwrap().save(out).unwrap();
+}

@@ -63,6 +63,7 @@ pub struct ChatTokenizer {
     adds_bos: bool,
     specials: BTreeSet<u32>,
     stops: BTreeSet<u32>,
+    whole_turns: bool,
     files: TokenizerFiles,
     place: PathBuf,
 }
@@ -127,8 +128,18 @@ impl ChatTokenizer {
         };
         let mut stops: BTreeSet<u32> = files.stop_ids.iter().copied().collect();
         stops.insert(eos.1);
-        let mut tokenizer =
-            Self { library, template, bos, eos, adds_bos, specials, stops, files, place: place.to_owned() };
+        let mut tokenizer = Self {
+            library,
+            template,
+            bos,
+            eos,
+            adds_bos,
+            specials,
+            stops,
+            whole_turns: false,
+            files,
+            place: place.to_owned(),
+        };
         tokenizer.learn_end_of_turn();
         Ok(tokenizer)
     }
@@ -167,6 +178,17 @@ impl ChatTokenizer {
     /// As [`ChatTokenizer::encode_response`].
     pub fn encode_pair(&self, prompt: &[Message], responses: [&str; 2]) -> Result<EncodedPair, DataError> {
         scoring::pair(self, prompt, responses)
+    }
+
+    /// From here on examples are tokenised with what the template writes behind a turn's end (Qwen's newline): a scalar head
+    /// reads the very last token of the templated text.
+    pub fn keep_whole_turns(&mut self) {
+        self.whole_turns = true;
+    }
+
+    /// The tokens behind a response's end that examples keep; none unless [`ChatTokenizer::keep_whole_turns`] was called.
+    pub(crate) fn behind_turn(&self, prompt: &[Message]) -> Result<Vec<u32>, DataError> {
+        if self.whole_turns { scoring::behind_turn(self, prompt) } else { Ok(Vec::new()) }
     }
 
     /// What is odd about the template beside this tokenizer, a sentence each with the remedy: special tokens that it does

@@ -118,9 +118,7 @@ fn respond(
 /// The tokens from `start` to the first special token that begins at or behind `content_end` (bytes), included;
 /// all of them and EOS where there is none.
 fn end_of_turn(tokenizer: &ChatTokenizer, text: &Encoded, start: usize, content_end: usize) -> Vec<u32> {
-    let ends = (start..text.ids.len())
-        .find(|&i| tokenizer.is_special(text.ids[i]) && text.offsets[i].0 >= content_end);
-    match ends {
+    match end(tokenizer, text, start, content_end) {
         Some(end) => text.ids[start..=end].to_vec(),
         None => {
             let mut ids = text.ids[start..].to_vec();
@@ -128,6 +126,20 @@ fn end_of_turn(tokenizer: &ChatTokenizer, text: &Encoded, start: usize, content_
             ids
         }
     }
+}
+
+fn end(tokenizer: &ChatTokenizer, text: &Encoded, start: usize, content_end: usize) -> Option<usize> {
+    (start..text.ids.len()).find(|&i| tokenizer.is_special(text.ids[i]) && text.offsets[i].0 >= content_end)
+}
+
+/// The tokens that the template writes behind the end of an answer's turn, whatever the answer is.
+pub(super) fn behind_turn(tokenizer: &ChatTokenizer, messages: &[Message]) -> Result<Vec<u32>, DataError> {
+    let Some(template) = &tokenizer.template else { return Ok(Vec::new()) };
+    let tail = tail_length(tokenizer, messages)?;
+    let text = template.render(&with_answer(messages, PROBES[0]), false)?;
+    let full = tokenizer.library.encode(&text, false).map_err(|problem| tokenizer.refusal(problem))?;
+    let end = end(tokenizer, &full, 0, text.len().saturating_sub(tail));
+    Ok(end.map(|end| full.ids[end + 1..].to_vec()).unwrap_or_default())
 }
 
 /// Bytes that the template writes behind the last content, whatever it is.

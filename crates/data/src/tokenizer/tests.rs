@@ -57,6 +57,50 @@ fn the_response_ends_with_its_end_of_turn_and_nothing_behind_it() {
 }
 
 #[test]
+fn whole_turns_keep_what_stands_behind_their_end_within_max_length() {
+    let pair = PreferencePair {
+        prompt: vec![Message::user("hello")],
+        chosen: "good day to you".to_owned(),
+        rejected: "no".to_owned(),
+        chosen_unsafe: None,
+        rejected_unsafe: None,
+        chosen_margin: None,
+        rejected_margin: None,
+        origin: Origin::new("x", 1),
+    };
+    let mut tokenizer = chat(Some(CHATML));
+    let tokenise = |tokenizer: &ChatTokenizer, max_length| {
+        let truncation = Truncation { max_length, mode: TruncationMode::KeepStart };
+        let mut pairs = tokenise_pairs(
+            std::slice::from_ref(&pair),
+            tokenizer,
+            truncation,
+            &mut Ledger::default(),
+            &Silent,
+        )
+        .unwrap();
+        pairs.remove(0)
+    };
+    let text = |tokenizer: &ChatTokenizer, ids: &[u32]| tokenizer.decode_with_special(ids);
+    assert_eq!(text(&tokenizer, &tokenise(&tokenizer, None).rejected.response), "no<|im_end|>");
+    tokenizer.keep_whole_turns();
+    let whole = tokenise(&tokenizer, None);
+    assert_eq!(text(&tokenizer, &whole.rejected.response), "no<|im_end|>\n");
+    assert_eq!(text(&tokenizer, &whole.chosen.response), "good day to you<|im_end|>\n");
+    // The end of the turn and what stands behind it are never cut.
+    let limit = whole.chosen.prompt.len() + 6;
+    let cut = tokenise(&tokenizer, Some(limit));
+    assert_eq!(text(&tokenizer, &cut.chosen.response), "good<|im_end|>\n");
+    assert_eq!(
+        (cut.chosen.len(), text(&tokenizer, &cut.rejected.response)),
+        (limit, "no<|im_end|>\n".to_owned())
+    );
+    let mut plain = chat(None);
+    plain.keep_whole_turns();
+    assert_eq!(text(&plain, &tokenise(&plain, None).rejected.response), "no<|eos|>");
+}
+
+#[test]
 fn no_text_is_searched_for() {
     let tokenizer = chat(Some(CHATML));
     for (prompt, response) in [

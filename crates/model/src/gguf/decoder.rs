@@ -34,6 +34,12 @@ impl Decoder {
             return Err(ModelError::argument("the model has an adapter", "merge it first"));
         }
         self.refuse_quantised("export the whole model")?;
+        if self.config.score.is_some() {
+            return Err(ModelError::argument(
+                format!("a {} has a scalar head, which GGUF cannot hold", self.config.class()),
+                "export it as safetensors (--dtype f32, bf16 or f16)",
+            ));
+        }
         let (architecture, rows) = match self.config.model_type() {
             "llama" => ("llama", RotaryRows::Neighbours),
             "qwen2" => ("qwen2", RotaryRows::Halves),

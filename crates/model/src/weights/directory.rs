@@ -126,6 +126,11 @@ impl Checkpoint {
         self.holder(name, shape)?.check(name, shape)
     }
 
+    /// Reads a tensor of one whole number.
+    pub(crate) fn read_count(&self, name: &str) -> Result<u64, ModelError> {
+        self.holder(name, &[1])?.read_count(name)
+    }
+
     /// Reads the tensor as f32.
     pub(crate) fn read(&self, name: &str, shape: &[usize], out: &mut [f32]) -> Result<(), ModelError> {
         self.holder(name, shape)?.read(name, shape, out)

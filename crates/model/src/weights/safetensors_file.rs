@@ -111,6 +111,21 @@ impl SafetensorsFile {
         })
     }
 
+    /// Reads a tensor of one number of at least 0, as an i64.
+    pub(crate) fn read_count(&self, name: &str) -> Result<u64, ModelError> {
+        let entry =
+            self.entries.get(name).filter(|e| e.dtype == "I64" && e.shape.iter().product::<usize>() == 1);
+        let bytes = entry.and_then(|e| self.map[e.bytes.clone()].first_chunk::<8>());
+        let count = bytes.and_then(|b| u64::try_from(i64::from_le_bytes(*b)).ok());
+        count.ok_or_else(|| ModelError::Tensor {
+            file: self.path.clone(),
+            tensor: name.to_owned(),
+            expected: "one I64 of at least 0".into(),
+            found: entry.map_or_else(|| "another kind".into(), |_| "a negative number".into()),
+            remedy: "fetch or save the model again".into(),
+        })
+    }
+
     /// Reads a tensor of the given shape as f32 into `out`, whose length must be the shape's product.
     pub(crate) fn read(&self, name: &str, shape: &[usize], out: &mut [f32]) -> Result<(), ModelError> {
         self.check(name, shape)?;
@@ -256,6 +271,8 @@ pub(crate) enum TensorData<'a> {
     There(&'a [f32]),
     /// Read or put together when their turn comes, so that only one such tensor takes memory at a time.
     Made(Box<dyn Fn() -> io::Result<Cow<'a, [f32]>> + 'a>),
+    /// Bytes in a number type of their own.
+    Exact(&'static str, Vec<u8>),
 }
 
 impl<'a> From<&'a [f32]> for TensorData<'a> {
@@ -267,13 +284,27 @@ impl<'a> From<&'a [f32]> for TensorData<'a> {
 impl TensorToWrite<'_> {
     /// Bytes in a file.
     pub(crate) fn size(&self, dtype: DType) -> usize {
-        self.shape.iter().product::<usize>() * dtype.size_in_bytes()
+        match &self.data {
+            TensorData::Exact(_, bytes) => bytes.len(),
+            _ => self.shape.iter().product::<usize>() * dtype.size_in_bytes(),
+        }
+    }
+
+    /// The number type as the format names it.
+    fn dtype_name(&self, dtype: DType) -> &'static str {
+        match (&self.data, dtype) {
+            (TensorData::Exact(name, _), _) => name,
+            (_, DType::F32) => "F32",
+            (_, DType::Bf16) => "BF16",
+            (_, DType::F16) => "F16",
+        }
     }
 
     fn write(&self, out: &mut dyn Write, dtype: DType) -> io::Result<()> {
         match &self.data {
             TensorData::There(values) => write_numbers(out, values, dtype),
             TensorData::Made(make) => write_numbers(out, &make()?, dtype),
+            TensorData::Exact(_, bytes) => out.write_all(bytes),
         }
     }
 }
@@ -294,11 +325,7 @@ pub(crate) fn write_safetensors(
     let mut offset = 0usize;
     for tensor in tensors {
         let end = offset + tensor.size(dtype);
-        let name = match dtype {
-            DType::F32 => "F32",
-            DType::Bf16 => "BF16",
-            DType::F16 => "F16",
-        };
+        let name = tensor.dtype_name(dtype);
         let entry = serde_json::json!({"dtype": name, "shape": tensor.shape, "data_offsets": [offset, end]});
         header.insert(tensor.name.clone(), entry);
         offset = end;

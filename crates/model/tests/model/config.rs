@@ -65,7 +65,7 @@ fn both_layouts_of_rope_settings_mean_the_same() {
 fn what_is_not_supported_is_refused_by_name() {
     for (changes, named) in [
         (json!({"architectures": ["GPTJForCausalLM"], "model_type": "gptj"}), "GPTJForCausalLM"),
-        (json!({"architectures": ["LlamaForSequenceClassification"]}), "LlamaForSequenceClassification"),
+        (json!({"architectures": ["LlamaForTokenClassification"]}), "LlamaForTokenClassification"),
         (json!({"architectures": "remove", "model_type": "remove"}), "model_type"),
         (json!({"hidden_act": "relu"}), "relu"),
         (json!({"use_sliding_window": true}), "use_sliding_window"),

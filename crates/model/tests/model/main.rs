@@ -19,5 +19,6 @@ mod parity;
 mod paths;
 mod quantised;
 mod saving;
+mod scores;
 mod stories;
 mod weights;

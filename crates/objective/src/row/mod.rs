@@ -5,6 +5,7 @@
 mod fields;
 mod generator;
 
+use crate::score_loss::{PairScores, ScoreLoss};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
@@ -84,6 +85,9 @@ pub fn evaluate_row(
     if loss_type == "kto" {
         return evaluate_kto(row, &fields);
     }
+    if let "reward" | "cost" = loss_type.as_str() {
+        return evaluate_scores(row, &loss_type, &fields);
+    }
     let loss = pairwise(&loss_type, &fields)?;
     let result = loss.evaluate(&inputs(&loss, &fields)?)?;
     let mut out = row.clone();
@@ -120,7 +124,7 @@ fn pairwise(loss_type: &str, fields: &Fields<'_>) -> Result<PreferenceLoss, RowE
         _ => Err(ObjectiveError::UnknownName {
             kind: "loss_type",
             name: loss_type.to_owned(),
-            accepted: format!("{}, kto (sigmoid = dpo)", PreferenceLoss::NAMES.join(", ")),
+            accepted: format!("{}, kto, reward, cost (sigmoid = dpo)", PreferenceLoss::NAMES.join(", ")),
         }),
     };
     Ok(loss?)
@@ -169,6 +173,33 @@ fn inputs(loss: &PreferenceLoss, fields: &Fields<'_>) -> Result<PairInputs, RowE
             })
             .transpose()?,
     })
+}
+
+/// `chosen_score`, `rejected_score` (for costs those of the safer response and of the other, with their labels).
+fn evaluate_scores(
+    row: &Map<String, Value>,
+    loss_type: &str,
+    fields: &Fields<'_>,
+) -> Result<Map<String, Value>, RowError> {
+    let regularization = fields.number_or_none("regularization", 0.001)?;
+    let loss = match loss_type {
+        "cost" => ScoreLoss::cost(regularization)?,
+        _ => ScoreLoss::reward(regularization)?,
+    };
+    fields.require(loss.name(), &["chosen_score", "rejected_score"])?;
+    let mut labels = None;
+    if loss.is_cost() {
+        fields.require(loss.name(), &["chosen_unsafe", "rejected_unsafe"])?;
+        let chosen_unsafe = fields.row_flag("chosen_unsafe")?;
+        labels = Some(SafetyLabels { chosen_unsafe, rejected_unsafe: fields.row_flag("rejected_unsafe")? });
+    }
+    let (chosen, rejected) = (fields.row_number("chosen_score")?, fields.row_number("rejected_score")?);
+    let result = loss.evaluate(&PairScores { chosen, rejected, labels })?;
+    let mut out = row.clone();
+    out.insert("loss".to_owned(), json!(result.value));
+    out.insert("dloss_dchosen_score".to_owned(), json!(result.d_chosen));
+    out.insert("dloss_drejected_score".to_owned(), json!(result.d_rejected));
+    Ok(out)
 }
 
 fn evaluate_kto(row: &Map<String, Value>, fields: &Fields<'_>) -> Result<Map<String, Value>, RowError> {

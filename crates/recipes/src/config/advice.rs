@@ -7,7 +7,7 @@ use super::resolve::Resolver;
 use super::section::ObjectiveSection;
 use super::value::Setting;
 use super::{ClosedSet, TrainConfig, table};
-use bso_data::SafetyTransform;
+use bso_data::{Preference, SafetyTransform};
 use bso_objective::{BsoSettings, Generator, Tail};
 
 /// Checks settings against one another.
@@ -41,6 +41,20 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
         return conflict(
             key,
             &format!("{key} needs evaluations and there are none; set eval_strategy to steps or epoch"),
+        );
+    }
+    if config.objective.score_head().is_some() && config.adapter.is_some() {
+        return conflict(
+            "use_peft",
+            "adapters beside a scalar head are not supported yet; leave use_peft out: all weights are trained",
+        );
+    }
+    if matches!(config.objective, ObjectiveSection::Cost { .. })
+        && config.data.preference != Preference::Safer
+    {
+        return conflict(
+            "preference",
+            "a cost model learns which response is safer; set preference to safer",
         );
     }
     let mut advice = unread_adapter_keys(config, r);

@@ -3,6 +3,7 @@
 
 use crate::schedule::Decay;
 use bso_data::{Preference, SafetyTransform, Schema, TruncationMode};
+use bso_model::ScoreLayout;
 use bso_objective::Tail;
 use std::fmt;
 
@@ -46,6 +47,10 @@ closed_set! {
         Sft = "sft",
         /// A loss on preference pairs (or unpaired judgements).
         Preference = "preference",
+        /// A scalar head that scores the better response higher.
+        Reward = "reward",
+        /// A scalar head that scores the more harmful response higher, and unsafe ones above 0.
+        Cost = "cost",
     }
 }
 
@@ -82,6 +87,10 @@ closed_set! {
         Modpo = "modpo",
         /// Kahneman-Tversky optimisation on unpaired data.
         Kto = "kto",
+        /// A reward model's: `stage: reward`.
+        Reward = "reward",
+        /// A cost model's: `stage: cost`.
+        Cost = "cost",
     }
 }
 
@@ -161,5 +170,6 @@ names_of! { Schema {
     Hh = "hh", Unpaired = "unpaired", Sft = "sft",
 } }
 names_of! { TruncationMode { KeepStart = "keep_start", KeepEnd = "keep_end", Drop = "drop", Raise = "raise" } }
+names_of! { ScoreLayout { SequenceClassification = "transformers", SafeRlhf = "safe_rlhf" } }
 names_of! { Tail { Clamp = "clamp", Linear = "linear" } }
 names_of! { Decay { Linear = "linear", Cosine = "cosine", Constant = "constant" } }

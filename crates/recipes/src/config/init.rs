@@ -21,7 +21,8 @@ pub fn init(method: &str) -> Result<String, ConfigError> {
     let preset = preset::find(method, "method")?;
     let values = preset.values();
     let stage = named(&values, "stage", Stage::Preference);
-    let loss = named(&values, "loss_type", LossType::Nll);
+    // A stage with one loss of its own has the loss of its name.
+    let loss = named(&values, "loss_type", LossType::from_name(stage.name()).unwrap_or(LossType::Nll));
     let mut text = header(preset);
     for category in Category::ALL {
         let blocks: Vec<_> = table::keys()

@@ -179,6 +179,32 @@ pub const PRESETS: &[Preset] = &[
         "KTO, arXiv 2402.01306; TRL KTOConfig",
         &[("loss_type", "kto"), ("beta", "0.1"), ("desirable_weight", "1"), ("undesirable_weight", "1")],
     ),
+    preset(
+        "reward",
+        "A reward model: a scalar head that scores the more helpful response higher.",
+        "Safe RLHF, arXiv 2310.12773, its code's run scripts",
+        &[
+            ("stage", "reward"),
+            ("preference", "better"),
+            ("regularization", "0.001"),
+            ("num_train_epochs", "2"),
+            ("learning_rate", "2e-5"),
+            ("max_length", "512"),
+        ],
+    ),
+    preset(
+        "cost",
+        "A cost model: a scalar head that scores the more harmful response higher, unsafe ones above 0 and safe ones below.",
+        "Safe RLHF, arXiv 2310.12773, its code's run scripts",
+        &[
+            ("stage", "cost"),
+            ("preference", "safer"),
+            ("regularization", "0.001"),
+            ("num_train_epochs", "2"),
+            ("learning_rate", "2e-5"),
+            ("max_length", "512"),
+        ],
+    ),
 ];
 
 const PAPER: Preset = preset(
@@ -239,12 +265,10 @@ const NOT_YET: &[(&str, &str)] = &[
         "run dpo-helpful, then dpo-harmless with model_name_or_path and ref_model set to the first result",
     ),
     ("p-sacpo", "it averages the weights of two SACPO stages; merging is not there yet"),
-    ("mocan", "it needs reward and cost models"),
+    ("mocan", "it relabels with reward and cost models; train these with `config init reward` and `cost`"),
     ("pecan", "it relabels with two trained models"),
-    ("safe-rlhf", "it needs reward and cost models and online training"),
-    ("ppo-lag", "it needs reward and cost models and online training"),
-    ("reward", "reward models are not trained by this version"),
-    ("cost", "cost models are not trained by this version"),
+    ("safe-rlhf", "it needs online training; its models are `config init reward` and `cost`"),
+    ("ppo-lag", "it needs online training; its models are `config init reward` and `cost`"),
 ];
 
 /// Names compare without regard to case, hyphens and underscores.

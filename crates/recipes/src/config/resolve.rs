@@ -181,11 +181,17 @@ impl Resolver {
     }
 
     fn stage_fits_loss(&self) -> Result<(), ConfigError> {
-        if (self.stage == Stage::Sft) == (self.loss == LossType::Nll) {
+        let of_loss = match self.loss {
+            LossType::Nll => Stage::Sft,
+            LossType::Reward => Stage::Reward,
+            LossType::Cost => Stage::Cost,
+            _ => Stage::Preference,
+        };
+        if of_loss == self.stage {
             return Ok(());
         }
         let problem = format!(
-            "`stage: {}` does not go with `loss_type: {}`; stage sft has the loss nll, stage preference one of the others",
+            "`stage: {}` does not go with `loss_type: {}`; stage sft has the loss nll, stages reward and cost those of their names, stage preference one of the others",
             self.stage, self.loss
         );
         Err(ConfigError::Conflict { place: self.place("loss_type"), problem })

@@ -167,7 +167,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
         ("dtype: float16", "dtype: float16"),
         ("device: cuda", "device: cuda"),
         ("device: cuda:1", "device: cuda:1"),
-        ("stage: reward", "stage: reward"),
         ("stage: ppo_lag", "stage: ppo_lag"),
         ("report_to: wandb", "report_to: wandb"),
         ("report_to: [mlflow]", "report_to: mlflow"),
@@ -454,6 +453,12 @@ dataset_test_split: b
 use_peft: true
 metric_for_best_model: loss";
     for c in PRESETS.iter().flat_map(|p| {
+        // A scalar head has no adapter yet.
+        let more = if matches!(p.name, "reward" | "cost") {
+            more.replace("use_peft: true", "")
+        } else {
+            more.into()
+        };
         [config(&format!("preset: {}", p.name), ""), config(&format!("preset: {}\n{more}", p.name), "")]
     }) {
         written.extend(c.settings().iter().map(|(key, _)| key.name));
@@ -575,13 +580,38 @@ fn up_to_date(name: &str, expected: &str) {
 }
 
 #[test]
+fn stages_with_a_scalar_head_have_safe_rlhfs_defaults_and_refuse_what_does_not_go_with_them() {
+    let reward = config("stage: reward", "");
+    assert_eq!((reward.stage, reward.objective.loss_type()), (Stage::Reward, LossType::Reward));
+    assert_eq!((reward.schedule.num_train_epochs, reward.schedule.learning_rate), (2.0, 2e-5));
+    assert_eq!((reward.data.max_length, reward.data.preference), (Some(512), Preference::Better));
+    let cost = config("stage: cost\nscore_layout: safe-rlhf", "--regularization 0");
+    assert_eq!(
+        (cost.data.preference, cost.data.safety_transform),
+        (Preference::Safer, SafetyTransform::None)
+    );
+    let head = (bso_model::ScoreKind::Cost, bso_model::ScoreLayout::SafeRlhf);
+    assert_eq!(cost.objective.score_head(), Some(head));
+    assert!(cost.objective.build().unwrap().formula().starts_with("-log sigmoid(c_l - c_w)"));
+    for (yaml, parts) in [
+        ("stage: cost\npreference: better", ["preference", "safer"]),
+        ("stage: reward\nuse_peft: true", ["use_peft", "scalar head"]),
+        ("stage: reward\nloss_type: dpo", ["stage: reward", "loss_type: dpo"]),
+        ("loss_type: cost", ["stage: preference", "loss_type: cost"]),
+        ("stage: reward\nregularization: -1", ["regularization", ">= 0"]),
+    ] {
+        says(&error(yaml, ""), &parts);
+    }
+}
+
+#[test]
 fn the_documentation_is_up_to_date() {
     up_to_date("docs/configuration.md", &page());
 }
 
 #[test]
 fn the_starter_configs_are_up_to_date() {
-    for method in ["sft", "bso", "safedpo"] {
+    for method in ["sft", "bso", "safedpo", "reward", "cost"] {
         up_to_date(&format!("configs/{method}.yaml"), &init(method).unwrap());
     }
 }

@@ -59,7 +59,7 @@ fn of_prompt(
         .iter()
         .map(|candidate| tokenizer.encode_response(&messages, &candidate.text))
         .collect::<Result<_, _>>()?;
-    Ok(decoder.log_probs_in(&pack(&sequences)?, workspace)?)
+    Ok(decoder.log_probs_in(&pack(decoder.config().reads(), &sequences)?, workspace)?)
 }
 
 /// Measures `model` on `prompts`.

@@ -82,6 +82,13 @@ pub fn plan(
 ) -> Result<Plan, RecipeError> {
     let config = &located(config, observer)?;
     config.check_paths()?;
+    if config.objective.score_head().is_some() {
+        return Err(RecipeError::input(format!(
+            "bso plan does not count scalar heads yet; a run of stage {} takes what one of stage preference takes less its \
+             reference and its logits",
+            config.stage
+        )));
+    }
     let engine = engine(config)?;
     let objective = config.objective.build()?;
     let dir = &config.model.model_name_or_path;

@@ -8,7 +8,7 @@ use crate::example::Example;
 use crate::score::TOKENS;
 use bso_data::TokenisedSequence;
 use bso_durable::Seed;
-use bso_model::{BatchSize, PackedBatch, PromptResponse};
+use bso_model::{BatchSize, PackedBatch, PromptResponse, Reads};
 use serde::Serialize;
 
 /// Batches that are looked at one by one; a longer run is taken to go on like these.
@@ -168,12 +168,16 @@ impl Workload {
 ///
 /// # Errors
 /// Sequences that cannot be packed.
-pub(crate) fn largest_batch(config: &TrainConfig, examples: &[Example]) -> Result<BatchSize, RecipeError> {
+pub(crate) fn largest_batch(
+    config: &TrainConfig,
+    reads: Reads,
+    examples: &[Example],
+) -> Result<BatchSize, RecipeError> {
     let plan = batch_plan(config, examples.len());
     let steps = config.schedule.total_steps(plan.steps_per_epoch());
     let passes = (steps as f64 * plan.passes_per_step()).ceil().min(MOST as f64) as usize;
     let epochs = steps.div_ceil(plan.steps_per_epoch().max(1));
-    let (mut packer, mut largest) = (Packer::new(None), BatchSize::default());
+    let (mut packer, mut largest) = (Packer { reads, ..Packer::new(None) }, BatchSize::default());
     for micro in (0..epochs).flat_map(|epoch| plan.epoch(epoch)).take(passes) {
         packer.size(micro.iter().flat_map(|i| &examples[*i].sequences), &mut largest)?;
     }
@@ -196,12 +200,13 @@ pub(super) fn token_bytes(dataset: &Dataset) -> u64 {
 /// Packs to count, in one batch's memory.
 struct Packer {
     batch: PackedBatch,
+    reads: Reads,
     cut: Option<usize>,
 }
 
 impl Packer {
     fn new(cut: Option<usize>) -> Self {
-        Self { batch: PackedBatch::empty(), cut }
+        Self { batch: PackedBatch::empty(), reads: Reads::Response, cut }
     }
 
     fn size<'a>(
@@ -210,7 +215,7 @@ impl Packer {
         largest: &mut BatchSize,
     ) -> Result<BatchSize, RecipeError> {
         let views: Vec<PromptResponse<'_>> = sequences.map(|s| self.view(s)).collect();
-        self.batch.pack(&views, crate::step::SHARE_PROMPT)?;
+        self.batch.pack_for(self.reads, &views, crate::step::SHARE_PROMPT)?;
         let size = BatchSize::of(&self.batch);
         *largest = largest.union(size);
         Ok(size)

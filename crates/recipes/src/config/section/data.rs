@@ -52,7 +52,7 @@ pub struct DataSection {
 
 impl DataSection {
     pub(in super::super) fn read(r: &Resolver) -> Result<Self, ConfigError> {
-        let transformed = !matches!(r.loss, LossType::Nll | LossType::Kto);
+        let transformed = is_transformed(r.loss);
         Ok(Self {
             datasets: match r.get("dataset_name")? {
                 Setting::Datasets(sources) => sources,
@@ -110,7 +110,7 @@ impl DataSection {
         if loss != LossType::Kto {
             out.choice("preference", self.preference);
         }
-        if !matches!(loss, LossType::Nll | LossType::Kto) {
+        if is_transformed(loss) {
             out.choice("safety_transform", self.safety_transform);
         }
         let template = match &self.chat_template {
@@ -123,4 +123,9 @@ impl DataSection {
         out.optional_integer("max_length", self.max_length.map(|n| n as u64));
         out.choice("truncation_mode", self.truncation_mode);
     }
+}
+
+/// Whether safety labels may change or drop pairs: not where they, or nothing, are what is learnt from.
+fn is_transformed(loss: LossType) -> bool {
+    !matches!(loss, LossType::Nll | LossType::Kto | LossType::Reward | LossType::Cost)
 }

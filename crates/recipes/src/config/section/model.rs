@@ -30,7 +30,10 @@ impl ModelSection {
     pub(in super::super) fn read(r: &Resolver) -> Result<Self, ConfigError> {
         Ok(Self {
             model_name_or_path: r.path("model_name_or_path")?,
-            ref_model: if r.loss == LossType::Nll { None } else { r.optional_path("ref_model")? },
+            ref_model: match r.loss {
+                LossType::Nll | LossType::Reward | LossType::Cost => None,
+                _ => r.optional_path("ref_model")?,
+            },
             device: r.choice("device")?,
             dtype: dtype(r)?,
             gradient_checkpointing: r.bool("gradient_checkpointing")?,

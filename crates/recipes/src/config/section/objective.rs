@@ -7,7 +7,8 @@ use super::super::resolve::Resolver;
 use super::super::value::Setting;
 use super::Settings;
 use crate::objective::TrainingObjective;
-use bso_objective::{BsoSettings, GeneratorParam, KtoLoss, PreferenceLoss};
+use bso_model::{ScoreKind, ScoreLayout};
+use bso_objective::{BsoSettings, GeneratorParam, KtoLoss, PreferenceLoss, ScoreLoss};
 use std::path::PathBuf;
 
 /// The loss with the numbers it reads. beta is in reward units per nat, penalties in reward units.
@@ -34,18 +35,30 @@ pub enum ObjectiveSection {
     Bfpo { beta: f64, b1: f64, alpha: f64 },
     /// MODPO.
     Modpo { beta: f64, w0: f64, margin_model: Option<PathBuf> },
+    /// A reward model's loss.
+    Reward { regularization: f64, score_layout: ScoreLayout },
+    /// A cost model's loss.
+    Cost { regularization: f64, score_layout: ScoreLayout },
     /// KTO.
     Kto { beta: f64, desirable_weight: f64, undesirable_weight: f64 },
 }
 
 impl ObjectiveSection {
     pub(in super::super) fn read(r: &mut Resolver) -> Result<Self, ConfigError> {
-        if r.loss == LossType::Nll {
-            return Ok(Self::Nll);
+        match r.loss {
+            LossType::Nll => return Ok(Self::Nll),
+            LossType::Reward | LossType::Cost => {
+                let (regularization, score_layout) = (r.real("regularization")?, r.choice("score_layout")?);
+                return Ok(match r.loss {
+                    LossType::Cost => Self::Cost { regularization, score_layout },
+                    _ => Self::Reward { regularization, score_layout },
+                });
+            }
+            _ => {}
         }
         let beta = r.real("beta")?;
         Ok(match r.loss {
-            LossType::Nll => Self::Nll,
+            LossType::Nll | LossType::Reward | LossType::Cost => Self::Nll,
             LossType::Bso => Self::Bso(BsoSettings {
                 generator: generator::resolve(r)?,
                 beta,
@@ -100,6 +113,10 @@ impl ObjectiveSection {
                     out.path("margin_model", model);
                 }
             }
+            Self::Reward { regularization, score_layout } | Self::Cost { regularization, score_layout } => {
+                out.real("regularization", *regularization);
+                out.choice("score_layout", *score_layout);
+            }
             Self::Kto { beta, desirable_weight, undesirable_weight } => {
                 out.real("beta", *beta);
                 out.real("desirable_weight", *desirable_weight);
@@ -122,13 +139,15 @@ impl ObjectiveSection {
             Self::Bfpo { .. } => LossType::Bfpo,
             Self::Modpo { .. } => LossType::Modpo,
             Self::Kto { .. } => LossType::Kto,
+            Self::Reward { .. } => LossType::Reward,
+            Self::Cost { .. } => LossType::Cost,
         }
     }
 
-    /// beta, in reward units per nat; 0 for nll, which has no reference and no rewards.
+    /// beta, in reward units per nat; 0 where there is no reference.
     pub fn beta(&self) -> f64 {
         match self {
-            Self::Nll => 0.0,
+            Self::Nll | Self::Reward { .. } | Self::Cost { .. } => 0.0,
             Self::Bso(bso) => bso.beta,
             Self::Dpo { beta }
             | Self::Cdpo { beta, .. }
@@ -139,6 +158,15 @@ impl ObjectiveSection {
             | Self::Bfpo { beta, .. }
             | Self::Modpo { beta, .. }
             | Self::Kto { beta, .. } => *beta,
+        }
+    }
+
+    /// What is scored and how a new head is stored, where a scalar head is trained.
+    pub fn score_head(&self) -> Option<(ScoreKind, ScoreLayout)> {
+        match self {
+            Self::Reward { score_layout, .. } => Some((ScoreKind::Reward, *score_layout)),
+            Self::Cost { score_layout, .. } => Some((ScoreKind::Cost, *score_layout)),
+            _ => None,
         }
     }
 
@@ -165,6 +193,12 @@ impl ObjectiveSection {
     pub fn build(&self) -> Result<TrainingObjective, ConfigError> {
         let pairs = match self {
             Self::Nll => return Ok(TrainingObjective::Sft),
+            Self::Reward { regularization, .. } => {
+                return Ok(TrainingObjective::Scores(ScoreLoss::reward(*regularization)?));
+            }
+            Self::Cost { regularization, .. } => {
+                return Ok(TrainingObjective::Scores(ScoreLoss::cost(*regularization)?));
+            }
             Self::Kto { beta, desirable_weight, undesirable_weight } => {
                 return Ok(TrainingObjective::Kto(KtoLoss::new(
                     *beta,

@@ -5,7 +5,8 @@ use super::super::key::{Category::Data, Choice, Key, Kind, Range, choice, known_
 use super::{HERE, MOST, TRL};
 
 pub(super) const PAIRED: &[LossType] = &[Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo];
-const FROM_PAIRS: &[LossType] = &[Nll, Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo];
+const FROM_PAIRS: &[LossType] =
+    &[Nll, Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo, Reward, Cost];
 
 const FORMATS: &[Choice] = &[
     known_as("pku_safe_rlhf", &["pku", "pku_saferlhf", "saferlhf"]),
@@ -44,6 +45,7 @@ pub(super) const KEYS: &[Key] = &[
         .says(HERE, "Share of the PROMPTS whose rows are held out for evaluation, so that none leaks; 0 holds out nothing.")
         .prominent(),
     Key::new("preference", Data, Kind::Choice(PREFERENCES), "better")
+        .by("stage", &[("cost", "safer")], Some("better"))
         .says("DPO-helpful of SafeDPO's comparison", "Which label orders a pair: the more helpful response, the safer one, or the more helpful one where it is safe.")
         .only(FROM_PAIRS)
         .prominent(),
@@ -55,9 +57,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("chat_template", Data, Kind::Template, "auto")
         .says(HERE, "How a prompt becomes text: the tokenizer's own chat template (auto), none, a named one, or a .jinja file."),
     Key::optional("max_length", Data, Kind::Integer { min: 2, max: MOST }, &["none"], "no limit")
-        .by("stage", &[], Some("1024"))
+        .by("stage", &[("reward", "512"), ("cost", "512")], Some("1024"))
         .unit("tokens")
-        .says(TRL, "Longest prompt plus response.")
+        .says("TRL; safe-rlhf (reward, cost)", "Longest prompt plus response.")
         .aliases(&["cutoff_len", "sequence_len", "max_seq_length", "max_seq_len"]),
     Key::new("truncation_mode", Data, Kind::Choice(TRUNCATIONS), "keep_start")
         .says(TRL, "What happens to longer ones: cut the response before its end-of-turn token, cut the start of the prompt, leave the pair out, or stop."),

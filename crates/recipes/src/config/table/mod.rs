@@ -23,15 +23,15 @@ const START: &[Key] = &[
         .says(HERE, "A named set of values that fills what is not given; what is given wins. The presets are listed below.")
         .bookkeeping(),
     Key::new("stage", Category::Start, Kind::Choice(STAGES), "preference")
-        .says(HERE, "What is trained: a language model on responses (sft) or on preferences (preference).")
+        .says(HERE, "What is trained: a language model on responses (sft) or on preferences (preference), or a scalar head on them: a reward model (reward) or a cost model (cost).")
         .prominent(),
 ];
 
 const STAGES: &[Choice] = &[
     known_as("sft", &[]),
     known_as("preference", &["dpo", "rlhf"]),
-    later("reward", &["rm"], "reward models are not trained by this version"),
-    later("cost", &[], "cost models are not trained by this version"),
+    known_as("reward", &["rm"]),
+    known_as("cost", &[]),
     later("ppo_lag", &["ppo"], "online training with reward and cost models is not there"),
 ];
 

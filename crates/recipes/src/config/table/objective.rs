@@ -17,6 +17,8 @@ const LOSSES: &[Choice] = &[
     choice("bfpo"),
     choice("modpo"),
     choice("kto"),
+    choice("reward"),
+    choice("cost"),
     later(
         "sacpo",
         &[],
@@ -48,14 +50,16 @@ const GENERATORS: &[Choice] = &[
     known_as("phi_mu", &["phi", "phi-mu"]),
     choice("kernel"),
 ];
+const LAYOUTS: &[Choice] =
+    &[known_as("transformers", &["sequence_classification"]), known_as("safe_rlhf", &["safe-rlhf"])];
 const TAILS: &[Choice] = &[choice("clamp"), choice("linear")];
 const METHOD: &str = "BSO";
 
 pub(super) const KEYS: &[Key] = &[
     Key::new("loss_type", Objective, Kind::Choice(LOSSES), "")
-        .by("stage", &[("sft", "nll")], None)
+        .by("stage", &[("sft", "nll"), ("reward", "reward"), ("cost", "cost")], None)
         .example("bso")
-        .says("-", "The loss: nll for stage sft, else one of the others.")
+        .says("-", "The loss: nll for stage sft, reward and cost for the stages of these names, else one of the others.")
         .prominent(),
     Key::new("beta", Objective, Kind::Real(Range::POSITIVE), "0.1")
         .unit("reward units per nat")
@@ -130,5 +134,13 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("undesirable_weight", Objective, Kind::Real(Range::NOT_NEGATIVE), "1")
         .says("TRL KTOConfig", "Weight of undesirable rows.")
         .only(&[Kto])
+        .prominent(),
+    Key::new("regularization", Objective, Kind::Real(Range::NOT_NEGATIVE), "0.001")
+        .says("safe-rlhf's run scripts (its code: 0)", "Weight of the mean squared score, which keeps scores near 0.")
+        .only(&[Reward, Cost])
+        .prominent(),
+    Key::new("score_layout", Objective, Kind::Choice(LAYOUTS), "transformers")
+        .says(super::HERE, "How a new scalar head is stored: transformers' ...ForSequenceClassification, or safe-rlhf's ...ForScore with a bias and a normaliser that follows training (moving average, 0.9; kept, not applied). A model that has a head keeps its own layout.")
+        .only(&[Reward, Cost])
         .prominent(),
 ];

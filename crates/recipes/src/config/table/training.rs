@@ -14,8 +14,9 @@ const COUNT: Kind = Kind::Integer { min: 1, max: MOST };
 
 pub(super) const SCHEDULE: &[Key] = &[
     Key::new("num_train_epochs", Schedule, Kind::Real(Range::POSITIVE), "3")
+        .by("stage", &[("reward", "2"), ("cost", "2")], Some("3"))
         .unit("passes over the data")
-        .says(HF, "How long to train; parts of an epoch are allowed.")
+        .says("transformers; safe-rlhf (reward, cost)", "How long to train; parts of an epoch are allowed.")
         .aliases(&["epochs", "num_epochs"])
         .prominent(),
     Key::optional("max_steps", Schedule, COUNT, &["none", "-1"], "num_train_epochs decides")
@@ -31,8 +32,8 @@ pub(super) const SCHEDULE: &[Key] = &[
         .says(HF, "Passes that make one optimiser step.")
         .prominent(),
     Key::new("learning_rate", Schedule, Kind::Real(Range::NOT_NEGATIVE), "1e-6")
-        .by("stage", &[("sft", "2e-5")], Some("1e-6"))
-        .says("TRL", "Learning rate after the warm-up.")
+        .by("stage", &[("sft", "2e-5"), ("reward", "2e-5"), ("cost", "2e-5")], Some("1e-6"))
+        .says("TRL; safe-rlhf (reward, cost)", "Learning rate after the warm-up.")
         .aliases(&["lr"])
         .prominent(),
     Key::new("lr_scheduler_type", Schedule, Kind::Choice(SCHEDULERS), "linear")
