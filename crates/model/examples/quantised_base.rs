@@ -6,7 +6,12 @@
 //!
 //! TOKENS.json holds lists of token ids (one list, or a list of lists); without it ids are random, as are the weights of
 //! `random`, which say nothing of language.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "an example, which stops at what it cannot do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "an example, which stops at what it cannot do"
+)]
 
 use bso_durable::Seed;
 use bso_model::{
