@@ -1,11 +1,7 @@
 //! Weights in few bits beside bitsandbytes' numbers (`fixtures/make_quantised.py` writes them), on every instruction path of
 //! this processor.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test stops at a fixture that it cannot read"
-)]
+#![expect(clippy::unwrap_used, reason = "a test stops at a fixture that it cannot read")]
 
 use bso_engine::{Array, CpuPath, Engine, Quantisation};
 use serde_json::Value;

@@ -1,12 +1,17 @@
 //! What a base in few bits costs and saves: the difference of every token's log-prob from that of the base in f32, bytes of
 //! its weights, and seconds of a training step of an adapter (rank 16 on every linear layer) beside it.
 //!
-//!     cargo run --release -p bso-model --example quantised_base -- MODEL_DIR [TOKENS.json]
-//!     cargo run --release -p bso-model --example quantised_base -- random WIDTH LAYERS
+//!     cargo run --release -p bso-model --example quantised_base -- MODEL_DIR [TOKENS.json] [f32|bf16]
+//!     cargo run --release -p bso-model --example quantised_base -- random WIDTH LAYERS [f32|bf16]
 //!
 //! TOKENS.json holds lists of token ids (one list, or a list of lists); without it ids are random, as are the weights of
 //! `random`, which say nothing of language.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "an example, which stops at what it cannot do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "an example, which stops at what it cannot do"
+)]
 
 use bso_durable::Seed;
 use bso_model::{
@@ -19,7 +24,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let only = arguments.pop_if(|last| matches!(last.as_str(), "f32" | "bf16"));
     let engine = Arc::new(Engine::cpu(None).unwrap());
     let made = tempfile::tempdir().unwrap();
     let dir = match arguments.first().map(String::as_str) {
@@ -44,7 +50,8 @@ fn main() {
         Some(Quantisation::Nf4 { nested: false }),
         Some(Quantisation::Nf4 { nested: true }),
     ];
-    for dtype in [DType::F32, DType::Bf16] {
+    for dtype in [DType::F32, DType::Bf16].into_iter().filter(|d| only.as_ref().is_none_or(|o| o == d.name()))
+    {
         for kind in kinds {
             let mut decoder = match kind {
                 None => Decoder::load(dir, engine.clone()).unwrap(),
