@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
         if let Some(best) = &config.run.best {
             check_metric(best, &figures_to_come(inputs)?)?;
         }
-        let log = RunLog::open(run, config.run.tensorboard, checkpoint.is_some().then_some(progress.step))?;
+        let log = RunLog::open(run, config, checkpoint.is_some().then_some(progress.step))?;
         let mut memory = StepMemory::new(decoder, config.model.gradient_checkpointing);
         let largest = largest_batch(config, decoder.config().reads(), &inputs.dataset.train)?;
         log_memory(config, decoder, largest);
@@ -236,7 +236,7 @@ impl<'a> Session<'a> {
         if !self.progress.pending.is_empty() {
             self.log_training(per_epoch)?;
         }
-        self.log.sync()?;
+        self.log.finish()?;
         let weights_of = self.load_best(decoder, observer)?;
         Ok(Some(Ending { best: self.best(), weights_of }))
     }

@@ -17,8 +17,8 @@ const RECORDS: [&str; 5] = [
 ];
 
 /// Files of a run whose names others use as well. They belong to a run only where a record says so.
-const COMMON_FILES: [&str; 5] =
-    ["config.yaml", "all_results.json", "report.html", "tensorboard", "README.md"];
+const COMMON_FILES: [&str; 6] =
+    ["config.yaml", "all_results.json", "report.html", "tensorboard", "mlruns", "README.md"];
 
 /// The exported model's files beside weight shards. They belong to a run only where a record says so.
 const MODEL_FILES: [&str; 9] = [
@@ -143,6 +143,11 @@ impl RunDirectory {
     /// Event files for TensorBoard.
     pub fn tensorboard(&self) -> PathBuf {
         self.root.join("tensorboard")
+    }
+
+    /// MLflow's file store.
+    pub fn mlruns(&self) -> PathBuf {
+        self.root.join("mlruns")
     }
 
     /// The self-contained report.

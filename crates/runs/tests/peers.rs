@@ -8,7 +8,7 @@
 )]
 
 use bso_runs::report::Estimate;
-use bso_runs::{LedgerRow, ModelCard, StepMetrics, TensorBoard, TrainerState, key};
+use bso_runs::{LedgerRow, Mlflow, MlflowStatus, ModelCard, StepMetrics, TensorBoard, TrainerState, key};
 use std::path::Path;
 use std::process::Command;
 
@@ -50,6 +50,40 @@ print(len(e), [(x.step, x.value) for x in e][198:202], e[-1].step)
     if let Some(said) = python("tensorboard", script, &folder) {
         let expected = "['eval/loss', 'train/epoch', 'train/loss']\n\
                         250 [(199, 199.0), (200, 200.0), (201, -201.0), (202, -202.0)] 250\n";
+        assert_eq!(said, expected);
+    }
+}
+
+#[test]
+fn mlflow_reads_the_store_and_a_resume_repeats_no_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("ml runs");
+    let parameters =
+        [("beta".to_owned(), "0.1".to_owned()), ("generator_params".to_owned(), "[0.2, 4]".to_owned())];
+    let rows: Vec<StepMetrics> = (1..=5).map(|step| row(step, step as f64 / 3.0)).collect();
+    let mut mlflow = Mlflow::open(&folder, "a: run", &parameters, &[]).unwrap();
+    rows.iter().for_each(|row| mlflow.append(row).unwrap());
+    let mut mlflow = Mlflow::open(&folder, "a: run", &parameters, &rows[..3]).unwrap();
+    mlflow.append(row(4, 0.25).put("bso/log_r", 1e-7)).unwrap();
+    mlflow.end(MlflowStatus::Finished).unwrap();
+    let script = "
+import os, sys
+os.environ['MLFLOW_ALLOW_FILE_STORE'] = 'true'
+from pathlib import Path
+from mlflow import MlflowClient
+c = MlflowClient(tracking_uri=Path(sys.argv[1]).as_uri())
+(run,) = c.search_runs(['0'])
+print(run.info.run_name, run.info.status, run.data.params)
+print(sorted(run.data.metrics), run.data.metrics['bso/log_r'])
+print([(m.step, m.value) for m in c.get_metric_history(run.info.run_id, 'loss')])
+";
+    if let Some(said) = python("mlflow", script, &folder) {
+        let third = 1.0 / 3.0;
+        let expected = format!(
+            "a: run FINISHED {{'beta': '0.1', 'generator_params': '[0.2, 4]'}}\n\
+             ['bso/log_r', 'epoch', 'eval_loss', 'loss'] 1e-07\n[(1, {third}), (2, {}), (3, 1.0), (4, 0.25)]\n",
+            2.0 / 3.0
+        );
         assert_eq!(said, expected);
     }
 }

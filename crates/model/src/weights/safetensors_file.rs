@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 /// The format's own limit on the header, bytes.
 const LARGEST_HEADER: usize = 100_000_000;
+/// Numbers read between two times that pages are given back: an embedding may be a quarter of a model.
+const PIECE: usize = 1 << 21;
 
 /// Where one tensor lies.
 #[derive(Clone, Debug)]
@@ -130,43 +132,47 @@ impl SafetensorsFile {
     pub(crate) fn read(&self, name: &str, shape: &[usize], out: &mut [f32]) -> Result<(), ModelError> {
         self.check(name, shape)?;
         let entry = &self.entries[name];
-        let data = &self.map[entry.bytes.clone()];
-        match entry.dtype.as_str() {
-            "F32" => {
-                for (o, b) in out.iter_mut().zip(data.as_chunks::<4>().0) {
-                    *o = f32::from_le_bytes(*b);
+        let size = if entry.dtype == "F32" { 4 } else { 2 };
+        let places = entry.bytes.clone().step_by(PIECE * size);
+        for (out, start) in out.chunks_mut(PIECE).zip(places) {
+            let bytes = start..start + out.len() * size;
+            let data = &self.map[bytes.clone()];
+            match entry.dtype.as_str() {
+                "F32" => {
+                    for (o, b) in out.iter_mut().zip(data.as_chunks::<4>().0) {
+                        *o = f32::from_le_bytes(*b);
+                    }
+                }
+                "BF16" => {
+                    for (o, b) in out.iter_mut().zip(data.as_chunks::<2>().0) {
+                        *o = bf16::from_le_bytes(*b).to_f32();
+                    }
+                }
+                _ => {
+                    for (o, b) in out.iter_mut().zip(data.as_chunks::<2>().0) {
+                        *o = f16::from_le_bytes(*b).to_f32();
+                    }
                 }
             }
-            "BF16" => {
-                for (o, b) in out.iter_mut().zip(data.as_chunks::<2>().0) {
-                    *o = bf16::from_le_bytes(*b).to_f32();
-                }
-            }
-            _ => {
-                for (o, b) in out.iter_mut().zip(data.as_chunks::<2>().0) {
-                    *o = f16::from_le_bytes(*b).to_f32();
-                }
-            }
+            self.forget(bytes);
         }
-        self.forget(entry);
         Ok(())
     }
 
     /// Gives back the memory of pages that have been read: each tensor is read once, and the file is as large as the model.
-    fn forget(&self, entry: &TensorEntry) {
+    fn forget(&self, bytes: Range<usize>) {
         #[cfg(unix)]
         {
             use memmap2::UncheckedAdvice::DontNeed;
             // SAFETY: the map is read-only and backed by a file, so that pages that are looked at again come back as they
             // were; nothing borrows from it beyond a call.
             #[expect(unsafe_code, reason = "pages that are given back could have been written; see above")]
-            let result =
-                unsafe { self.map.unchecked_advise_range(DontNeed, entry.bytes.start, entry.bytes.len()) };
+            let result = unsafe { self.map.unchecked_advise_range(DontNeed, bytes.start, bytes.len()) };
             // The advice saves memory and changes no number.
             let _ = result;
         }
         #[cfg(not(unix))]
-        let _ = entry;
+        let _ = bytes;
     }
 }
 

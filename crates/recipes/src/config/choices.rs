@@ -152,6 +152,18 @@ closed_set! {
     }
 }
 
+closed_set! {
+    /// Who receives the metrics besides metrics.jsonl.
+    Tracker {
+        /// Nobody.
+        None = "none",
+        /// TensorBoard, as event files.
+        TensorBoard = "tensorboard",
+        /// MLflow, as its file store.
+        MlFlow = "mlflow",
+    }
+}
+
 macro_rules! names_of {
     ($set:ident { $($variant:ident = $name:literal),+ $(,)? }) => {
         impl ClosedSet for $set {

@@ -29,7 +29,9 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-pub use choices::{ClosedSet, DTypeChoice, DeviceChoice, LossType, Optim, SaveStrategy, Stage, Strategy};
+pub use choices::{
+    ClosedSet, DTypeChoice, DeviceChoice, LossType, Optim, SaveStrategy, Stage, Strategy, Tracker,
+};
 pub use command_line::parse_overrides;
 pub use dataset::DatasetSource;
 pub use error::{ConfigError, Place};

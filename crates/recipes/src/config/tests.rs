@@ -169,7 +169,7 @@ fn what_is_not_there_yet_is_refused_by_name() {
         ("device: cuda:1", "device: cuda:1"),
         ("stage: ppo_lag", "stage: ppo_lag"),
         ("report_to: wandb", "report_to: wandb"),
-        ("report_to: [mlflow]", "report_to: mlflow"),
+        ("report_to: [comet_ml]", "report_to: comet_ml"),
         ("precompute_ref_log_probs: false", "precompute_ref_log_probs"),
     ] {
         says(&error(&format!("loss_type: dpo\n{yaml}"), ""), &["a.yaml, line 4", part, "not supported yet"]);
@@ -532,6 +532,7 @@ fn every_alternative_of_the_table_has_a_meaning() {
     check::<Optim>("optim");
     check::<Strategy>("eval_strategy");
     check::<SaveStrategy>("save_strategy");
+    check::<Tracker>("report_to");
     let Kind::Choice(generators) = key("generator").unwrap().kind else { panic!() };
     assert_eq!(generators.iter().map(|c| c.name).collect::<Vec<_>>(), Generator::NAMES);
 }
@@ -545,7 +546,7 @@ fn warm_up_and_intervals_count_steps() {
         (21, 5)
     );
     assert_eq!(config("loss_type: dpo\nnum_train_epochs: 0.5", "").schedule.total_steps(7), 4);
-    assert!(config("loss_type: dpo", "--report_to tensorboard").run.tensorboard);
+    assert!(config("loss_type: dpo", "--report_to tensorboard").run.report_to == Tracker::TensorBoard);
     let run = config("loss_type: dpo\nsave_steps: 4\neval_strategy: epoch", "").run;
     assert_eq!((1..=9).filter(|s| run.saves_after(*s, 3)).collect::<Vec<_>>(), [4, 8]);
     assert_eq!((1..=9).filter(|s| run.evaluates_after(*s, 3)).collect::<Vec<_>>(), [3, 6, 9]);

@@ -38,6 +38,12 @@ impl TrainConfig {
         text
     }
 
+    /// Every key that the run reads, with its value as it stands in the file.
+    pub fn parameters(&self) -> Vec<(String, String)> {
+        let settings = self.settings().into_iter();
+        settings.map(|(key, setting)| (key.name.to_owned(), to_yaml(key, &setting))).collect()
+    }
+
     /// A hash of every setting that the trained weights depend on. Files count by their paths here; their contents
     /// have fingerprints of their own. Thread count, output folder, logging, evaluation and checkpoints do not count.
     pub fn fingerprint(&self) -> String {

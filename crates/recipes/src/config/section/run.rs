@@ -1,6 +1,6 @@
 //! What a run does beside training: evaluation, checkpoints, logs, folders.
 
-use super::super::choices::{SaveStrategy, Strategy};
+use super::super::choices::{SaveStrategy, Strategy, Tracker};
 use super::super::error::ConfigError;
 use super::super::resolve::Resolver;
 use super::super::value::Setting;
@@ -41,8 +41,8 @@ pub struct RunSection {
     pub best: Option<BestModel>,
     /// Interval of metrics lines in optimiser steps.
     pub logging_steps: u64,
-    /// Whether TensorBoard's event files are written beside metrics.jsonl (`report_to: tensorboard`).
-    pub tensorboard: bool,
+    /// Who receives the metrics besides metrics.jsonl.
+    pub report_to: Tracker,
 }
 
 impl RunSection {
@@ -63,7 +63,7 @@ impl RunSection {
             save_total_limit: r.optional_integer("save_total_limit")?.map(|n| n as usize),
             best: BestModel::read(r)?,
             logging_steps,
-            tensorboard: r.get("report_to")? == Setting::Choice("tensorboard"),
+            report_to: r.choice("report_to")?,
         })
     }
 
@@ -83,7 +83,7 @@ impl RunSection {
         out.optional_integer("save_total_limit", self.save_total_limit.map(|n| n as u64));
         BestModel::write(self.best.as_ref(), out);
         out.integer("logging_steps", self.logging_steps);
-        out.put("report_to", Setting::Choice(if self.tensorboard { "tensorboard" } else { "none" }));
+        out.choice("report_to", self.report_to);
     }
 
     /// Whether an evaluation is due after optimiser step `done` (counted from 1) of epochs of `steps_per_epoch`.

@@ -5,12 +5,15 @@ use super::{HF, MOST};
 
 const STRATEGIES: &[Choice] = &[choice("no"), choice("steps"), choice("epoch")];
 const SAVING: &[Choice] = &[choice("no"), choice("steps"), choice("epoch"), choice("best")];
-const WHY_NO_TRACKER: &str =
-    "metrics.jsonl and report.html in output_dir hold every figure; use `report_to: none` or tensorboard";
+const WHY_NO_WANDB: &str = "its offline format is its own; write `report_to: tensorboard`, then upload the event files with \
+     `wandb sync --sync-tensorboard OUTPUT_DIR/tensorboard`";
+const WHY_NO_TRACKER: &str = "metrics.jsonl and report.html in output_dir hold every figure; use `report_to: none`, tensorboard or mlflow";
 const TRACKERS: &[Choice] = &[
     choice("none"),
     choice("tensorboard"),
-    later("wandb", &["all", "mlflow", "comet_ml", "trackio", "swanlab"], WHY_NO_TRACKER),
+    choice("mlflow"),
+    later("wandb", &[], WHY_NO_WANDB),
+    later("comet_ml", &["all", "trackio", "swanlab", "clearml", "neptune"], WHY_NO_TRACKER),
 ];
 const COUNT: Kind = Kind::Integer { min: 1, max: MOST };
 
@@ -69,6 +72,6 @@ pub(super) const KEYS: &[Key] = &[
         .prominent()
         .bookkeeping(),
     Key::new("report_to", Run, Kind::Choice(TRACKERS), "none")
-        .says(HF, "Tracker that receives the metrics besides metrics.jsonl; tensorboard: event files in output_dir/tensorboard.")
+        .says(HF, "Tracker that receives the metrics besides metrics.jsonl; tensorboard: event files in output_dir/tensorboard; mlflow: its file store in output_dir/mlruns (MLflow from 3.7 on reads it with MLFLOW_ALLOW_FILE_STORE=true, or `mlflow migrate-filestore` moves it into a database).")
         .bookkeeping(),
 ];
