@@ -49,6 +49,9 @@ fn a_reward_model_is_trained_from_a_language_model_and_scores() {
     assert_eq!(saved["architectures"], json!(["LlamaForSequenceClassification"]));
     assert_eq!(saved["id2label"], json!({"0": "LABEL_0"}));
     assert!(!run.join("generation_config.json").exists(), "it generates nothing");
+    assert!(
+        fs::read_to_string(run.join("README.md")).unwrap().contains("pipeline_tag: \"text-classification\"")
+    );
     // The held-out accuracy is that of its scores of the rows.
     let pairs: Vec<Value> = fs::read_to_string(here.path("pairs.jsonl"))
         .unwrap()

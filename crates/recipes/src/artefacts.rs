@@ -214,6 +214,7 @@ fn card(facts: &Facts, results: &Results) -> ModelCard {
     ModelCard {
         name: format!("{} ({})", file_name(&facts.base_model), facts.method),
         base_model: facts.base_model.clone(),
+        scores: facts.settings.objective.score_head().is_some(),
         datasets: vec![facts.dataset.clone()],
         method: facts.method.to_owned(),
         objective: manifest.objective.clone(),

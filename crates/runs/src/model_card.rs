@@ -22,6 +22,8 @@ pub struct ModelCard {
     pub languages: Vec<String>,
     /// Whether the files are a PEFT adapter instead of a whole model.
     pub adapter: bool,
+    /// Whether the model gives scores instead of text.
+    pub scores: bool,
     /// Short name of the method (`bso`, `dpo`, `sft`, ...).
     pub method: String,
     /// The resolved objective in one line.
@@ -102,7 +104,7 @@ impl ModelCard {
             let _ = writeln!(out, "{name}: {}", yaml(value));
         };
         field("library_name", library);
-        field("pipeline_tag", "text-generation");
+        field("pipeline_tag", if self.scores { "text-classification" } else { "text-generation" });
         field("model_name", &self.name);
         if is_hub_id(&self.base_model) {
             field("base_model", &self.base_model);

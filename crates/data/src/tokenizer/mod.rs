@@ -180,8 +180,8 @@ impl ChatTokenizer {
         scoring::pair(self, prompt, responses)
     }
 
-    /// From here on examples are tokenised with what the template writes behind a turn's end (Qwen's newline): a scalar head
-    /// reads the very last token of the templated text.
+    /// From here on examples are the tokens of their whole templated text, what the template writes behind a turn's end
+    /// (Qwen's newline) included: a scalar head reads the very last one, and no prompt is continued.
     pub fn keep_whole_turns(&mut self) {
         self.whole_turns = true;
     }

@@ -90,9 +90,11 @@ fn respond(
     let text = template.render(&with_answer(messages, response), false)?;
     let content_end = text.len().saturating_sub(tail);
     let full = tokenizer.library.encode(&text, false).map_err(refuse)?;
-    if full.ids.starts_with(&prompt.ids) {
-        let scored = end_of_turn(tokenizer, &full, prompt.ids.len(), content_end);
-        return Ok(TokenisedSequence { prompt: prompt.ids.clone(), response: scored });
+    let common = full.ids.iter().zip(&prompt.ids).take_while(|(a, b)| a == b).count();
+    // Nothing is generated, so that the text's own tokens stand; the boundary only says what truncation may cut.
+    if full.ids.starts_with(&prompt.ids) || tokenizer.whole_turns {
+        let scored = end_of_turn(tokenizer, &full, common, content_end);
+        return Ok(TokenisedSequence { prompt: full.ids[..common].to_vec(), response: scored });
     }
     if let Some(rest) = text.strip_prefix(prompt.text.as_str()) {
         let rest_end = content_end.saturating_sub(prompt.text.len());
@@ -102,7 +104,6 @@ fn respond(
     }
     // The header for generation says more than a finished turn (for example an opened thinking block): the sequence is
     // that of the finished turn, and its prompt ends where the two part.
-    let common = full.ids.iter().zip(&prompt.ids).take_while(|(a, b)| a == b).count();
     let before = template.render(messages, false)?;
     let least = tokenizer.library.encode(&before, false).map_err(refuse)?.ids.len();
     if common < least {

@@ -95,6 +95,13 @@ fn whole_turns_keep_what_stands_behind_their_end_within_max_length() {
         (cut.chosen.len(), text(&tokenizer, &cut.rejected.response)),
         (limit, "no<|im_end|>\n".to_owned())
     );
+    // A token across the boundary stays whole, where a language model's response begins with a token of its own.
+    let prompt = [Message::user("hello")];
+    let sequence = tokenizer.encode_response(&prompt, "\nno").unwrap();
+    let text_of_all = tokenizer.render(&[prompt[0].clone(), Message::assistant("\nno")], false).unwrap();
+    let ids = [sequence.prompt.clone(), sequence.response, tokenizer.behind_turn(&prompt).unwrap()].concat();
+    assert_eq!(ids, tokenizer.encode_text(&text_of_all).unwrap());
+    assert!(sequence.prompt.len() < tokenizer.encode_prompt(&prompt).unwrap().len());
     let mut plain = chat(None);
     plain.keep_whole_turns();
     assert_eq!(text(&plain, &tokenise(&plain, None).rejected.response), "no<|eos|>");

@@ -13,7 +13,11 @@ pub(super) fn rule(draft: &mut Draft, name: &str, value: &Value, all: &Map<Strin
                 draft.loss(loss, all.get("dpo_label_smoothing"));
             }
             "kto" => draft.carry("loss_type", "kto".into(), ""),
-            _ => draft.leave(name, value, "only sft, dpo and kto have a counterpart"),
+            "rm" => {
+                draft.carry("stage", "reward".into(), "");
+                draft.carry("regularization", 0.into(), "there it is not regularised");
+            }
+            _ => draft.leave(name, value, "only sft, dpo, kto and rm have a counterpart"),
         },
         "pref_loss" => {}
         "pref_ftx" if value.as_f64() == Some(0.0) => {}

@@ -114,6 +114,8 @@ fn llama_factory_stages_names_and_defaults_are_carried() {
     let (_, kto) =
         of("stage: kto\nmodel_name_or_path: m\ndataset: d\nkto_rejected_weight: 0.5\ncutoff_len: 9\n");
     assert!(matches!(kto.config.objective, ObjectiveSection::Kto { .. }));
+    let (_, rm) = of("stage: rm\nmodel_name_or_path: m\ndataset: d\ncutoff_len: 9\n");
+    assert!(matches!(rm.config.objective, ObjectiveSection::Reward { regularization: 0.0, .. }));
     let left = import("stage: ppo\ncutoff_len: 9\nfinetuning_type: full\n", Path::new("x")).unwrap();
     says(&left, &["# - stage: ppo", "# - model_name_or_path\n#     it is not in the file and must be set"]);
 }
