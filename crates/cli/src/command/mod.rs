@@ -14,6 +14,7 @@ mod loss;
 mod merge;
 mod plan;
 mod score;
+mod scoring;
 mod train;
 mod verify;
 
