@@ -114,13 +114,17 @@ fn the_peak_is_within_a_tenth_of_what_was_predicted() {
     for (name, more) in [
         ("stored", "dtype: f32\nper_device_train_batch_size: 24\n"),
         ("checkpointed", "dtype: bf16\ngradient_checkpointing: true\nper_device_train_batch_size: 24\n"),
+        ("reward", "dtype: f32\nper_device_train_batch_size: 24\n"),
         ("lora", "dtype: f32\nuse_peft: true\nper_device_train_batch_size: 24\n"),
         ("lora-bf16", "dtype: bf16\nuse_peft: true\nper_device_train_batch_size: 24\n"),
         ("dora", "dtype: f32\nuse_peft: true\nuse_dora: true\nper_device_train_batch_size: 24\n"),
         ("nf4", "dtype: f32\nuse_peft: true\nload_in_4bit: true\nper_device_train_batch_size: 24\n"),
         ("int8-bf16", "dtype: bf16\nuse_peft: true\nload_in_8bit: true\nper_device_train_batch_size: 24\n"),
     ] {
-        let settings = format!("{SETTINGS}{more}");
+        let mut settings = format!("{SETTINGS}{more}");
+        if name == "reward" {
+            settings = settings.replacen("loss_type: bso\n", "stage: reward\n", 1);
+        }
         let config = here.config(name, &settings).to_owned();
         let text = fs::read_to_string(here.path(&config)).unwrap();
         here.write(&config, &text.replacen("per_device_train_batch_size: 4\n", "", 1));

@@ -149,7 +149,9 @@ fn what_does_not_go_together_is_refused_by_name_before_anything_is_written() {
     here.run(&["train", &dpo, "--model_name_or_path", "costs"])
         .fails(2, &["scalar head", "causal language model"]);
     here.run(&["train", &reward, "--use_peft", "true"]).fails(2, &["use_peft", "scalar head"]);
-    here.run(&["plan", &reward]).fails(2, &["scalar heads"]);
+    here.run(&["plan", &reward, "--model_name_or_path", "costs"]).fails(2, &["score_type is cost"]);
+    let plan = here.run(&["plan", &reward]).ok().out;
+    assert!(plan.contains("log sigmoid(r_w - r_l)") && !plan.contains("\nreference"), "{plan}");
     let unlabelled = json!({"prompt": "how", "chosen": "ask", "rejected": "no"});
     here.write_rows("flat.jsonl", &[unlabelled]);
     let cost = here.config("cost", "stage: cost\nmax_steps: 1\n");

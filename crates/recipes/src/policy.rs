@@ -4,7 +4,8 @@ use crate::RecipeError;
 use crate::config::TrainConfig;
 use bso_durable::{Event, Observer, Seed};
 use bso_model::{
-    AdapterConfig, DType, Decoder, Engine, ModelDirectory, NormaliserRule, ScoreHead, ScoreLayout,
+    AdapterConfig, DType, Decoder, Engine, ModelConfig, ModelDirectory, NormaliserRule, ScoreHead,
+    ScoreLayout,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,15 +70,46 @@ pub fn adapter_settings(config: &TrainConfig) -> Result<Option<AdapterConfig>, R
     }))
 }
 
-/// Gives a run that trains a scalar head one, where the model has none; refuses a head that does not go with the stage.
+/// Gives a run that trains a scalar head one, where the model has none.
 fn fit_head(decoder: &mut Decoder, config: &TrainConfig, note: &dyn Fn(String)) -> Result<(), RecipeError> {
-    let (wanted, found) = (config.objective.score_head(), decoder.config().score.clone());
+    match new_head(config, decoder.config())? {
+        Some(head) => {
+            decoder.replace_head(head, Seed::new(config.model.seed).derive("score head", 0))?;
+            let (class, std) = (decoder.config().class(), decoder.config().initializer_range);
+            note(format!(
+                "head        new, of a {class}: weights normal with standard deviation {std}, by the seed"
+            ));
+        }
+        None if decoder.config().score.is_some() => {
+            note(format!("head        the model's own, of a {}", decoder.config().class()));
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// The shape of what is trained: the model's, with a scalar head where the run gives it one.
+///
+/// # Errors
+/// As [`new_head`].
+pub fn trained_shape(config: &TrainConfig, model: ModelConfig) -> Result<ModelConfig, RecipeError> {
+    Ok(match new_head(config, &model)? {
+        Some(head) => model.with_score_head(head)?,
+        None => model,
+    })
+}
+
+/// The scalar head that the run puts in place of the model's own, if any.
+///
+/// # Errors
+/// A head that does not go with the stage.
+fn new_head(config: &TrainConfig, model: &ModelConfig) -> Result<Option<ScoreHead>, RecipeError> {
     let refuse = |problem: String| {
         let dir = config.model.model_name_or_path.display();
-        Err(RecipeError::input(format!("{dir}: the model is a {}, {problem}", decoder.config().class())))
+        Err(RecipeError::input(format!("{dir}: the model is a {}, {problem}", model.class())))
     };
-    match (wanted, found) {
-        (None, None) => Ok(()),
+    match (config.objective.score_head(), &model.score) {
+        (None, None) => Ok(None),
         (None, Some(_)) => {
             refuse(format!("which has a scalar head; stage {} trains a causal language model", config.stage))
         }
@@ -88,23 +120,13 @@ fn fit_head(decoder: &mut Decoder, config: &TrainConfig, note: &dyn Fn(String)) 
                 config.stage
             ))
         }
-        (Some(_), Some(_)) => {
-            note(format!("head        the model's own, of a {}", decoder.config().class()));
-            Ok(())
+        (Some(_), Some(_)) => Ok(None),
+        (Some((_, ScoreLayout::SequenceClassification)), None) => {
+            Ok(Some(ScoreHead::sequence_classification()))
         }
-        (Some((kind, layout)), None) => {
+        (Some((kind, ScoreLayout::SafeRlhf)), None) => {
             let rule = NormaliserRule::ExponentialMovingAverage { momentum: 0.9 };
-            let head = match layout {
-                ScoreLayout::SequenceClassification => ScoreHead::sequence_classification(),
-                ScoreLayout::SafeRlhf => ScoreHead::safe_rlhf(kind, rule),
-            };
-            decoder.replace_head(head, Seed::new(config.model.seed).derive("score head", 0))?;
-            note(format!(
-                "head        new, of a {}: weights normal with standard deviation {}, by the seed",
-                decoder.config().class(),
-                decoder.config().initializer_range
-            ));
-            Ok(())
+            Ok(Some(ScoreHead::safe_rlhf(kind, rule)))
         }
     }
 }

@@ -62,7 +62,11 @@ pub(super) fn calibrate(
     // An engine of its own: its working memory is then what these passes took.
     let own = Engine::cpu(Some(engine.num_threads())).map_err(bso_model::ModelError::from)?;
     let engine = Arc::new(own);
-    let [few, many] = VOCABULARIES.map(|vocab| vocab.min(model.vocab_size));
+    let [few, mut many] = VOCABULARIES.map(|vocab| vocab.min(model.vocab_size));
+    if model.score.is_some() {
+        // Its head has one output, whatever the vocabulary.
+        many = few;
+    }
     let rows =
         (OPERATIONS / (6.0 * layer_operations(model) * LAYERS as f64)).clamp(64.0, ROWS as f64) as usize;
     let run = |vocab| run((config, adapter), model, (vocab, rows), &engine, workload);
@@ -94,10 +98,10 @@ fn run(
         attached.or_else(|_| decoder.attach_adapter(&of_all, Seed::new(0)))?;
     }
     decoder.compute_in(config.model.compute_dtype(), true)?;
-    let batch = batch(workload, vocab as u32, rows)?;
+    let batch = batch(workload, decoder.config(), rows)?;
     let weights = vec![1e-3; batch.sequences()];
     let mut workspace = Workspace::new();
-    let forward = fastest(|| Ok(decoder.log_probs_in(&batch, &mut workspace).map(|_| ())?))?;
+    let forward = fastest(|| Ok(decoder.outputs_in(&batch, &mut workspace).map(|_| ())?))?;
     let mut activations =
         if config.model.gradient_checkpointing { Activations::checkpointed() } else { Activations::new() };
     activations.drop_by(adapter.map(|_| Seed::new(0)));
@@ -117,7 +121,8 @@ fn run(
 }
 
 /// A batch of the data's lengths: the longest example, then others while they fit. Ids are brought into the vocabulary.
-fn batch(workload: &Workload, vocab: u32, rows: usize) -> Result<PackedBatch, RecipeError> {
+fn batch(workload: &Workload, model: &ModelConfig, rows: usize) -> Result<PackedBatch, RecipeError> {
+    let vocab = model.vocab_size as u32;
     let (mut chosen, mut taken) = (Vec::new(), 0);
     for sequences in &workload.sample {
         let size: usize = sequences.iter().map(|s| s.len()).sum();
@@ -129,7 +134,9 @@ fn batch(workload: &Workload, vocab: u32, rows: usize) -> Result<PackedBatch, Re
         chosen.extend(sequences.iter().map(|s| (inside(&s.prompt), inside(&s.response))));
     }
     let views: Vec<PromptResponse<'_>> = chosen.iter().map(|(p, r)| (p.as_slice(), r.as_slice())).collect();
-    Ok(PackedBatch::from_sequences(&views, crate::step::SHARE_PROMPT)?)
+    let mut batch = PackedBatch::empty();
+    batch.pack_for(model.reads(), &views, crate::step::SHARE_PROMPT)?;
+    Ok(batch)
 }
 
 fn fastest(mut work: impl FnMut() -> Result<(), RecipeError>) -> Result<f64, RecipeError> {
@@ -220,5 +227,6 @@ pub(super) fn layers_operations(model: &ModelConfig, work: Work) -> f64 {
 
 /// Floating-point operations of the head's forward.
 pub(super) fn head_operations(model: &ModelConfig, vocab: f64, work: Work) -> f64 {
-    2.0 * vocab * model.hidden_size as f64 * work.scored
+    let outputs = if model.score.is_some() { 1.0 } else { vocab };
+    2.0 * outputs * model.hidden_size as f64 * work.scored
 }

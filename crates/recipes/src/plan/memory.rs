@@ -172,7 +172,7 @@ impl Setting<'_> {
         let mut found = Vec::new();
         let mut consider =
             |change: String, config: TrainConfig, cut: Option<usize>| -> Result<(), RecipeError> {
-                let work = Workload::of(&config, dataset, cut)?;
+                let work = Workload::of(&config, dataset, self.model.reads(), cut)?;
                 let setting = Setting { config: &config, ..*self };
                 let peak_bytes = peak(&setting.phases(&work)?);
                 if peak_bytes < peak_now {

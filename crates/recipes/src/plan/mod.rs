@@ -82,19 +82,15 @@ pub fn plan(
 ) -> Result<Plan, RecipeError> {
     let config = &located(config, observer)?;
     config.check_paths()?;
-    if config.objective.score_head().is_some() {
-        return Err(RecipeError::input(format!(
-            "bso plan does not count scalar heads yet; a run of stage {} takes what one of stage preference takes less its \
-             reference and its logits",
-            config.stage
-        )));
-    }
     let engine = engine(config)?;
     let objective = config.objective.build()?;
     let dir = &config.model.model_name_or_path;
     let tokenizer_dir = policy::tokenizer_folder(dir)?;
-    let tokenizer = ChatTokenizer::load(&tokenizer_dir, &template_choice(&config.data.chat_template))?;
-    let model = ModelConfig::from_dir(dir)?;
+    let mut tokenizer = ChatTokenizer::load(&tokenizer_dir, &template_choice(&config.data.chat_template))?;
+    if config.objective.score_head().is_some() {
+        tokenizer.keep_whole_turns();
+    }
+    let model = policy::trained_shape(config, ModelConfig::from_dir(dir)?)?;
     check_vocabulary(&tokenizer, &model, dir)?;
     let started = Instant::now();
     let dataset = Dataset::load(config, &tokenizer, objective.pair_loss(), observer)?;
@@ -103,7 +99,7 @@ pub fn plan(
     // The same data and tokenizer lie in memory as in the run: what the process takes now, the run takes too.
     let base = machine::resident_memory().unwrap_or(0);
 
-    let workload = workload::Workload::of(config, &dataset, None)?;
+    let workload = workload::Workload::of(config, &dataset, model.reads(), None)?;
     let needs_reference = objective.needs_reference();
     let adapter = policy::adapter_settings(config)?;
     let adapter = adapter.as_ref();

@@ -97,6 +97,7 @@ impl Workload {
     pub(super) fn of(
         config: &TrainConfig,
         dataset: &Dataset,
+        reads: Reads,
         cut: Option<usize>,
     ) -> Result<Self, RecipeError> {
         let plan = batch_plan(config, dataset.train.len());
@@ -105,7 +106,7 @@ impl Workload {
         let evaluations = (1..=steps.min(MOST as u64))
             .filter(|step| *step == steps || config.run.evaluates_after(*step, per_epoch))
             .count() as u64;
-        let (mut packer, mut all) = (Packer::new(cut), Self::empty(steps, evaluations));
+        let (mut packer, mut all) = (Packer::new(reads, cut), Self::empty(steps, evaluations));
         let mut seen = 0.0;
         for epoch in (0..steps.div_ceil(per_epoch)).take(MOST.div_ceil(per_epoch as usize)) {
             let left = steps - epoch * per_epoch;
@@ -177,7 +178,7 @@ pub(crate) fn largest_batch(
     let steps = config.schedule.total_steps(plan.steps_per_epoch());
     let passes = (steps as f64 * plan.passes_per_step()).ceil().min(MOST as f64) as usize;
     let epochs = steps.div_ceil(plan.steps_per_epoch().max(1));
-    let (mut packer, mut largest) = (Packer { reads, ..Packer::new(None) }, BatchSize::default());
+    let (mut packer, mut largest) = (Packer::new(reads, None), BatchSize::default());
     for micro in (0..epochs).flat_map(|epoch| plan.epoch(epoch)).take(passes) {
         packer.size(micro.iter().flat_map(|i| &examples[*i].sequences), &mut largest)?;
     }
@@ -205,8 +206,8 @@ struct Packer {
 }
 
 impl Packer {
-    fn new(cut: Option<usize>) -> Self {
-        Self { batch: PackedBatch::empty(), reads: Reads::Response, cut }
+    fn new(reads: Reads, cut: Option<usize>) -> Self {
+        Self { batch: PackedBatch::empty(), reads, cut }
     }
 
     fn size<'a>(
@@ -240,8 +241,9 @@ impl Tokens {
         let (count, given) = (lengths.len(), lengths.iter().sum::<usize>());
         self.given += given;
         self.packed += packer.batch.rows();
-        // Alone, each sequence has a row for every token but its last.
-        self.shared += (given - count).saturating_sub(packer.batch.rows());
+        // Alone, each sequence has a row for every token, for a language model all but its last.
+        let alone = if packer.reads == Reads::Response { given - count } else { given };
+        self.shared += alone.saturating_sub(packer.batch.rows());
         self.padded += count * lengths.iter().max().copied().unwrap_or(0);
         Ok(())
     }
