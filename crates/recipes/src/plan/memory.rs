@@ -119,7 +119,10 @@ impl Setting<'_> {
         let scoring =
             work.largest_evaluated.map_or(0, of_scoring) + work.largest_mismatched.map_or(0, of_scoring);
         let (name, scratch) = self.scratch(dtype);
-        let scratch = (name, scratch + self.adapter_growth(dtype, work.largest.rows)?);
+        // What scoring passes borrow first stays in the pool.
+        let passes = [Some(work.largest), work.largest_scored, work.largest_evaluated];
+        let rows = passes.iter().flatten().map(|size| size.rows).max().unwrap_or(0);
+        let scratch = (name, scratch + self.adapter_growth(dtype, rows)?);
         Ok(self.phase(
             "training",
             &[
