@@ -1,9 +1,9 @@
 //! A linear combination of several models' weights, tensor by tensor: never more than one tensor in memory.
 
 use crate::config::ModelConfig;
-use crate::decoder::name_in;
 use crate::error::ModelError;
 use crate::layout::Layout;
+use crate::loading::name_in;
 use crate::model_directory::ModelDirectory;
 use crate::score_head::ScoreLayout;
 use crate::stored::StoredTensor;

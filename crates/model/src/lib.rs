@@ -26,6 +26,7 @@ mod layer;
 mod layer_kind;
 mod layer_norms;
 mod layout;
+mod loading;
 mod logits;
 mod matrix;
 mod memory;

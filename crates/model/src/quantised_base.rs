@@ -1,8 +1,9 @@
 //! A frozen base in few bits (QLoRA, arXiv 2305.14314): the matrices of its linear layers, rounded as they are read, so that
 //! no more than one of them is ever there in f32. Embeddings, norms, biases and the head stay as they are.
 
-use crate::decoder::{Decoder, allocate};
+use crate::decoder::Decoder;
 use crate::error::ModelError;
+use crate::loading::allocate;
 use bso_engine::{Array, Engine, Quantisation, QuantisedWeight};
 use std::collections::BTreeMap;
 use std::path::Path;

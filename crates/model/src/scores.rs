@@ -2,10 +2,11 @@
 
 use crate::activations::{HeadActivations, Workspace};
 use crate::backward_buffers::BackwardBuffers;
-use crate::decoder::{Decoder, allocate, fill_normal};
+use crate::decoder::{Decoder, fill_normal};
 use crate::error::ModelError;
 use crate::gradients::trained;
 use crate::layout::{Layout, LinearPlace};
+use crate::loading::allocate;
 use crate::packed_batch::{PackedBatch, Reads};
 use crate::score_head::{Normaliser, ScoreHead, ScoreLayout};
 use crate::weights::{Checkpoint, TensorData, TensorToWrite};

@@ -2,8 +2,9 @@
 
 use super::plan::AdapterPlan;
 use super::{Adapter, AdapterConfig};
-use crate::decoder::{Decoder, allocate};
+use crate::decoder::Decoder;
 use crate::error::ModelError;
+use crate::loading::allocate;
 use bso_durable::Seed;
 use bso_engine::{Array, DType, PackedWeight};
 use rand::Rng;

@@ -2,8 +2,9 @@
 
 use super::PREFIX;
 use super::config::AdapterConfig;
-use crate::decoder::{Decoder, allocate};
+use crate::decoder::Decoder;
 use crate::error::ModelError;
+use crate::loading::allocate;
 use crate::stored::StoredTensor;
 use crate::weights::{SafetensorsFile, write_safetensors};
 use bso_engine::DType;
