@@ -19,7 +19,7 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Which judge, and how much of it.
 #[derive(Clone, PartialEq)]
@@ -170,7 +170,7 @@ impl Judge {
                 if at >= questions.len() || interrupt.is_raised() || lock(&fatal).is_some() {
                     return;
                 }
-                match self.ask(&questions[at]) {
+                match self.ask(&questions[at], interrupt) {
                     Ok(came) => {
                         if let Came::Failed(problem) = &came {
                             *lock(&failure) = Some(problem.clone());
@@ -209,7 +209,7 @@ impl Judge {
     }
 
     /// From the cache, or from the endpoint within the budget.
-    fn ask(&self, question: &Question) -> Result<Came, EvaluationError> {
+    fn ask(&self, question: &Question, interrupt: &Interrupt) -> Result<Came, EvaluationError> {
         let request = question.request(&self.config.model);
         let key = Cache::key(&request);
         if let Some(text) = self.cache.get(&key)? {
@@ -218,6 +218,9 @@ impl Judge {
         }
         let mut problem = String::new();
         for attempt in 0..self.config.tries.max(1) {
+            if interrupt.is_raised() {
+                return Err(EvaluationError::Interrupted);
+            }
             if !self.budget.take_request() {
                 return Ok(Came::OverBudget);
             }
@@ -231,9 +234,7 @@ impl Judge {
                     problem = why;
                     if attempt + 1 < self.config.tries {
                         let backoff = self.config.backoff * 2u32.saturating_pow(attempt.min(10));
-                        std::thread::sleep(
-                            wait.unwrap_or_default().max(backoff).min(Duration::from_secs(60)),
-                        );
+                        pause(wait.unwrap_or_default().max(backoff), interrupt);
                     }
                 }
             }
@@ -263,6 +264,14 @@ impl Judge {
                 None
             }
         }
+    }
+}
+
+/// Waits, a minute at most, and not against the user's wish.
+fn pause(time: Duration, interrupt: &Interrupt) {
+    let end = Instant::now() + time.min(Duration::from_secs(60));
+    while !interrupt.is_raised() && Instant::now() < end {
+        std::thread::sleep(end.saturating_duration_since(Instant::now()).min(Duration::from_millis(50)));
     }
 }
 
