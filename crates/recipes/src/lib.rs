@@ -12,6 +12,7 @@ pub mod config;
 pub mod dataset;
 pub mod demo;
 mod error;
+pub mod eval;
 mod evaluation;
 pub mod example;
 mod first_steps;

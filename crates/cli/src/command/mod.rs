@@ -7,6 +7,7 @@ mod data;
 mod demo;
 #[cfg(test)]
 mod documented;
+mod eval;
 mod export;
 mod generate;
 mod logprobs;
@@ -61,6 +62,8 @@ pub enum Command {
     Score(score::ScoreArgs),
     /// Answer prompts with a model
     Generate(generate::GenerateArgs),
+    /// Measure models on prompts: refusals, reward, cost, KL, win rates, with intervals; with a judge if one is named
+    Eval(eval::EvalArgs),
     /// Merge an adapter into its base, or combine models linearly
     Merge(merge::MergeArgs),
     /// Write a model in another number type, or as GGUF
@@ -80,6 +83,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     match &mut command {
         Command::Train(args) => verbosity.take(&mut args.overrides),
         Command::Plan(args) => verbosity.take(&mut args.overrides),
+        Command::Eval(args) => verbosity.take(&mut args.overrides),
         _ => {}
     }
     let terminal = verbosity.start();
@@ -93,6 +97,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Logprobs(args) => logprobs::run(&args, &terminal),
         Command::Score(args) => score::run(&args, &terminal),
         Command::Generate(args) => generate::run(&args, &terminal),
+        Command::Eval(args) => eval::run(&args, &terminal),
         Command::Merge(args) => merge::run(&args, &terminal),
         Command::Export(args) => export::run(&args, &terminal),
         Command::Loss(args) => loss::run(args, &terminal).map(|()| Outcome::Done),

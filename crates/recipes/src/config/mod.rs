@@ -48,6 +48,8 @@ pub use section::{
 pub use table::{key, keys};
 pub use value::Setting;
 
+pub(crate) use source::place;
+
 use bso_model::{AdapterConfig, Quantisation};
 use resolve::{Resolver, Surroundings};
 use std::path::{Path, PathBuf};

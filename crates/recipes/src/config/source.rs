@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The absolute path that `value` stands for; a hub's `org/name` or `org/name@revision` stays as it is written where no
 /// such path exists.
-pub(super) fn place(value: &Value, base: &Path) -> Option<PathBuf> {
+pub(crate) fn place(value: &Value, base: &Path) -> Option<PathBuf> {
     let text = value.as_str().filter(|text| !text.is_empty())?;
     // Without a base the text is to be written again, and `./` says that it is no name.
     let plain = text.strip_prefix("./").filter(|_| !base.as_os_str().is_empty());
