@@ -12,6 +12,7 @@ use crate::norm::Norm;
 use crate::quantised_base::QuantisedBase;
 use crate::rope::{Rope, inverse_frequencies};
 use crate::scores::statistics_to_write;
+use crate::stored::StoredTensor;
 use crate::weights::save_tensors;
 use bso_durable::Seed;
 use bso_engine::{Array, DType, Engine, EngineError, PackedWeight, Quantisation, RotaryTable, Weight};
