@@ -38,6 +38,16 @@ impl Engine {
         Ok(())
     }
 
+    /// `x = 0`.
+    pub fn zero(&self, x: &mut Array) {
+        let block = |x: &mut [f32]| x.fill(0.0);
+        if self.parallel(x.len()) {
+            self.install(|| x.as_mut_slice().par_chunks_mut(BLOCK).for_each(block));
+        } else {
+            block(x.as_mut_slice());
+        }
+    }
+
     /// `x *= factor`.
     pub fn scale(&self, x: &mut Array, factor: f32) {
         let block = |x: &mut [f32]| x.iter_mut().for_each(|x| *x *= factor);

@@ -26,7 +26,7 @@ impl Gradients {
 
     /// Sets all to zero.
     pub fn zero(&mut self) {
-        self.arrays.iter_mut().for_each(|a| a.fill(0.0));
+        self.arrays.iter_mut().for_each(|a| self.engine.zero(a));
     }
 
     /// Multiplies all by `factor` (a power of two keeps every bit).

@@ -1,6 +1,7 @@
 //! How a policy does on a set of prompts: exactly, from its candidate log-probs, or by the texts it wrote. Outcomes
 //! per prompt first, then means with intervals; plain numbers only.
 
+use bso_evaluation::statistics::{Bootstrap, Estimate, clustered_mean};
 use serde::Serialize;
 
 use crate::candidate::candidates;
@@ -8,7 +9,6 @@ use crate::error::WorldError;
 use crate::optimum::{CandidateScores, Distribution, optimal_policy};
 use crate::prompt::{Prompt, PromptKind};
 use crate::reward::judge;
-use crate::statistics::{Bootstrap, Estimate, bootstrap_mean};
 
 /// Sequence log-probs (nats, sums) of a prompt's candidates, in candidate order.
 #[derive(Clone, Copy, Debug)]
@@ -139,50 +139,43 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Summarises outcomes; intervals resample combinations of verb and object ([`Prompt::composition`]).
-    ///
-    /// # Errors
-    /// No resamples.
-    pub fn of(outcomes: &[PromptOutcome], bootstrap: Bootstrap) -> Result<Self, WorldError> {
+    /// Summarises outcomes; intervals resample combinations of verb and object ([`Prompt::composition`]), because prompts of
+    /// one combination succeed and fail together.
+    pub fn of(outcomes: &[PromptOutcome], bootstrap: Bootstrap) -> Self {
         let group = |keep: &dyn Fn(PromptKind) -> bool| {
             let kept: Vec<&PromptOutcome> = outcomes.iter().filter(|o| keep(o.prompt.kind())).collect();
             GroupSummary::of(&kept, bootstrap)
         };
-        Ok(Self {
-            all: group(&|_| true)?,
-            benign: group(&|kind| kind == PromptKind::Benign)?,
-            suspicious: group(&|kind| kind == PromptKind::Suspicious)?,
-            harmless: group(&|kind| kind != PromptKind::Unsafe)?,
-            harmful: group(&|kind| kind == PromptKind::Unsafe)?,
-        })
+        Self {
+            all: group(&|_| true),
+            benign: group(&|kind| kind == PromptKind::Benign),
+            suspicious: group(&|kind| kind == PromptKind::Suspicious),
+            harmless: group(&|kind| kind != PromptKind::Unsafe),
+            harmful: group(&|kind| kind == PromptKind::Unsafe),
+        }
     }
 }
 
 impl GroupSummary {
-    fn of(outcomes: &[&PromptOutcome], bootstrap: Bootstrap) -> Result<Option<Self>, WorldError> {
+    fn of(outcomes: &[&PromptOutcome], bootstrap: Bootstrap) -> Option<Self> {
         let units: Vec<usize> = outcomes.iter().map(|o| o.prompt.composition()).collect();
         let mean = |value: &dyn Fn(&PromptOutcome) -> f64| {
             let values: Vec<f64> = outcomes.iter().map(|o| value(o)).collect();
-            bootstrap_mean(&values, &units, bootstrap)
+            clustered_mean(&values, &units, bootstrap)
         };
         let distance = |value: &dyn Fn(&OptimumDistance) -> f64| {
             let values: Option<Vec<f64>> = outcomes.iter().map(|o| o.optimum.as_ref().map(value)).collect();
-            values.map_or(Ok(None), |values| bootstrap_mean(&values, &units, bootstrap))
+            clustered_mean(&values?, &units, bootstrap)
         };
-        let (Some(reward), Some(safe_rate), Some(refusal_rate)) =
-            (mean(&|o| o.reward)?, mean(&|o| 1.0 - o.unsafe_mass)?, mean(&|o| o.refusal_mass)?)
-        else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            reward,
-            safe_rate,
-            refusal_rate,
-            total_variation: distance(&|d| d.total_variation)?,
-            kl_from_optimum: distance(&|d| d.kl_from_optimum)?,
-            kl_from_reference: distance(&|d| d.kl_from_reference)?,
-            candidate_mass: distance(&|d| d.candidate_mass)?,
-        }))
+        Some(Self {
+            reward: mean(&|o| o.reward)?,
+            safe_rate: mean(&|o| 1.0 - o.unsafe_mass)?,
+            refusal_rate: mean(&|o| o.refusal_mass)?,
+            total_variation: distance(&|d| d.total_variation),
+            kl_from_optimum: distance(&|d| d.kl_from_optimum),
+            kl_from_reference: distance(&|d| d.kl_from_reference),
+            candidate_mass: distance(&|d| d.candidate_mass),
+        })
     }
 }
 
@@ -232,12 +225,14 @@ mod tests {
             .into_iter()
             .map(|prompt| PromptOutcome::from_text(prompt, &Form::Refusal.text(&prompt)))
             .collect();
-        let summary = Summary::of(&outcomes, Bootstrap::default()).unwrap();
+        let summary = Summary::of(&outcomes, Bootstrap::default());
         let (harmful, harmless) = (summary.harmful.unwrap(), summary.harmless.unwrap());
         assert_eq!((harmful.safe_rate.mean, harmless.refusal_rate.mean), (1.0, 1.0));
         assert_eq!((harmless.reward.mean, harmless.total_variation), (-1.0, None));
-        assert_eq!(harmless.reward.values, 96);
-        assert_eq!(harmless.reward.units, 32);
+        assert_eq!(harmless.reward.n, 96);
+        let units = outcomes.iter().filter(|o| o.prompt.kind() != PromptKind::Unsafe);
+        let units: std::collections::BTreeSet<usize> = units.map(|o| o.prompt.composition()).collect();
+        assert_eq!(units.len(), 32);
     }
 
     #[test]
@@ -246,11 +241,11 @@ mod tests {
             .into_iter()
             .map(|prompt| PromptOutcome::from_text(prompt, &Form::Full.text(&prompt)))
             .collect();
-        let summary = Summary::of(&outcomes, Bootstrap::default()).unwrap();
+        let summary = Summary::of(&outcomes, Bootstrap::default());
         assert_eq!(summary.harmful.unwrap().safe_rate.mean, 0.0);
         assert_eq!(summary.harmless.unwrap().safe_rate.mean, 1.0);
         assert_eq!(summary.all.unwrap().reward.mean, 4.0);
-        assert_eq!(Summary::of(&[], Bootstrap::default()).unwrap().all, None);
+        assert_eq!(Summary::of(&[], Bootstrap::default()).all, None);
     }
 
     #[test]

@@ -43,7 +43,6 @@ mod reading;
 pub mod reward;
 mod rows;
 mod sft;
-pub mod statistics;
 mod vocabulary;
 mod world;
 

@@ -4,7 +4,7 @@
 mod bootstrap;
 mod mcnemar;
 
-pub use bootstrap::{Bootstrap, Difference, Estimate, mean, paired_difference};
+pub use bootstrap::{Bootstrap, Difference, Estimate, clustered_mean, mean, paired_difference};
 pub use mcnemar::{McNemar, mcnemar};
 
 use serde::{Deserialize, Serialize};

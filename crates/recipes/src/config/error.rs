@@ -179,7 +179,7 @@ impl ConfigError {
 }
 
 /// " Did you mean `x`?" for the nearest of `known`, or nothing when none is near.
-pub(super) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let word = word.to_lowercase().replace('-', "_");
     let near = known
         .into_iter()

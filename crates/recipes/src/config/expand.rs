@@ -24,6 +24,17 @@ pub(super) fn expand(value: &Value, lookup: &dyn Fn(&str) -> Option<String>) -> 
     })
 }
 
+/// Expands every text inside `value` from the environment, or says what is missing.
+pub(crate) fn from_environment(value: &Value) -> Result<Value, String> {
+    expand(value, &|name| std::env::var(name).ok()).map_err(|failure| match failure {
+        Failure::Malformed(problem) => format!("{problem}; write ${{NAME}} or ${{NAME:-default}}"),
+        Failure::Missing { variable, hint } => {
+            let remedy = hint.unwrap_or_else(|| format!("set it, or write ${{{variable}:-default}}"));
+            format!("the environment variable {variable} is not set: {remedy}")
+        }
+    })
+}
+
 fn expand_text(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, Failure> {
     let mut out = String::new();
     let mut rest = text;
@@ -90,5 +101,7 @@ mod tests {
         assert!(matches!(of("${X").unwrap_err(), Failure::Malformed(_)));
         assert!(matches!(of("${}").unwrap_err(), Failure::Malformed(_)));
         assert!(matches!(of("${a b}").unwrap_err(), Failure::Malformed(_)));
+        let said = from_environment(&Value::from("${NOT_SET_ANYWHERE_AT_ALL}")).unwrap_err();
+        assert!(said.contains("NOT_SET_ANYWHERE_AT_ALL is not set: set it"), "{said}");
     }
 }

@@ -48,6 +48,8 @@ pub use section::{
 pub use table::{key, keys};
 pub use value::Setting;
 
+pub(crate) use error::did_you_mean;
+pub(crate) use expand::from_environment;
 pub(crate) use source::place;
 
 use bso_model::{AdapterConfig, Quantisation};

@@ -4,11 +4,11 @@ use super::Sizes;
 use super::measure::{ANSWERS_PER_PROMPT, Measured, TARGET};
 use super::method::METHODS;
 use crate::RecipeError;
+use bso_evaluation::statistics::{Bootstrap, Estimate as Interval};
 use bso_runs::RunDirectory;
 use bso_runs::report::{
     Estimate, Landmark, MethodReport, ReportData, SamplePrompt, SampleResponse, Scores, run_report,
 };
-use bso_world::statistics::{Bootstrap, Estimate as Interval};
 use bso_world::{CandidateLogProbs, Prompt, PromptKind, PromptOutcome, Summary, candidates, judge};
 use serde::Serialize;
 use std::path::Path;
@@ -34,8 +34,8 @@ pub struct Line {
 /// # Errors
 /// Never for outcomes that were measured; passed on from the statistics.
 pub fn line(name: &str, measured: &Measured, seconds: Option<f64>) -> Result<Line, RecipeError> {
-    let texts = Summary::of(&measured.answers, Bootstrap::default())?;
-    let exact = Summary::of(&measured.exact, Bootstrap::default())?;
+    let texts = Summary::of(&measured.answers, Bootstrap::default());
+    let exact = Summary::of(&measured.exact, Bootstrap::default());
     let optimum = exact.all.as_ref();
     let scores = Scores {
         reward: texts.all.map(|g| shown(g.reward)),

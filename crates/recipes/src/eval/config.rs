@@ -1,14 +1,14 @@
 //! The configuration of `bso eval`: YAML with keys of its own, and `--key value` (`--judge.model NAME` for a key in a
 //! mapping) on the command line, which wins. Relative paths in the file start at its folder.
 
+use super::JudgeSettings;
 use crate::RecipeError;
-use bso_evaluation::judge::JudgeConfig;
+use crate::config::{did_you_mean, from_environment};
 use bso_evaluation::{PromptFormat, PromptKind, PromptSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// A commented configuration to start from.
 pub const EXAMPLE: &str = include_str!("example.yaml");
@@ -94,7 +94,7 @@ fn batch_size() -> usize {
 fn f32_name() -> String {
     "f32".to_owned()
 }
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
 fn resamples() -> usize {
@@ -132,53 +132,6 @@ pub struct SetEntry {
     pub column: Option<String>,
 }
 
-/// Which judge, and how much of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JudgeSettings {
-    /// Up to and with `/v1`.
-    pub base_url: String,
-    /// The model's name there.
-    pub model: String,
-    /// The environment variable that holds the key.
-    #[serde(default)]
-    pub api_key_env: Option<String>,
-    /// Grade every answer.
-    #[serde(default = "yes")]
-    pub pointwise: bool,
-    /// Compare every answer with the baseline's, in both orders.
-    #[serde(default = "yes")]
-    pub pairwise: bool,
-    /// Requests at a time.
-    #[serde(default = "four")]
-    pub concurrency: usize,
-    /// Most requests of this call.
-    #[serde(default)]
-    pub max_requests: Option<u64>,
-    /// Most tokens of this call.
-    #[serde(default)]
-    pub max_tokens: Option<u64>,
-    /// Tries of one question.
-    #[serde(default = "five")]
-    pub tries: u32,
-    /// Seconds that an answer may take.
-    #[serde(default = "two_minutes")]
-    pub timeout: u64,
-    /// Where judgments are kept; none: `judgments` in output_dir.
-    #[serde(default)]
-    pub cache_dir: Option<PathBuf>,
-}
-
-fn four() -> usize {
-    4
-}
-fn five() -> u32 {
-    5
-}
-fn two_minutes() -> u64 {
-    120
-}
-
 impl EvalConfig {
     /// Reads `text`, whose relative paths start at `base`; `overrides` start at the working directory and win.
     ///
@@ -189,6 +142,7 @@ impl EvalConfig {
             RecipeError::input(format!("{problem}; the keys: `bso eval --example`, docs/evaluation.md"))
         };
         let parsed: Value = serde_saphyr::from_str(text).map_err(|e| refuse(e.to_string()))?;
+        let parsed = from_environment(&parsed).map_err(refuse)?;
         let Value::Object(mut map) = parsed else {
             return Err(refuse("the configuration is no mapping of keys".to_owned()));
         };
@@ -202,7 +156,8 @@ impl EvalConfig {
         let here = std::env::current_dir()?;
         shape(&mut given, &here);
         merge(&mut map, given);
-        let config: Self = serde_json::from_value(Value::Object(map)).map_err(|e| refuse(e.to_string()))?;
+        let config: Self =
+            serde_json::from_value(Value::Object(map)).map_err(|e| refuse(with_suggestion(e.to_string())))?;
         config.checked().map_err(refuse)
     }
 
@@ -284,32 +239,12 @@ impl SetEntry {
     }
 }
 
-impl JudgeSettings {
-    /// With the key from the environment.
-    ///
-    /// # Errors
-    /// A variable that is not set.
-    pub fn with_key(&self, output_dir: &Path) -> Result<JudgeConfig, RecipeError> {
-        let api_key = self.api_key_env.as_ref().map(|name| {
-            std::env::var(name).map_err(|_| {
-                RecipeError::input(format!(
-                    "`judge.api_key_env` names the environment variable {name}, which is not set; set it to the key"
-                ))
-            })
-        });
-        Ok(JudgeConfig {
-            base_url: self.base_url.clone(),
-            model: self.model.clone(),
-            api_key: api_key.transpose()?.filter(|key| !key.trim().is_empty()),
-            concurrency: self.concurrency.clamp(1, 256),
-            max_requests: self.max_requests,
-            max_tokens: self.max_tokens,
-            tries: self.tries.max(1),
-            backoff: Duration::from_secs(1),
-            timeout: Duration::from_secs(self.timeout.max(1)),
-            cache: self.cache_dir.clone().unwrap_or_else(|| output_dir.join("judgments")),
-        })
-    }
+/// What serde says of a key nobody knows ("unknown field `x`, expected one of `a`, `b`"), with the nearest of the others.
+fn with_suggestion(message: String) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let found = quoted.next().filter(|_| message.starts_with("unknown field"));
+    let suggestion = found.map(|word| did_you_mean(word, quoted)).unwrap_or_default();
+    message + &suggestion
 }
 
 /// `a.b` is the key b of the mapping a.
@@ -423,7 +358,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (key, value, said) in [
-            ("modles", "a", "modles"),
+            ("modles", "a", "Did you mean `models`?"),
+            ("judge.base_urll", "a", "Did you mean `base_url`?"),
             ("temperature", "-1", "temperature"),
             ("models", "a/x,b/x", "two are called"),
             ("baseline", "c", "none of the models"),
@@ -434,6 +370,10 @@ mod tests {
             let error = read(EXAMPLE, &[(key, value)]).unwrap_err();
             assert!(error.contains(said), "{key}: {error}");
         }
+        let text = "models: [\"${NOT_SET_ANYWHERE_AT_ALL:-a}\"]\nprompt_sets: [b]\noutput_dir: c\n";
+        assert_eq!(read(text, &[]).unwrap().models[0].name, "a");
+        let error = read(&text.replace(":-a", ""), &[]).unwrap_err();
+        assert!(error.contains("NOT_SET_ANYWHERE_AT_ALL is not set"), "{error}");
         assert!(read("- a", &[]).unwrap_err().contains("no mapping"));
         assert!(read("models: [a]\n", &[]).unwrap_err().contains("prompt_sets"));
     }

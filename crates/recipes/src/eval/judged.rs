@@ -1,10 +1,89 @@
-//! The judge's grades and comparisons, put beside the answers.
+//! Which judge, and its grades and comparisons put beside the answers.
 
-use super::{EvalConfig, JudgeSettings, Watch};
+use super::config::yes;
+use super::{EvalConfig, Watch};
 use crate::RecipeError;
 use bso_durable::Event;
 use bso_evaluation::judge::{Aspect, Judge, JudgeConfig, JudgeCounts};
 use bso_evaluation::{EvaluationError, Sample};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Which judge, and how much of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JudgeSettings {
+    /// Up to and with `/v1`.
+    pub base_url: String,
+    /// The model's name there.
+    pub model: String,
+    /// The environment variable that holds the key.
+    #[serde(default)]
+    pub api_key_env: Option<String>,
+    /// Grade every answer.
+    #[serde(default = "yes")]
+    pub pointwise: bool,
+    /// Compare every answer with the baseline's, in both orders.
+    #[serde(default = "yes")]
+    pub pairwise: bool,
+    /// Requests at a time.
+    #[serde(default = "four")]
+    pub concurrency: usize,
+    /// Most requests of this call.
+    #[serde(default)]
+    pub max_requests: Option<u64>,
+    /// Most tokens of this call.
+    #[serde(default)]
+    pub max_tokens: Option<u64>,
+    /// Tries of one question.
+    #[serde(default = "five")]
+    pub tries: u32,
+    /// Seconds that an answer may take.
+    #[serde(default = "two_minutes")]
+    pub timeout: u64,
+    /// Where judgments are kept; none: `judgments` in output_dir.
+    #[serde(default)]
+    pub cache_dir: Option<PathBuf>,
+}
+
+fn four() -> usize {
+    4
+}
+fn five() -> u32 {
+    5
+}
+fn two_minutes() -> u64 {
+    120
+}
+
+impl JudgeSettings {
+    /// With the key from the environment.
+    ///
+    /// # Errors
+    /// A variable that is not set.
+    pub fn with_key(&self, output_dir: &Path) -> Result<JudgeConfig, RecipeError> {
+        let api_key = self.api_key_env.as_ref().map(|name| {
+            std::env::var(name).map_err(|_| {
+                RecipeError::input(format!(
+                    "`judge.api_key_env` names the environment variable {name}, which is not set; set it to the key"
+                ))
+            })
+        });
+        Ok(JudgeConfig {
+            base_url: self.base_url.clone(),
+            model: self.model.clone(),
+            api_key: api_key.transpose()?.filter(|key| !key.trim().is_empty()),
+            concurrency: self.concurrency.clamp(1, 256),
+            max_requests: self.max_requests,
+            max_tokens: self.max_tokens,
+            tries: self.tries.max(1),
+            backoff: Duration::from_secs(1),
+            timeout: Duration::from_secs(self.timeout.max(1)),
+            cache: self.cache_dir.clone().unwrap_or_else(|| output_dir.join("judgments")),
+        })
+    }
+}
 
 /// Grades every answer and compares every model with the baseline, as far as the settings ask for it.
 pub(super) fn judge(

@@ -6,7 +6,8 @@ mod judged;
 mod results;
 mod scorers;
 
-pub use config::{EXAMPLE, EvalConfig, JudgeSettings, Named, SetEntry};
+pub use config::{EXAMPLE, EvalConfig, Named, SetEntry};
+pub use judged::JudgeSettings;
 pub use results::{ModelResults, Results};
 
 use crate::RecipeError;
