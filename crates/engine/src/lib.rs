@@ -54,6 +54,7 @@ mod testing;
 mod tile;
 mod tile_product;
 mod tile_strips;
+mod tile_transpose;
 mod vector;
 
 pub use array::Array;

@@ -1,6 +1,6 @@
 //! Several products of the same rows at once, for passes without a backward: `out = x w^T + bias` for each weight,
-//! or added to what `out` holds. In f32 few rows (decoding) read the weights once, as they lie, in one go for all
-//! threads; rows in bf16 go through the packed weights however few they are.
+//! or added to what `out` holds. In f32 few rows (decoding) read the weights once, a panel at a time that is laid out for
+//! the product in the cache, in one go for all threads; rows in bf16 go through the packed weights however few they are.
 
 use crate::array::{Values, with_values};
 use crate::bf16_panels::Lines;
@@ -8,9 +8,10 @@ use crate::bf16_product::Right;
 use crate::element::Element;
 use crate::error::expect_size;
 use crate::matmul::Operand;
-use crate::row_products::{self, GROUP, Rows};
-use crate::shared::SharedMut;
-use crate::{Accumulate, Array, DType, Engine, EngineError, Weight};
+use crate::shared::{SharedMut, carve};
+use crate::tile::{self, Left, PANEL, Panels, Size};
+use crate::{Accumulate, Array, CpuPath, DType, Engine, EngineError, Weight};
+use std::ops::Range;
 
 /// One of the products of [`Engine::project`].
 #[derive(Debug)]
@@ -37,11 +38,11 @@ impl<'a> Projection<'a> {
     }
 }
 
-/// Most rows for which reading the weights as they lie beats packing them.
+/// Most rows for which this beats a product that packs both factors.
 const FEW_ROWS: usize = 128;
 /// Columns of a task.
-const COLUMNS: usize = 8 * GROUP;
-/// Values summed before the sum goes to memory: a group of weight rows of this length stays in the first cache.
+const COLUMNS: usize = 4 * PANEL;
+/// Values of a panel that are laid out at once: so deep a panel stays in the first cache beside the rows it meets.
 const DEPTH: usize = 512;
 
 impl Engine {
@@ -154,26 +155,43 @@ impl<'a> Target<'a> {
     /// # Safety
     /// Nobody else uses these columns of the output meanwhile.
     unsafe fn compute(&self, engine: &Engine, x: &Array, first: usize) {
-        let (outputs, inputs) = (self.weight.rows(), self.weight.cols());
-        let end = outputs.min(first + COLUMNS);
-        let weight = Rows::of(&self.weight.as_slice()[first * inputs..end * inputs], inputs);
-        let x = Rows::of(x.as_slice(), inputs);
-        for start in (0..inputs).step_by(DEPTH) {
-            let depth = DEPTH.min(inputs - start);
-            let (x, weight) = (x.columns(start, depth), weight.columns(start, depth));
-            row_products::multiply(engine.path(), x, weight, |row, group, sums| {
-                let column = first + group;
+        let end = self.weight.rows().min(first + COLUMNS);
+        let mut scratch = engine.scratch.take(PANEL * (DEPTH + x.rows()));
+        let [panel, sums] = carve(&mut scratch, [PANEL * DEPTH, PANEL * x.rows()]);
+        for first in (first..end).step_by(PANEL) {
+            let columns = first..end.min(first + PANEL);
+            self.sum(engine.path(), x, columns.clone(), (panel, sums));
+            for (row, sums) in sums.chunks_exact(PANEL).enumerate() {
                 // SAFETY: by the caller.
-                let out = unsafe { self.out.part(row * outputs + column, sums.len()) };
-                if start > 0 || self.add {
+                let out = unsafe { self.out.part(row * self.weight.rows() + first, columns.len()) };
+                if self.add {
                     out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
                 } else {
-                    out.copy_from_slice(sums);
+                    out.copy_from_slice(&sums[..columns.len()]);
                 }
-                if let (0, Some(bias)) = (start, self.bias) {
-                    out.iter_mut().zip(&bias.as_slice()[column..]).for_each(|(out, bias)| *out += bias);
+                if let Some(bias) = self.bias {
+                    out.iter_mut().zip(&bias.as_slice()[first..]).for_each(|(out, bias)| *out += bias);
                 }
-            });
+            }
+        }
+    }
+
+    /// `sums`, a row of [`PANEL`] for each row of `x`: its products with a panel of weight rows, which are laid out as
+    /// columns on the way. A sum runs along the depth in order, however many rows there are.
+    fn sum(&self, path: CpuPath, x: &Array, columns: Range<usize>, (panel, sums): (&mut [f32], &mut [f32])) {
+        let inputs = x.cols();
+        for start in (0..inputs.max(1)).step_by(DEPTH) {
+            let depth = DEPTH.min(inputs - start);
+            let panel = &mut panel[..PANEL * depth];
+            let row = |i: usize| &self.weight.row(columns.start + i)[start..start + depth];
+            tile::pack_transposed(path, (columns.len(), depth), row, panel);
+            tile::multiply(
+                path,
+                Size { m: x.rows(), n: PANEL, k: depth },
+                Left { values: &x.as_slice()[start..], row_stride: inputs, col_stride: 1 },
+                Panels { values: panel, panel_stride: 0, row_stride: PANEL },
+                tile::Target { values: sums, row_stride: PANEL, add: start > 0 },
+            );
         }
     }
 }

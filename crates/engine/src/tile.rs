@@ -4,6 +4,7 @@
 use crate::CpuPath;
 use crate::element::Element;
 use crate::tile_strips::{self, Strip};
+use crate::tile_transpose::transpose_blocks;
 
 /// Columns that the kernel computes at once; right-hand sides come in panels of this width, padded with zeros.
 pub(crate) const PANEL: usize = 16;
@@ -117,19 +118,24 @@ unsafe fn strip_of<const ROWS: usize>(strip: &Strip, kernel: unsafe fn(&Strip)) 
 /// Writes rows `0..rows` as the columns of panels, `width` deep: panel `p` holds rows `p * PANEL ..`. Columns beyond
 /// `rows` are zero. As many panels as `panels` has room for are written.
 pub(crate) fn pack_transposed<'a, E: Element>(
-    rows: usize,
-    width: usize,
+    path: CpuPath,
+    (rows, width): (usize, usize),
     row: impl Fn(usize) -> &'a [E],
     panels: &mut [f32],
 ) {
     for (panel, out) in panels.chunks_exact_mut((width * PANEL).max(1)).enumerate() {
         let first = panel * PANEL;
         let count = PANEL.min(rows.saturating_sub(first));
+        let mut done = 0;
         if count < PANEL {
             out.fill(0.0);
+        } else if !E::IS_BF16 {
+            let rows = std::array::from_fn(|column| bytemuck::cast_slice(row(first + column)));
+            done = transpose_blocks(path, &rows, out);
         }
         for column in 0..count {
-            for (out, value) in out[column..].iter_mut().step_by(PANEL).zip(row(first + column)) {
+            let rest = out[done * PANEL..].iter_mut().skip(column);
+            for (out, value) in rest.step_by(PANEL).zip(&row(first + column)[done..]) {
                 *out = value.to_f32();
             }
         }
@@ -150,7 +156,7 @@ mod tests {
                     let b = random(2, k, n);
                     let bt: Vec<f32> = (0..n * k).map(|i| b.as_slice()[(i % k) * n + i / k]).collect();
                     let mut panels = vec![f32::NAN; n.div_ceil(PANEL) * PANEL * k];
-                    pack_transposed(n, k, |row| &bt[row * k..][..k], &mut panels);
+                    pack_transposed(path, (n, k), |row| &bt[row * k..][..k], &mut panels);
                     let at: Vec<f32> = (0..m * k).map(|i| a.as_slice()[(i % m) * k + i / m]).collect();
                     let left = if transposed {
                         Left { values: &at, row_stride: 1, col_stride: m }

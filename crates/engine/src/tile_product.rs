@@ -90,7 +90,7 @@ impl TileProducts {
         room: &'a mut [f32],
     ) -> Right<'a> {
         match self {
-            Self::F32(_) => pack_transposed(lines, depth, row, room),
+            Self::F32(path) => pack_transposed(path, (lines, depth), row, room),
             Self::Bf16 => pack_pairs(lines, depth, row, bytemuck::cast_slice_mut(room)),
         }
         self.packed_lines(room, depth)
