@@ -58,16 +58,13 @@ impl Engine {
         w.check(OP, x, y)?;
         let mut room = Numbers::of_dropout(self, x, w.update.dropout);
         let seen = self.seen(x, w.update.dropout, &mut room);
-        let (updated, _) = self.updated(OP, (seen, x), w)?;
         let factors = w.factors();
-        // What dropout kept from the update still meets the weight.
-        let mut rest = self.scratch.take(w.update.dropout.map_or(0, |_| updated.len()));
-        if w.update.dropout.is_some() {
-            let mut left_out = Numbers::take(self, x.dtype(), x.len());
-            left_out.difference(x.values(), seen);
-            let rest = ValuesMut::F32(&mut rest);
-            self.times_weight(OP, (left_out.values(), x.cols()), w.w, rest, Accumulate::Overwrite)?;
-        }
+        let mut rest = self.scratch.take(w.update.dropout.map_or(0, |_| x.rows() * y.cols()));
+        let updated = if w.update.dropout.is_some() {
+            self.dropped(OP, (seen, x), (w, &factors), &mut rest)?
+        } else {
+            self.updated(OP, (seen, x), w)?.0
+        };
         let cols = y.cols();
         let row = |(row, y): (usize, &mut dyn FnMut(usize, f32))| {
             for (column, factor) in factors.iter().enumerate() {
@@ -84,6 +81,32 @@ impl Engine {
             });
         });
         Ok(())
+    }
+
+    /// Leaves `w x + (m / norm - 1) w seen` in `rest`, and gives `scale b a seen`: summed so, rows whose lengths are as
+    /// they were have the bits of `w x`, whatever precision `seen` was rounded to.
+    fn dropped<'a>(
+        &'a self,
+        operation: &'static str,
+        (seen, x): (Values<'_>, &Array),
+        (w, factors): (Dora<'_>, &[f32]),
+        rest: &mut [f32],
+    ) -> Result<Scratch<'a>, EngineError> {
+        let (cols, overwrite) = (x.cols(), Accumulate::Overwrite);
+        let mut update = self.scratch.take(rest.len());
+        self.times_weight(operation, (x.values(), cols), w.w, ValuesMut::F32(rest), overwrite)?;
+        self.times_weight(operation, (seen, cols), w.w, ValuesMut::F32(&mut update), overwrite)?;
+        let width = factors.len().max(1);
+        self.install(|| {
+            rest.par_chunks_exact_mut(width).zip(update.par_chunks_exact(width)).for_each(|(rest, seen)| {
+                let values = seen.iter().zip(factors);
+                rest.iter_mut().zip(values).for_each(|(rest, (seen, factor))| *rest += (factor - 1.0) * seen);
+            });
+        });
+        let inner = self.inner(operation, (seen, x), w.update)?;
+        let inner = (inner.values(), w.update.rank());
+        self.times_weight(operation, inner, w.update.b, ValuesMut::F32(&mut update), overwrite)?;
+        Ok(update)
     }
 
     /// The gradients of [`Engine::dora`], the norm a constant.
@@ -376,6 +399,29 @@ mod tests {
             engine.dora(&x, case.weight([None; 3], DROPOUTS[1]), &mut y).unwrap();
             engine.linear(&x, &case.w, Some(&case.bias), &mut merged_y).unwrap();
             assert_close("unchanged", y.as_slice(), &wide(&merged_y), 1e-5);
+        }
+    }
+
+    /// A policy that starts as its reference has margin 0: dropout must not show where nothing was learned yet.
+    #[test]
+    fn before_anything_is_learned_dropout_changes_no_bit_in_bf16() {
+        let (n, [i, r, o]) = (70, [66, 5, 41]);
+        for engine in engines() {
+            let mut case = Case::new(&engine, [i, r, o]);
+            case.b.fill(0.0);
+            engine.updated_row_norms(&case.w, (&case.a, &case.b, SCALE), &mut case.norm).unwrap();
+            case.magnitude = case.norm.clone();
+            let mut packed = [(o, i), (r, i), (o, r)].map(|(rows, cols)| PackedWeight::new(rows, cols, true));
+            for (packed, values) in packed.iter_mut().zip([&case.w, &case.a, &case.b]) {
+                engine.pack_weight(values, packed).unwrap();
+            }
+            let x = random(1, n, i).to_dtype(DType::Bf16).unwrap();
+            let [without, with] = DROPOUTS.map(|dropout| {
+                let mut y = Array::zeros_of(DType::Bf16, n, o).unwrap();
+                engine.dora(&x, case.weight(packed.each_ref().map(Some), dropout), &mut y).unwrap();
+                y
+            });
+            assert_eq!(with, without);
         }
     }
 

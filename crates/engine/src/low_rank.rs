@@ -192,18 +192,6 @@ impl<'a> Numbers<'a> {
         }
     }
 
-    /// Becomes `from - less`.
-    pub(crate) fn difference(&mut self, from: Values<'_>, less: Values<'_>) {
-        with_values!(ValuesMut, self.values_mut(), |to| {
-            with_values!(Values, from, |from| with_values!(Values, less, |less| {
-                let values = from.iter().zip(less);
-                to.iter_mut().zip(values).for_each(|(to, (from, less))| {
-                    *to = Element::from_f32(from.to_f32() - less.to_f32());
-                });
-            }));
-        });
-    }
-
     fn scale(&mut self, factor: f32) {
         with_values!(ValuesMut, self.values_mut(), |values| {
             values.iter_mut().for_each(|x| *x = Element::from_f32(x.to_f32() * factor));
