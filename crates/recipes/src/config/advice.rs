@@ -49,6 +49,20 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
             "adapters beside a scalar head are not supported yet; leave use_peft out: all weights are trained",
         );
     }
+    if matches!(config.objective, ObjectiveSection::PpoLag(_)) {
+        if config.adapter.is_some() {
+            return conflict(
+                "use_peft",
+                "stage ppo_lag samples from whole weights, so that adapters are not supported; leave use_peft out",
+            );
+        }
+        if config.run.eval_strategy != Strategy::No {
+            return conflict(
+                "eval_strategy",
+                "stage ppo_lag has no evaluation on rows; leave it out, and measure the model with bso eval",
+            );
+        }
+    }
     if matches!(config.objective, ObjectiveSection::Cost { .. })
         && config.data.preference != Preference::Safer
     {
