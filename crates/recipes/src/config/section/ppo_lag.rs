@@ -111,8 +111,8 @@ impl PpoLagSection {
             false => format!(" + {} mean log pi(token of ptx_dataset_name)", self.ptx_coeff),
         };
         format!(
-            "max over pi, min over lambda >= 0: E[r(x, y)] - lambda (E[c(x, y)] - ({d})), y ~ pi, by PPO on \
-             (A_r - lambda A_c) / (1 + lambda), {kl} nats' worth of log(pi / pi_ref) in both streams{ptx}"
+            "max over pi, min over lambda >= 0: E[r] - lambda (E[c] - d), d = {d}, on sampled responses; by PPO on the advantages \
+             (A_r - lambda A_c) / (1 + lambda), {kl} log(pi / pi_ref) taken from each token's reward and added to its cost{ptx}"
         )
     }
 }
