@@ -49,7 +49,10 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
             "adapters beside a scalar head are not supported yet; leave use_peft out: all weights are trained",
         );
     }
-    if matches!(config.objective, ObjectiveSection::PpoLag(_)) {
+    if let ObjectiveSection::PpoLag(section) = &config.objective {
+        if section.reward_model == section.cost_model {
+            return conflict("cost_model", "reward_model and cost_model are the same; name one of each");
+        }
         if config.adapter.is_some() {
             return conflict(
                 "use_peft",

@@ -634,12 +634,15 @@ fn ppo_lag_has_safe_rlhfs_defaults_and_says_what_it_needs() {
     assert_eq!(section.reward_model, Path::new("/configs/models/reward"));
     assert_eq!(section.ptx_datasets[0].path, Path::new("/configs/rows.jsonl"));
     assert_eq!(config("stage: ppo_lag\nlam: 1\nlambda_max: none", "").objective.models().len(), 2);
+    let same = resolve(&format!("{NEEDED}stage: ppo_lag\nreward_model: m\ncost_model: m"), "").unwrap_err();
+    says(&same.to_string(), &["cost_model", "the same"]);
     let lacking = resolve(&format!("{NEEDED}stage: ppo_lag"), "").unwrap_err().to_string();
     says(&lacking, &["reward_model", "models/reward"]);
     for (yaml, parts) in [
         ("stage: ppo_lag\nuse_peft: true", ["use_peft", "whole weights"]),
         ("stage: ppo_lag\neval_strategy: epoch", ["eval_strategy", "bso eval"]),
         ("stage: ppo_lag\nlambda_init: 6", ["lambda_init", "lambda_max"]),
+        ("preset: ppo-lag\nkl_coeff: -1", ["kl_coeff", ">= 0"]),
         ("stage: ppo_lag\nclip_range_ratio: 1", ["clip_range_ratio", "(0, 1)"]),
         ("stage: ppo_lag\nloss_type: dpo", ["stage: ppo_lag", "loss_type: dpo"]),
         ("loss_type: ppo_lag", ["stage: preference", "loss_type: ppo_lag"]),

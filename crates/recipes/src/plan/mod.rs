@@ -84,7 +84,8 @@ pub fn plan(
     config.check_paths()?;
     if config.stage == Stage::PpoLag {
         return Err(RecipeError::input(
-            "bso plan does not count stage ppo_lag: how long sampled responses become is not known before; it holds six models              at once (actor, reference, reward and cost model, two critics), three of them with gradients and the optimiser's              state",
+            "bso plan does not count stage ppo_lag: how long sampled responses become is not known before; six models are in memory \
+             at once (actor, reference, reward and cost model, two critics), three of them with gradients and the optimiser's state",
         ));
     }
     let engine = engine(config)?;

@@ -24,8 +24,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::optional("ptx_dataset_name", Objective, Kind::Datasets, &["none"], "no such term")
         .says(CODE, "Rows with responses to imitate beside the sampled ones (PTX), a batch for every batch of prompts; as dataset_name.")
         .only(ONLY)
-        .aliases(&["ptx_datasets"])
-        .prominent(),
+        .aliases(&["ptx_datasets"]),
     Key::new("ptx_coeff", Objective, Kind::Real(Range::NOT_NEGATIVE), "16")
         .says("safe-rlhf's run scripts (its code: 0)", "Weight of their loss, the mean over the scored tokens, in a backward pass of its own.")
         .only(ONLY)
@@ -34,8 +33,7 @@ pub(super) const KEYS: &[Key] = &[
         .unit("tokens")
         .says(CODE, "Longest sampled response. Sampling is at temperature 1 from all tokens.")
         .only(ONLY)
-        .aliases(&["response_length"])
-        .prominent(),
+        .aliases(&["response_length"]),
     Key::new("update_iters", Objective, COUNT, "1")
         .says(CODE, "Updates of actor and critics on one set of sampled responses.")
         .only(ONLY)
