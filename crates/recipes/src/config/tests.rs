@@ -631,7 +631,7 @@ fn ppo_lag_has_safe_rlhfs_defaults_and_says_what_it_needs() {
     let multiplier = &section.multiplier;
     assert_eq!((multiplier.init, multiplier.rate, multiplier.max), (1.0, 0.1, Some(5.0)));
     assert_eq!((multiplier.threshold, multiplier.window, section.ptx_coeff), (0.0, 128, 16.0));
-    assert_eq!(section.reward_model, Path::new("/configs/models/reward"));
+    assert_eq!(section.reward_model, Path::new("models/reward"));
     assert_eq!(section.ptx_datasets[0].path, Path::new("/configs/rows.jsonl"));
     assert_eq!(config("stage: ppo_lag\nlam: 1\nlambda_max: none", "").objective.models().len(), 2);
     let same = resolve(&format!("{NEEDED}stage: ppo_lag\nreward_model: m\ncost_model: m"), "").unwrap_err();
