@@ -65,7 +65,7 @@ fn run(dir: &Path, output: &str, more: &str, interrupt: &Interrupt) -> Result<Tr
     let text: String = text.lines().filter(|l| !overridden(l)).map(|l| format!("{l}\n")).collect();
     let file = dir.join(format!("{output}.yaml"));
     fs::write(&file, text).unwrap();
-    train(&config::load(&file, &[]).unwrap().config, interrupt, &Silent)
+    train(&config::load(&file, &[])?.config, interrupt, &Silent)
 }
 
 fn rows(dir: &Path) -> Vec<StepMetrics> {
@@ -108,7 +108,7 @@ fn a_stopped_run_goes_on_to_the_same_bytes() {
 #[test]
 fn the_multiplier_rises_above_the_threshold_and_the_cost_falls() {
     let dir = folder();
-    let more = "threshold: -1\nlambda_lr: 0.3\nmax_steps: 40\nptx_coeff: 0\nlearning_rate: 1e-2\nlogging_steps: 1\nkl_coeff: 0";
+    let more = "threshold: -1\nlambda_lr: 0.03\nmax_steps: 40\nptx_coeff: 0\nlearning_rate: 1e-2\nlogging_steps: 1\nkl_coeff: 0";
     run(dir.path(), "out", more, &Interrupt::new()).unwrap();
     let rows = rows(&dir.path().join("out"));
     let mean = |name: &str, part: &[StepMetrics]| {
@@ -135,9 +135,11 @@ fn what_does_not_belong_together_is_refused_with_a_remedy() {
     let dir = folder();
     let dir = dir.path();
     write_model(&dir.join("stranger"), 13, Some(ScoreKind::Reward));
+    write_model(&dir.join("another"), 12, Some(ScoreKind::Reward));
     for (more, parts) in [
         ("reward_model: actor", ["reward_model", "no scalar head", "stage: reward"]),
-        ("cost_model: reward", ["cost_model", "score_type is reward", "cost"]),
+        ("cost_model: another", ["cost_model", "score_type is reward", "cost"]),
+        ("cost_model: reward", ["cost_model", "reward_model", "the same"]),
         ("reward_model: stranger", ["reward_model", "tokenizer", "w12"]),
         ("model_name_or_path: reward", ["scalar head", "ppo_lag", "causal language model"]),
         ("ref_model: cost", ["ref_model", "scalar head", "causal"]),
