@@ -228,6 +228,12 @@ impl Activations {
         Self { checkpointed: true, ..Self::default() }
     }
 
+    /// What the last forward pass gave for each scored token of all sequences in order: its log-prob (nats), or the value of
+    /// a scalar head there. Empty before the first.
+    pub fn token_outputs(&self) -> &[f64] {
+        if self.size.is_some() { &self.head.log_probs } else { &[] }
+    }
+
     /// The next forward passes, with their backward, drop inputs of the adapter as `seed` decides; without one, none. A
     /// training step gives every batch a seed of its own.
     pub fn drop_by(&mut self, seed: Option<Seed>) {

@@ -19,6 +19,16 @@ pub enum Reads {
         /// transformers' padding token, which its scalar heads pass over wherever it stands.
         pad: Option<u32>,
     },
+    /// The row before every token of the response: a scalar head as a critic, which says of each token what may be expected
+    /// before it. Packed as for a language model, row by row.
+    Values,
+}
+
+impl Reads {
+    /// Whether sequences are laid down as for a language model: one number a response token, their last one not fed in.
+    fn by_token(self) -> bool {
+        matches!(self, Self::Response | Self::Values)
+    }
 }
 
 /// A batch ready for the decoder.
@@ -114,7 +124,7 @@ impl PackedBatch {
         let (mut segments, mut first) = (Vec::with_capacity(sequences.len() + 1), 0);
         let ends: Vec<PromptResponse<'_>>;
         let read = match self.reads {
-            Reads::Response => sequences,
+            Reads::Response | Reads::Values => sequences,
             Reads::End { pad } => {
                 ends = sequences.iter().map(|sequence| without_padding(*sequence, pad)).collect();
                 &ends
@@ -193,12 +203,12 @@ impl PackedBatch {
         self.reads
     }
 
-    /// The scored tokens, sequence by sequence; none for a scalar head.
+    /// The scored tokens, sequence by sequence; none for a scalar head that reads ends.
     pub fn targets(&self) -> &[u32] {
         &self.targets
     }
 
-    /// For each sequence, its range among the scored tokens; for a scalar head its number alone.
+    /// For each sequence, its range among the scored tokens; for a scalar head that reads ends its number alone.
     pub fn scored(&self) -> &[Range<usize>] {
         &self.scored
     }
@@ -247,7 +257,7 @@ impl PackedBatch {
                     remedy: remedy.into(),
                 })
             };
-            if self.reads != Reads::Response {
+            if !self.reads.by_token() {
                 if prompt.is_empty() && response.is_empty() {
                     return refuse(
                         "it holds no token",
@@ -310,7 +320,7 @@ impl PackedBatch {
     /// What of a response is fed in.
     fn fed<'a>(&self, response: &'a [u32]) -> &'a [u32] {
         match self.reads {
-            Reads::Response => &response[..response.len() - 1],
+            Reads::Response | Reads::Values => &response[..response.len() - 1],
             Reads::End { .. } => response,
         }
     }
@@ -318,7 +328,7 @@ impl PackedBatch {
     /// The first response token is predicted by `before`, the others by the rows from `row`. A scalar head reads the last of
     /// all these rows.
     fn score(&mut self, before: usize, row: usize, response: &[u32]) {
-        if self.reads != Reads::Response {
+        if !self.reads.by_token() {
             self.scored.push(self.hidden_rows.len()..self.hidden_rows.len() + 1);
             self.hidden_rows.push(if response.is_empty() { before } else { row + response.len() - 1 });
             return;
@@ -379,6 +389,24 @@ mod tests {
         assert_eq!((shared.head_rows(), shared.positions()), (&[3, 4][..], &[0, 1, 2, 3, 2][..]));
         let plain = ends(&[(&[], &[3, 4]), (&[], &[4])], true, None);
         assert_eq!((plain.tokens(), plain.head_rows()), (&[3, 4, 4][..], &[1, 2][..]));
+    }
+
+    #[test]
+    fn for_a_critic_the_rows_are_those_of_a_language_model() {
+        let pair: [PromptResponse<'_>; 2] = [(&[5, 6], &[7, 8, 9]), (&[5, 6], &[4])];
+        for share in [false, true] {
+            let language = PackedBatch::from_sequences(&pair, share).unwrap();
+            let mut values = PackedBatch::empty();
+            values.pack_for(Reads::Values, &pair, share).unwrap();
+            assert_eq!((values.tokens(), values.scored()), (language.tokens(), language.scored()));
+            assert_eq!(
+                (values.head_rows(), values.head_index()),
+                (language.head_rows(), language.head_index())
+            );
+            assert_eq!(values.segments(), language.segments());
+        }
+        let empty = PackedBatch::empty().pack_for(Reads::Values, &[(&[1], &[])], false);
+        assert!(empty.unwrap_err().to_string().contains("sequence 0"));
     }
 
     #[test]

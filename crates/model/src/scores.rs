@@ -58,8 +58,8 @@ impl Decoder {
 
     /// A batch that is packed for another head than the model's.
     pub(crate) fn refuse_other_head(&self, batch: &PackedBatch) -> Result<(), ModelError> {
-        let ends = matches!(batch.reads(), Reads::End { .. });
-        if ends == self.config().score.is_some() { Ok(()) } else { Err(self.other_head()) }
+        let scalar = batch.reads() != Reads::Response;
+        if scalar == self.config().score.is_some() { Ok(()) } else { Err(self.other_head()) }
     }
 
     /// The error for a request that the model's head cannot serve.

@@ -1,5 +1,6 @@
 //! The seam between network and objective: a packed batch in, one log-prob per sequence (of a scalar head: one score)
 //! out; one weight per sequence back, parameter gradients out. Everything a loss needs of a network is in this file.
+//! A loss on tokens reads one number a scored token in place of their sum, and gives one weight for each back.
 
 use crate::activations::{Activations, HeadActivations, Workspace};
 use crate::backward_buffers::BackwardBuffers;
@@ -80,6 +81,41 @@ impl Decoder {
                 "give one weight per sequence",
             ));
         }
+        let of_tokens = batch.scored().iter().zip(weights);
+        let of_tokens = of_tokens.flat_map(|(range, weight)| std::iter::repeat_n(*weight, range.len()));
+        self.backward_from(batch, activations, of_tokens, gradients)
+    }
+
+    /// As [`Decoder::backward`], for `sum_i weights[i] * output[i]` over the scored tokens of all sequences in order
+    /// ([`Activations::token_outputs`]).
+    ///
+    /// # Errors
+    /// Another number of weights than scored tokens; otherwise as [`Decoder::backward`].
+    pub fn backward_tokens(
+        &self,
+        batch: &PackedBatch,
+        activations: &mut Activations,
+        weights: &[f32],
+        gradients: &mut Gradients,
+    ) -> Result<(), ModelError> {
+        let scored = batch.head_index().len();
+        if weights.len() != scored {
+            return Err(ModelError::argument(
+                format!("{} weights for {scored} scored tokens", weights.len()),
+                "give one weight per scored token",
+            ));
+        }
+        self.backward_from(batch, activations, weights.iter().copied(), gradients)
+    }
+
+    /// `weights`: one a scored token.
+    fn backward_from(
+        &self,
+        batch: &PackedBatch,
+        activations: &mut Activations,
+        weights: impl Iterator<Item = f32>,
+        gradients: &mut Gradients,
+    ) -> Result<(), ModelError> {
         let size = BatchSize::of(batch);
         if activations.size != Some(size) || activations.residual.len() != self.config().layers {
             return Err(ModelError::argument(
@@ -100,9 +136,7 @@ impl Decoder {
         let Activations { checkpointed, dropout, residual, attention, rows, passing, head, backward, .. } =
             activations;
         backward.fit(size, self.config())?;
-        for (range, weight) in batch.scored().iter().zip(weights) {
-            backward.row_weights.extend(std::iter::repeat_n(*weight, range.len()));
-        }
+        backward.row_weights.extend(weights);
         self.engine().install(|| -> Result<(), EngineError> {
             self.head_backward(batch, head, backward, &mut gradients.arrays)?;
             let last = rows.len() - 1;
@@ -218,14 +252,26 @@ impl Decoder {
         Ok(sums(batch, &workspace.head.log_probs).collect())
     }
 
-    /// The log-prob of every response token (nats), sequence by sequence.
+    /// The log-prob of every response token (nats), sequence by sequence; of a critic ([`crate::Reads::Values`]) the values
+    /// before them.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn token_outputs_in(
+        &self,
+        batch: &PackedBatch,
+        workspace: &mut Workspace,
+    ) -> Result<Vec<Vec<f64>>, ModelError> {
+        self.run_without_gradients(batch, workspace)?;
+        Ok(batch.scored().iter().map(|range| workspace.head.log_probs[range.clone()].to_vec()).collect())
+    }
+
+    /// As [`Decoder::token_outputs_in`], in memory of its own.
     ///
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn token_log_probs(&self, batch: &PackedBatch) -> Result<Vec<Vec<f64>>, ModelError> {
-        let mut workspace = Workspace::new();
-        self.run_without_gradients(batch, &mut workspace)?;
-        Ok(batch.scored().iter().map(|range| workspace.head.log_probs[range.clone()].to_vec()).collect())
+        self.token_outputs_in(batch, &mut Workspace::new())
     }
 
     pub(crate) fn run_without_gradients(

@@ -10,6 +10,7 @@ mod error;
 mod generator;
 mod loss;
 mod pair;
+mod ppo;
 mod precise;
 pub mod row;
 mod score_loss;
@@ -23,6 +24,10 @@ pub use error::ObjectiveError;
 pub use generator::{Generator, GeneratorParam, Kernel};
 pub use loss::PreferenceLoss;
 pub use pair::{PairInputs, PairLogProbs, PairLoss, SafetyLabels};
+pub use ppo::{
+    Episode, Estimates, Multiplier, MultiplierSettings, Ppo, PpoSettings, Targets, TokenLoss,
+    mixed_advantages,
+};
 pub use score_loss::{PairScoreLoss, PairScores, ScoreLoss};
 pub use transform::{SafetyTransform, Transformed};
 pub use weights::{SequenceWeights, clip_factor};

@@ -3,12 +3,10 @@
 use crate::RecipeError;
 use crate::checkpoint::Ingredients;
 use crate::config::TrainConfig;
-use crate::dataset::Dataset;
 use crate::fitting::{DIVERGED, check_finite};
-use crate::objective::TrainingObjective;
 use crate::policy;
 use crate::session::Ending;
-use bso_data::ChatTokenizer;
+use bso_data::{ChatTokenizer, Ledger};
 use bso_durable::{Event, Observer, atomic_write, fingerprint_bytes};
 use bso_model::Decoder;
 use bso_runs::report::{Estimate, run_report, write_report};
@@ -31,6 +29,16 @@ pub struct Facts {
     intervals: TrainerState,
 }
 
+/// What a run says of itself before it begins.
+pub struct Told<'a> {
+    /// What is minimised, in one line.
+    pub objective: String,
+    /// The reference in words, where there is one.
+    pub reference: Option<String>,
+    /// The account of the rows.
+    pub ledger: &'a Ledger,
+}
+
 impl Facts {
     /// Looks at everything that the run was given.
     ///
@@ -38,8 +46,7 @@ impl Facts {
     /// Weights that cannot be read.
     pub fn gather(
         ingredients: &Ingredients<'_>,
-        objective: &TrainingObjective,
-        dataset: &Dataset,
+        told: &Told<'_>,
         tokenizer: &ChatTokenizer,
         decoder: &Decoder,
     ) -> Result<Self, RecipeError> {
@@ -58,18 +65,19 @@ impl Facts {
         if let Some(reference) = &config.model.ref_model {
             fingerprints.push(named("reference", reference.display().to_string(), of_model("ref_model")));
         }
-        if let Some(margin) = config.objective.margin_model() {
-            fingerprints.push(named("margins", margin.display().to_string(), of_model("margin_model")));
+        for (key, dir) in config.objective.models() {
+            let role = if key == "margin_model" { "margins" } else { key };
+            fingerprints.push(named(role, dir.display().to_string(), of_model(key)));
         }
-        let ledger = dataset.ledger.lines().into_iter();
+        let ledger = told.ledger.lines().into_iter();
         let manifest = Manifest {
             format: Manifest::FORMAT,
             status: Status::Running,
             started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             environment: Environment::detect(),
             stage: config.stage.to_string(),
-            objective: objective.formula(),
-            reference: objective.needs_reference().then(|| config.reference_in_words()),
+            objective: told.objective.clone(),
+            reference: told.reference.clone(),
             device: decoder.engine().device().name().to_owned(),
             dtype: config.model.dtype.to_string(),
             num_threads: decoder.engine().num_threads(),

@@ -9,8 +9,9 @@ use crate::policy;
 use crate::reference::ModelFingerprints;
 use bso_data::ChatTokenizer;
 use bso_durable::write_json;
-use bso_model::{Decoder, Optimiser, OptimiserKind};
+use bso_model::{DType, Decoder, Optimiser, OptimiserKind};
 use bso_runs::{Checkpoint, RunDirectory};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,8 +34,8 @@ pub struct Progress {
 }
 
 #[derive(Serialize, Deserialize)]
-struct State {
-    progress: Progress,
+struct State<P> {
+    progress: P,
     /// Every setting that decides results, as text.
     settings: BTreeMap<String, String>,
     /// Fingerprint of the training and held-out token sequences.
@@ -66,22 +67,43 @@ impl Ingredients<'_> {
     }
 }
 
+/// The trained models with their optimisers, and the tokenizer beside the first.
+pub struct Parts<'a> {
+    /// What the run trains, in the checkpoint's own folder.
+    pub decoder: &'a Decoder,
+    /// Its optimiser.
+    pub optimiser: &'a Optimiser,
+    /// Its tokenizer.
+    pub tokenizer: &'a ChatTokenizer,
+    /// Models that are trained beside it, each whole in a folder of this name.
+    pub beside: Vec<(&'static str, &'a Decoder, &'a Optimiser)>,
+}
+
 /// Writes the checkpoint of the present step, whole or not at all.
 ///
 /// # Errors
 /// Weights that are not finite; a checkpoint that cannot be written. Earlier checkpoints are untouched.
-pub fn save(
+pub fn save<P: Serialize + Clone>(
     run: &RunDirectory,
-    progress: &Progress,
+    (step, progress): (u64, &P),
     ingredients: &Ingredients<'_>,
-    (decoder, optimiser, tokenizer): (&Decoder, &Optimiser, &ChatTokenizer),
+    parts: &Parts<'_>,
 ) -> Result<Checkpoint, RecipeError> {
-    check_finite(decoder, &format!("after step {}", progress.step), DIVERGED)?;
-    let building = run.begin_checkpoint(progress.step)?;
+    let Parts { decoder, optimiser, tokenizer, beside } = parts;
+    for decoder in std::iter::once(decoder).chain(beside.iter().map(|(_, decoder, _)| decoder)) {
+        check_finite(decoder, &format!("after step {step}"), DIVERGED)?;
+    }
+    let building = run.begin_checkpoint(step)?;
     // In f32 whatever the run's dtype: the next step continues from these very bits.
     policy::save(decoder, building.path(), ingredients.config)?;
     tokenizer.save(building.path())?;
     optimiser.save(&building.path().join(OPTIMISER), decoder)?;
+    for (name, decoder, optimiser) in beside {
+        let dir = building.path().join(name);
+        fs::create_dir(&dir)?;
+        decoder.save(&dir, DType::F32)?;
+        optimiser.save(&dir.join(OPTIMISER), decoder)?;
+    }
     let state = State {
         progress: progress.clone(),
         settings: ingredients.settings(),
@@ -97,13 +119,16 @@ pub fn save(
 ///
 /// # Errors
 /// A damaged state, or one of other settings or data; the differences are named.
-pub fn load_progress(dir: &Path, ingredients: &Ingredients<'_>) -> Result<Progress, RecipeError> {
+pub fn load_progress<P: DeserializeOwned>(
+    dir: &Path,
+    ingredients: &Ingredients<'_>,
+) -> Result<P, RecipeError> {
     let path = dir.join(STATE);
     let damaged = |why: &dyn std::fmt::Display| {
         RecipeError::input(format!("{}: {why}; resume from another checkpoint", path.display()))
     };
     let text = fs::read(&path).map_err(|e| damaged(&e))?;
-    let state: State = serde_json::from_slice(&text).map_err(|e| damaged(&e))?;
+    let state: State<P> = serde_json::from_slice(&text).map_err(|e| damaged(&e))?;
     let now = ingredients.settings();
     let absent = "absent".to_owned();
     let mut differences: Vec<String> = state

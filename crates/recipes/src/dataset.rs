@@ -130,18 +130,20 @@ fn into_examples<T: Into<Example>>(tokenised: Vec<T>) -> Vec<Example> {
 }
 
 /// Rows of all data sets, checked and mixed.
-struct Gathered<T> {
-    train: Vec<T>,
+pub(crate) struct Gathered<T> {
+    /// To train on.
+    pub train: Vec<T>,
     /// The split to evaluate on, where one is named.
-    eval: Option<Vec<T>>,
-    ledger: Ledger,
+    pub eval: Option<Vec<T>>,
+    /// The account of every row.
+    pub ledger: Ledger,
     detected: String,
 }
 
 type Load<T> = fn(&Path, &LoadOptions, &dyn Observer) -> Result<Loaded<T>, DataError>;
 
 /// Reads every data set through `load`; mixes them by weight if one has a weight.
-fn gather<T: Prompted>(
+pub(crate) fn gather<T: Prompted>(
     config: &TrainConfig,
     needs: &Needs,
     observer: &dyn Observer,

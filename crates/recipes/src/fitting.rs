@@ -45,11 +45,37 @@ pub fn warn_of_padding<'a>(
     let Reads::End { pad: Some(pad) } = decoder.config().reads() else { return };
     let ends = |e: &&Example| e.sequences.iter().any(|s| s.response.last() == Some(&pad));
     if examples.into_iter().any(|e| ends(&e)) {
-        observer.event(Event::Warning(format!(
-            "pad_token_id {pad} of the model's config.json ends its sequences, so that their score is read one token earlier, \
-             here as in transformers; name another token there to have it read at the end"
-        )));
+        tell_of_padding(pad, observer);
     }
+}
+
+/// Says what a scalar head does with sequences that end in its padding token.
+pub fn tell_of_padding(pad: u32, observer: &dyn Observer) {
+    observer.event(Event::Warning(format!(
+        "pad_token_id {pad} of the model's config.json ends its sequences, so that their score is read one token earlier, \
+         here as in transformers; name another token there to have it read at the end"
+    )));
+}
+
+/// Refuses a tokenizer of the model in `dir` that gives another text than the run's for some id: tokens are handed from model
+/// to model as ids.
+///
+/// # Errors
+/// The first such id with both texts.
+pub fn check_same_tokens(
+    tokenizer: &ChatTokenizer,
+    other: &ChatTokenizer,
+    (key, dir): (&str, &Path),
+) -> Result<(), RecipeError> {
+    let ids = tokenizer.vocab_size().max(other.vocab_size());
+    let texts = |id: u32| [tokenizer, other].map(|t| t.decode_with_special(&[id]));
+    let differs = (0..ids as u32).map(|id| (id, texts(id))).find(|(_, [ours, theirs])| ours != theirs);
+    let Some((id, [ours, theirs])) = differs else { return Ok(()) };
+    Err(RecipeError::input(format!(
+        "{key}: the tokenizer of {} is not the actor's: id {id} is {theirs:?} there and {ours:?} here; sampled tokens are scored \
+         as they are, so train the reward and cost models from a model with the actor's tokenizer",
+        dir.display()
+    )))
 }
 
 /// Refuses examples that are longer than the model's context.

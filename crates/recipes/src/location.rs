@@ -38,7 +38,7 @@ pub fn located(config: &TrainConfig, observer: &dyn Observer) -> Result<TrainCon
     let mut config = config.clone();
     let model = &mut config.model;
     model.model_name_or_path = local_model(&model.model_name_or_path, observer)?;
-    for frozen in model.ref_model.iter_mut().chain(config.objective.margin_model_mut()) {
+    for frozen in model.ref_model.iter_mut().chain(config.objective.models_mut()) {
         *frozen = local_model(frozen, observer)?;
     }
     let data = &mut config.data;
@@ -46,6 +46,9 @@ pub fn located(config: &TrainConfig, observer: &dyn Observer) -> Result<TrainCon
         let mut splits = vec![source.split.as_deref().or(data.train_split.as_deref())];
         splits.extend(data.test_split.as_deref().map(Some));
         source.path = local_rows(&source.path, &splits, observer)?;
+    }
+    for source in config.objective.ptx_datasets_mut() {
+        source.path = local_rows(&source.path, &[source.split.as_deref()], observer)?;
     }
     Ok(config)
 }

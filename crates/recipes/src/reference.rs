@@ -34,13 +34,10 @@ pub type ModelFingerprints = BTreeMap<String, String>;
 /// # Errors
 /// A folder or file that cannot be read.
 pub fn fingerprint_models(config: &TrainConfig) -> Result<ModelFingerprints, RecipeError> {
-    let named = [
-        ("model_name_or_path", Some(&config.model.model_name_or_path)),
-        ("ref_model", config.model.ref_model.as_ref()),
-        ("margin_model", config.objective.margin_model()),
-    ];
-    let given = named.into_iter().filter_map(|(key, dir)| Some((key.to_owned(), dir?)));
-    given.map(|(key, dir)| Ok((key, fingerprint_model(dir)?))).collect()
+    let own = std::iter::once(("model_name_or_path", &config.model.model_name_or_path));
+    let reference = config.model.ref_model.iter().map(|dir| ("ref_model", dir));
+    let given = own.chain(reference).chain(config.objective.models());
+    given.map(|(key, dir)| Ok((key.to_owned(), fingerprint_model(dir)?))).collect()
 }
 
 /// First line of the file; one line per example follows.

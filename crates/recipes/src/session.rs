@@ -3,7 +3,7 @@
 use crate::RecipeError;
 use crate::batches::BatchPlan;
 use crate::best::{Best, Tracker, check_metric};
-use crate::checkpoint::{self, Ingredients, Progress};
+use crate::checkpoint::{self, Ingredients, Parts, Progress};
 use crate::config::{Optim, Resume, SaveStrategy, TrainConfig};
 use crate::dataset::Dataset;
 use crate::evaluation::{figures_to_come, put_evaluation};
@@ -126,7 +126,7 @@ impl<'a> Session<'a> {
         let (progress, optimiser) = match &checkpoint {
             None => (Progress::default(), Optimiser::new(kind, decay, decoder)?),
             Some(dir) => {
-                let progress = checkpoint::load_progress(dir, ingredients)?;
+                let progress: Progress = checkpoint::load_progress(dir, ingredients)?;
                 policy::restore(decoder, dir, config)?;
                 observer.event(Event::Note(format!(
                     "resumed     from {}, step {}",
@@ -390,8 +390,14 @@ impl<'a> Session<'a> {
         }
         let started = Instant::now();
         self.log.sync()?;
-        let parts = (decoder, &self.optimiser, self.inputs.tokenizer);
-        let written = checkpoint::save(self.run, &self.progress, self.ingredients, parts)?;
+        let parts = Parts {
+            decoder,
+            optimiser: &self.optimiser,
+            tokenizer: self.inputs.tokenizer,
+            beside: Vec::new(),
+        };
+        let progress = (self.progress.step, &self.progress);
+        let written = checkpoint::save(self.run, progress, self.ingredients, &parts)?;
         log::info!("{} written in {:.2} s", written.path.display(), started.elapsed().as_secs_f64());
         self.last_checkpoint = Some(self.progress.step);
         if let Some(limit) = self.inputs.config.run.save_total_limit.and_then(NonZeroUsize::new) {

@@ -3,10 +3,10 @@
 use crate::RecipeError;
 use crate::example::Example;
 use crate::objective::{BatchLogProbs, Detail, Observation, TrainingObjective};
+use crate::scaled_gradients::ScaledGradients;
 use bso_data::TokenisedSequence;
 use bso_durable::Seed;
 use bso_model::{Activations, BatchSize, Decoder, Gradients, Optimiser, PackedBatch, Reads, Workspace};
-use bso_objective::{SequenceWeights, clip_factor};
 
 /// Consecutive sequences with equal prompts share the prompt's rows: the same values for less work.
 pub(crate) const SHARE_PROMPT: bool = true;
@@ -45,7 +45,7 @@ impl StepMemory {
             batch: PackedBatch::empty(),
             activations: if checkpointed { Activations::checkpointed() } else { Activations::new() },
             workspace: Workspace::new(),
-            gradients: ScaledGradients { stored: Gradients::zeros(decoder), scale: 0.0 },
+            gradients: ScaledGradients::zeros(decoder),
         }
     }
 
@@ -60,38 +60,6 @@ impl StepMemory {
     /// The gradients of the last step, divided by a power of two.
     pub fn gradients(&self) -> &Gradients {
         &self.gradients.stored
-    }
-}
-
-/// Gradients kept in f32 as `true / scale`, the scale a power of two: no penalty overflows them, and no bit is lost
-/// by scaling. The scale grows with the largest weight of the step; what was accumulated before is rescaled.
-struct ScaledGradients {
-    stored: Gradients,
-    /// 0 before the first micro-batch of a step.
-    scale: f64,
-}
-
-impl ScaledGradients {
-    fn clear(&mut self) {
-        self.stored.zero();
-        self.scale = 0.0;
-    }
-
-    /// The weights as f32 in the common scale, which is raised if they need it.
-    fn admit(&mut self, weights: &[f64]) -> Result<Vec<f32>, RecipeError> {
-        let scaled = SequenceWeights::new(weights)?;
-        if scaled.scale > self.scale {
-            if self.scale > 0.0 {
-                self.stored.rescale((self.scale / scaled.scale) as f32);
-            }
-            self.scale = scaled.scale;
-        }
-        let factor = (scaled.scale / self.scale) as f32;
-        Ok(scaled.weights.iter().map(|w| w * factor).collect())
-    }
-
-    fn scaled_norm(&self) -> f64 {
-        self.stored.squared_norm().sqrt()
     }
 }
 
@@ -110,17 +78,7 @@ pub fn optimise(
 ) -> Result<StepOutcome, RecipeError> {
     let mut outcome = accumulate(decoder, memory, objective, step)?;
     check(&outcome.observations)?;
-    let gradients = &memory.gradients;
-    let scaled_norm = gradients.scaled_norm();
-    if !scaled_norm.is_finite() {
-        let name = gradients.stored.non_finite().unwrap_or("the whole model's norm").to_owned();
-        return Err(RecipeError::failed(format!(
-            "the gradient of {name} is not finite; lower learning_rate or safety_penalty, or set log_ratio_clamp"
-        )));
-    }
-    outcome.grad_norm = scaled_norm * gradients.scale.max(f64::MIN_POSITIVE);
-    let factor = clip_factor(scaled_norm, gradients.scale.max(f64::MIN_POSITIVE), step.max_grad_norm)?;
-    optimiser.step(decoder, &gradients.stored, factor, step.rate)?;
+    outcome.grad_norm = memory.gradients.apply((decoder, optimiser), step.rate, step.max_grad_norm)?;
     update_normaliser(decoder, step, &outcome.observations);
     Ok(outcome)
 }

@@ -162,7 +162,7 @@ fn put_judged(row: &mut StepMetrics, prefix: &str, observations: &[Observation],
         (key::REWARDS_MARGINS, margin),
         (key::LOGPS_CHOSEN, logps[0].value()),
         (key::LOGPS_REJECTED, logps[1].value()),
-        ("kl", estimate.value()),
+        (key::KL, estimate.value()),
     ];
     for (name, value) in figures {
         if let Some(value) = value {

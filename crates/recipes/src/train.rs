@@ -1,15 +1,16 @@
 //! `bso train` from top to bottom: the table of contents of a training run.
 
 use crate::RecipeError;
-use crate::artefacts::{self, Facts};
-use crate::checkpoint::{Ingredients, load_progress};
-use crate::config::{DeviceChoice, Resume, TrainConfig};
+use crate::artefacts::{self, Facts, Told};
+use crate::checkpoint::{Ingredients, Progress, load_progress};
+use crate::config::{DeviceChoice, ObjectiveSection, Resume, TrainConfig};
 use crate::dataset::{Dataset, template_choice};
 use crate::fitting::{check_context, check_vocabulary, warn_of_padding, warn_of_template};
 use crate::loaded::tell_of_model;
 use crate::location::located;
 use crate::objective::TrainingObjective;
 use crate::policy;
+use crate::ppo;
 use crate::reference::{
     Dependencies, ReferenceLogProbs, fingerprint_labels, fingerprint_models, fingerprint_sequences,
 };
@@ -50,6 +51,9 @@ pub fn train(
     let started = Instant::now();
     let config = &located(config, observer)?;
     config.check_paths()?;
+    if let ObjectiveSection::PpoLag(section) = &config.objective {
+        return ppo::train(config, section, interrupt, observer);
+    }
     let engine = engine(config)?;
     let objective = config.objective.build()?;
     let model_dir = &config.model.model_name_or_path;
@@ -80,9 +84,14 @@ pub fn train(
     let ingredients = Ingredients { config, sequences: &sequences, labels: &labels, models: &models };
     if let Some(checkpoint) = resumed_checkpoint(&run, config)? {
         // Before anything is computed for a run that this is not.
-        load_progress(&checkpoint, &ingredients)?;
+        load_progress::<Progress>(&checkpoint, &ingredients)?;
     }
-    let facts = Facts::gather(&ingredients, &objective, &dataset, &tokenizer, &decoder)?;
+    let told = Told {
+        objective: objective.formula(),
+        reference: objective.needs_reference().then(|| config.reference_in_words()),
+        ledger: &dataset.ledger,
+    };
+    let facts = Facts::gather(&ingredients, &told, &tokenizer, &decoder)?;
     // None: the policy before its first step, which needs no second copy of the weights.
     let frozen = |other: Option<(&str, &Path)>, file: PathBuf, dataset: &Dataset| {
         let key = other.map_or("model_name_or_path", |(key, _)| key);
@@ -168,15 +177,12 @@ pub fn engine(config: &TrainConfig) -> Result<Arc<Engine>, RecipeError> {
     }
 }
 
-fn opening(config: &TrainConfig) -> Result<Opening, RecipeError> {
+pub(crate) fn opening(config: &TrainConfig) -> Result<Opening, RecipeError> {
     let base = ModelDirectory::find(&config.model.model_name_or_path)?.base;
-    let models = [
-        Some(&config.model.model_name_or_path),
-        Some(&base),
-        config.model.ref_model.as_ref(),
-        config.objective.margin_model(),
-    ];
-    let inputs = models.into_iter().flatten().chain(config.data.datasets.iter().map(|source| &source.path));
+    let models = [&config.model.model_name_or_path, &base].into_iter().chain(&config.model.ref_model);
+    let frozen = config.objective.models().into_iter().map(|(_, dir)| dir);
+    let rows = config.data.datasets.iter().chain(config.objective.ptx_datasets()).map(|source| &source.path);
+    let inputs = models.chain(frozen).chain(rows);
     Ok(Opening {
         existing: match &config.run.resume_from_checkpoint {
             Resume::Last | Resume::From(_) => Existing::Resume,

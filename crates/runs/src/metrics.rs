@@ -46,6 +46,44 @@ pub mod key {
     pub const FRAC_CLAMPED: &str = "bso/frac_clamped";
     /// Mean of s_w - s_l, the unsafe indicators of chosen minus rejected.
     pub const SAFETY_DELTA: &str = "bso/safety_delta";
+    /// PPO-Lagrangian: mean clipped loss of the sampled responses' tokens; [`LOSS`] adds the weighted loss of rows to imitate.
+    pub const ACTOR_LOSS: &str = "actor_loss";
+    /// Mean negative log-prob of the tokens of rows to imitate, nats.
+    pub const PTX_LOSS: &str = "ptx_loss";
+    /// Half the clipped squared error of the values of rewards.
+    pub const REWARD_CRITIC_LOSS: &str = "reward_critic_loss";
+    /// The same of the values of costs.
+    pub const COST_CRITIC_LOSS: &str = "cost_critic_loss";
+    /// Mean score of sampled responses by the reward model.
+    pub const REWARD: &str = "reward";
+    /// Mean score of sampled responses by the cost model; above 0 is unsafe.
+    pub const COST: &str = "cost";
+    /// Share of sampled responses whose cost is not above 0.
+    pub const SAFE_RATE: &str = "safe_rate";
+    /// J_c: mean cost of the latest responses, which moves the multiplier.
+    pub const EPISODE_COST: &str = "episode_cost";
+    /// The Lagrange multiplier of the cost.
+    pub const LAMBDA: &str = "lambda";
+    /// Mean of log pi - log pi_ref of a response, nats; KTO's estimate of the divergence.
+    pub const KL: &str = "kl";
+    /// Mean value of the reward critic over tokens.
+    pub const REWARD_VALUE: &str = "reward_value";
+    /// Mean value of the cost critic over tokens.
+    pub const COST_VALUE: &str = "cost_value";
+    /// Mean tokens of a sampled response.
+    pub const MEAN_GENERATED_LENGTH: &str = "mean_generated_length";
+    /// Tokens of the longest.
+    pub const MAX_GENERATED_LENGTH: &str = "max_generated_length";
+    /// Share of sampled responses that ended by themselves.
+    pub const FRAC_ENDED: &str = "frac_ended";
+    /// Share of tokens whose probability ratio is beyond the clip.
+    pub const FRAC_CLIPPED: &str = "frac_clipped";
+    /// Gradient norm of the reward critic before clipping.
+    pub const REWARD_CRITIC_GRAD_NORM: &str = "reward_critic_grad_norm";
+    /// The same of the cost critic.
+    pub const COST_CRITIC_GRAD_NORM: &str = "cost_critic_grad_norm";
+    /// Learning rate of the critics in the last step.
+    pub const CRITIC_LEARNING_RATE: &str = "critic_learning_rate";
     /// Before the name of every figure of an evaluation.
     pub const EVAL_PREFIX: &str = "eval_";
     /// Seconds an evaluation took.

@@ -187,7 +187,10 @@ impl ChatTokenizer {
     }
 
     /// The tokens behind a response's end that examples keep; none unless [`ChatTokenizer::keep_whole_turns`] was called.
-    pub(crate) fn behind_turn(&self, prompt: &[Message]) -> Result<Vec<u32>, DataError> {
+    ///
+    /// # Errors
+    /// The template refuses the conversation.
+    pub fn behind_turn(&self, prompt: &[Message]) -> Result<Vec<u32>, DataError> {
         if self.whole_turns { scoring::behind_turn(self, prompt) } else { Ok(Vec::new()) }
     }
 

@@ -89,6 +89,65 @@ fn every_case() -> impl Iterator<Item = (&'static str, Decoder, Expected)> {
 }
 
 #[test]
+fn a_critics_values_and_gradients_are_those_of_the_scores_of_every_beginning() {
+    for (case, decoder, expected) in every_case() {
+        let sequences = expected.sequences();
+        let beginnings: Vec<(Vec<u32>, Vec<u32>)> =
+            sequences.iter().flat_map(|(p, r)| (0..r.len()).map(|t| (p.clone(), r[..t].to_vec()))).collect();
+        let ends: Vec<PromptResponse<'_>> = beginnings.iter().map(|(p, r)| (&p[..], &r[..])).collect();
+        let whole: Vec<PromptResponse<'_>> = sequences.iter().map(|(p, r)| (&p[..], &r[..])).collect();
+        let weights: Vec<f32> = (0..ends.len()).map(|i| (i as f32 * 1.7).sin()).collect();
+        let mut batch = PackedBatch::empty();
+        batch.pack_for(Reads::End { pad: None }, &ends, false).unwrap();
+        let (scores, wanted) = scores_and_gradients(&decoder, &batch, &weights, Activations::new());
+        for share in [false, true] {
+            batch.pack_for(Reads::Values, &whole, share).unwrap();
+            let values = decoder.token_outputs_in(&batch, &mut Workspace::new()).unwrap().concat();
+            let apart = relative_max(&narrow(&values), &narrow(&scores));
+            assert!(apart < 1e-5, "{case}: values differ by {apart}");
+            let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder));
+            decoder.forward(&batch, &mut activations).unwrap();
+            assert_eq!(activations.token_outputs(), values, "{case}");
+            decoder.backward_tokens(&batch, &mut activations, &weights, &mut gradients).unwrap();
+            let largest = largest_norm(wanted.iter().map(|(_, gradient)| gradient.as_slice()));
+            for ((name, found), (_, wanted)) in gradients.iter().zip(wanted.iter()) {
+                let apart = gradient_distance(found.as_slice(), wanted.as_slice(), largest);
+                assert!(apart < 2e-5, "{case}: {name} differs by {apart}");
+            }
+            let few = decoder.backward_tokens(&batch, &mut activations, &[1.0], &mut gradients);
+            assert!(few.unwrap_err().to_string().contains("scored tokens"));
+        }
+        assert!(
+            decoder
+                .forward(&PackedBatch::from_sequences(&whole, false).unwrap(), &mut Activations::new())
+                .is_err()
+        );
+    }
+}
+
+#[test]
+fn one_weight_for_all_tokens_of_a_sequence_is_the_weight_of_the_sequence() {
+    let case = "llama_tied_gqa";
+    let (decoder, sequences) = (decoder(case), expected(case).sequences());
+    let batch = pack(&decoder, &sequences, true);
+    let weights: Vec<f32> = (0..sequences.len()).map(|i| i as f32 - 0.5).collect();
+    let of_tokens: Vec<f32> =
+        sequences.iter().zip(&weights).flat_map(|((_, r), w)| vec![*w; r.len()]).collect();
+    let mut activations = Activations::new();
+    let log_probs = decoder.forward(&batch, &mut activations).unwrap().to_vec();
+    let tokens = decoder.token_log_probs(&batch).unwrap();
+    assert_eq!(activations.token_outputs(), tokens.concat());
+    assert_eq!(log_probs, tokens.iter().map(|t| t.iter().sum::<f64>()).collect::<Vec<_>>());
+    let (mut whole, mut single) = (Gradients::zeros(&decoder), Gradients::zeros(&decoder));
+    decoder.backward(&batch, &mut activations, &weights, &mut whole).unwrap();
+    decoder.forward(&batch, &mut activations).unwrap();
+    decoder.backward_tokens(&batch, &mut activations, &of_tokens, &mut single).unwrap();
+    for ((name, whole), (_, single)) in whole.iter().zip(single.iter()) {
+        assert_eq!(whole.as_slice(), single.as_slice(), "{name}");
+    }
+}
+
+#[test]
 fn scores_and_every_gradient_are_those_of_pytorch() {
     for (case, decoder, expected) in every_case() {
         for share in [false, true] {

@@ -49,6 +49,23 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
             "adapters beside a scalar head are not supported yet; leave use_peft out: all weights are trained",
         );
     }
+    if let ObjectiveSection::PpoLag(section) = &config.objective {
+        if section.reward_model == section.cost_model {
+            return conflict("cost_model", "reward_model and cost_model are the same; name one of each");
+        }
+        if config.adapter.is_some() {
+            return conflict(
+                "use_peft",
+                "stage ppo_lag samples from whole weights, so that adapters are not supported; leave use_peft out",
+            );
+        }
+        if config.run.eval_strategy != Strategy::No {
+            return conflict(
+                "eval_strategy",
+                "stage ppo_lag has no evaluation on rows; leave it out, and measure the model with bso eval",
+            );
+        }
+    }
     if matches!(config.objective, ObjectiveSection::Cost { .. })
         && config.data.preference != Preference::Safer
     {

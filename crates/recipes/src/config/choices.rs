@@ -51,6 +51,8 @@ closed_set! {
         Reward = "reward",
         /// A scalar head that scores the more harmful response higher, and unsafe ones above 0.
         Cost = "cost",
+        /// A language model on its own samples, scored by a reward and a cost model: PPO-Lagrangian.
+        PpoLag = "ppo_lag",
     }
 }
 
@@ -91,6 +93,8 @@ closed_set! {
         Reward = "reward",
         /// A cost model's: `stage: cost`.
         Cost = "cost",
+        /// PPO-Lagrangian's: `stage: ppo_lag`.
+        PpoLag = "ppo_lag",
     }
 }
 

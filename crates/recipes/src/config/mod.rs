@@ -42,8 +42,8 @@ pub use page::page;
 pub use preset::{PRESETS, Preset};
 pub use schema::schema;
 pub use section::{
-    BestModel, ChatTemplate, DataSection, ModelSection, ObjectiveSection, OptimiserSection, Resume,
-    RunSection, ScheduleSection, Warmup,
+    BestModel, ChatTemplate, DataSection, ModelSection, ObjectiveSection, OptimiserSection, PpoLagSection,
+    Resume, RunSection, ScheduleSection, Warmup,
 };
 pub use table::{key, keys};
 pub use value::Setting;
@@ -143,7 +143,7 @@ fn resolve_written(
         quantisation: section::adapter::read_quantisation(&r)?,
         run: RunSection::read(&r)?,
     };
-    config.objective.build()?;
+    config.objective.check()?;
     let mut notices = std::mem::take(&mut r.notices);
     notices.extend(advice::check(&config, &r)?);
     Ok(Resolved { config, notices })
@@ -165,8 +165,9 @@ impl TrainConfig {
     pub fn check_paths(&self) -> Result<(), ConfigError> {
         folder("model_name_or_path", &self.model.model_name_or_path)?;
         self.model.ref_model.iter().try_for_each(|path| folder("ref_model", path))?;
-        self.objective.margin_model().iter().try_for_each(|path| folder("margin_model", path))?;
+        self.objective.models().into_iter().try_for_each(|(key, path)| folder(key, path))?;
         self.data.datasets.iter().try_for_each(|source| exists("dataset_name", &source.path))?;
+        self.objective.ptx_datasets().iter().try_for_each(|s| exists("ptx_dataset_name", &s.path))?;
         if let ChatTemplate::File(path) = &self.data.chat_template {
             exists("chat_template", path)?;
         }

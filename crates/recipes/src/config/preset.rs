@@ -205,6 +205,23 @@ pub const PRESETS: &[Preset] = &[
             ("max_length", "512"),
         ],
     ),
+    preset(
+        "ppo-lag",
+        "Safe RLHF's last stage: PPO on the model's own samples, scored by a reward and a cost model, with a multiplier that holds the mean cost to a threshold.",
+        "Safe RLHF, arXiv 2310.12773, its code's run scripts",
+        &[
+            ("stage", "ppo_lag"),
+            ("num_train_epochs", "1"),
+            ("per_device_train_batch_size", "16"),
+            ("learning_rate", "1e-5"),
+            ("lr_scheduler_type", "cosine"),
+            ("warmup_ratio", "0.03"),
+            ("weight_decay", "0.01"),
+            ("adam_beta2", "0.95"),
+            ("max_length", "512"),
+            ("eval_split", "0"),
+        ],
+    ),
 ];
 
 const PAPER: Preset = preset(
@@ -267,8 +284,7 @@ const NOT_YET: &[(&str, &str)] = &[
     ("p-sacpo", "it averages the weights of two SACPO stages; merging is not there yet"),
     ("mocan", "it relabels with reward and cost models; train these with `config init reward` and `cost`"),
     ("pecan", "it relabels with two trained models"),
-    ("safe-rlhf", "it needs online training; its models are `config init reward` and `cost`"),
-    ("ppo-lag", "it needs online training; its models are `config init reward` and `cost`"),
+    ("safe-rlhf", "run its stages one after another: `config init reward`, `cost`, then `ppo-lag`"),
 ];
 
 /// Names compare without regard to case, hyphens and underscores.

@@ -185,13 +185,14 @@ impl Resolver {
             LossType::Nll => Stage::Sft,
             LossType::Reward => Stage::Reward,
             LossType::Cost => Stage::Cost,
+            LossType::PpoLag => Stage::PpoLag,
             _ => Stage::Preference,
         };
         if of_loss == self.stage {
             return Ok(());
         }
         let problem = format!(
-            "`stage: {}` does not go with `loss_type: {}`; stage sft has the loss nll, stages reward and cost those of their names, stage preference one of the others",
+            "`stage: {}` does not go with `loss_type: {}`; stage sft has the loss nll, stages reward, cost and ppo_lag those of their names, stage preference one of the others",
             self.stage, self.loss
         );
         Err(ConfigError::Conflict { place: self.place("loss_type"), problem })

@@ -8,6 +8,15 @@ use std::fs;
 
 const NEEDED: &str = "model_name_or_path: ./models/m\ndataset_name: data/train.jsonl\n";
 
+/// What PPO-Lagrangian needs beside that.
+const SCORERS: &str = "reward_model: models/reward\ncost_model: models/cost\n";
+
+/// A config with what its stage needs.
+fn whole(yaml: &str) -> String {
+    let scorers = if yaml.contains("ppo-lag") || yaml.contains("ppo_lag") { SCORERS } else { "" };
+    format!("{NEEDED}{scorers}{yaml}")
+}
+
 fn variables(name: &str) -> Option<String> {
     (name == "DATA").then(|| "/data".to_owned())
 }
@@ -23,15 +32,15 @@ fn resolve(yaml: &str, command_line: &str) -> Result<Resolved, ConfigError> {
 }
 
 fn config(yaml: &str, command_line: &str) -> TrainConfig {
-    resolve(&format!("{NEEDED}{yaml}"), command_line).map_or_else(|e| panic!("{yaml}: {e}"), |r| r.config)
+    resolve(&whole(yaml), command_line).map_or_else(|e| panic!("{yaml}: {e}"), |r| r.config)
 }
 
 fn notices(yaml: &str, command_line: &str) -> String {
-    resolve(&format!("{NEEDED}{yaml}"), command_line).unwrap().notices.join("\n")
+    resolve(&whole(yaml), command_line).unwrap().notices.join("\n")
 }
 
 fn error(yaml: &str, command_line: &str) -> String {
-    match resolve(&format!("{NEEDED}{yaml}"), command_line) {
+    match resolve(&whole(yaml), command_line) {
         Ok(resolved) => panic!("{yaml} {command_line} resolved to {:?}", resolved.config),
         Err(error) => error.to_string(),
     }
@@ -167,7 +176,7 @@ fn what_is_not_there_yet_is_refused_by_name() {
         ("dtype: float16", "dtype: float16"),
         ("device: cuda", "device: cuda"),
         ("device: cuda:1", "device: cuda:1"),
-        ("stage: ppo_lag", "stage: ppo_lag"),
+        ("stage: ppo", "stage: ppo"),
         ("report_to: wandb", "report_to: wandb"),
         ("report_to: [comet_ml]", "report_to: comet_ml"),
         ("precompute_ref_log_probs: false", "precompute_ref_log_probs"),
@@ -453,9 +462,9 @@ dataset_test_split: b
 use_peft: true
 metric_for_best_model: loss";
     for c in PRESETS.iter().flat_map(|p| {
-        // A scalar head has no adapter yet.
-        let more = if matches!(p.name, "reward" | "cost") {
-            more.replace("use_peft: true", "")
+        // A scalar head has no adapter yet, and PPO-Lagrangian samples from whole weights.
+        let more = if matches!(p.name, "reward" | "cost" | "ppo-lag") {
+            more.replace("use_peft: true", "ptx_dataset_name: rows.jsonl")
         } else {
             more.into()
         };
@@ -606,13 +615,50 @@ fn stages_with_a_scalar_head_have_safe_rlhfs_defaults_and_refuse_what_does_not_g
 }
 
 #[test]
+fn ppo_lag_has_safe_rlhfs_defaults_and_says_what_it_needs() {
+    let c = config("preset: ppo-lag\nptx_dataset_name: rows.jsonl", "");
+    let ObjectiveSection::PpoLag(section) = &c.objective else { panic!("{:?}", c.objective) };
+    assert_eq!((c.stage, c.objective.loss_type(), c.method()), (Stage::PpoLag, LossType::PpoLag, "ppo_lag"));
+    assert_eq!((c.schedule.learning_rate, section.critic_learning_rate), (1e-5, 5e-6));
+    assert_eq!(
+        (section.ppo.kl_coeff, section.ppo.clip_range_ratio, section.ppo.gae_lambda),
+        (0.01, 0.2, 0.95)
+    );
+    assert_eq!(
+        (section.ppo.clip_range_score, section.ppo.clip_range_value, section.ppo.gamma),
+        (50.0, 5.0, 1.0)
+    );
+    let multiplier = &section.multiplier;
+    assert_eq!((multiplier.init, multiplier.rate, multiplier.max), (1.0, 0.1, Some(5.0)));
+    assert_eq!((multiplier.threshold, multiplier.window, section.ptx_coeff), (0.0, 128, 16.0));
+    assert_eq!(section.reward_model, Path::new("models/reward"));
+    assert_eq!(section.ptx_datasets[0].path, Path::new("/configs/rows.jsonl"));
+    assert_eq!(config("stage: ppo_lag\nlam: 1\nlambda_max: none", "").objective.models().len(), 2);
+    let same = resolve(&format!("{NEEDED}stage: ppo_lag\nreward_model: m\ncost_model: m"), "").unwrap_err();
+    says(&same.to_string(), &["cost_model", "the same"]);
+    let lacking = resolve(&format!("{NEEDED}stage: ppo_lag"), "").unwrap_err().to_string();
+    says(&lacking, &["reward_model", "models/reward"]);
+    for (yaml, parts) in [
+        ("stage: ppo_lag\nuse_peft: true", ["use_peft", "whole weights"]),
+        ("stage: ppo_lag\neval_strategy: epoch", ["eval_strategy", "bso eval"]),
+        ("stage: ppo_lag\nlambda_init: 6", ["lambda_init", "lambda_max"]),
+        ("preset: ppo-lag\nkl_coeff: -1", ["kl_coeff", ">= 0"]),
+        ("stage: ppo_lag\nclip_range_ratio: 1", ["clip_range_ratio", "(0, 1)"]),
+        ("stage: ppo_lag\nloss_type: dpo", ["stage: ppo_lag", "loss_type: dpo"]),
+        ("loss_type: ppo_lag", ["stage: preference", "loss_type: ppo_lag"]),
+    ] {
+        says(&error(yaml, ""), &parts);
+    }
+}
+
+#[test]
 fn the_documentation_is_up_to_date() {
     up_to_date("docs/configuration.md", &page());
 }
 
 #[test]
 fn the_starter_configs_are_up_to_date() {
-    for method in ["sft", "bso", "safedpo", "reward", "cost"] {
+    for method in ["sft", "bso", "safedpo", "reward", "cost", "ppo-lag"] {
         up_to_date(&format!("configs/{method}.yaml"), &init(method).unwrap());
     }
 }

@@ -10,7 +10,7 @@ mod time;
 mod workload;
 
 use crate::RecipeError;
-use crate::config::TrainConfig;
+use crate::config::{Stage, TrainConfig};
 use crate::dataset::{Dataset, template_choice};
 use crate::fitting::{check_context, check_vocabulary};
 use crate::location::located;
@@ -82,6 +82,12 @@ pub fn plan(
 ) -> Result<Plan, RecipeError> {
     let config = &located(config, observer)?;
     config.check_paths()?;
+    if config.stage == Stage::PpoLag {
+        return Err(RecipeError::input(
+            "bso plan does not count stage ppo_lag: how long sampled responses become is not known before; six models are in memory \
+             at once (actor, reference, reward and cost model, two critics), three of them with gradients and the optimiser's state",
+        ));
+    }
     let engine = engine(config)?;
     let objective = config.objective.build()?;
     let dir = &config.model.model_name_or_path;

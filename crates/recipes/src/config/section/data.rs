@@ -38,9 +38,9 @@ pub struct DataSection {
     pub columns: BTreeMap<String, String>,
     /// Share of the prompts held out, in `[0, 1)`.
     pub eval_split: f64,
-    /// Which label orders a pair; not read by kto.
+    /// Which label orders a pair; not read by kto and ppo_lag.
     pub preference: Preference,
-    /// What safety labels do to pairs; none for sft and kto.
+    /// What safety labels do to pairs; none where pairs are not what is learnt from.
     pub safety_transform: SafetyTransform,
     /// How a prompt becomes text.
     pub chat_template: ChatTemplate,
@@ -66,7 +66,7 @@ impl DataSection {
                 _ => BTreeMap::new(),
             },
             eval_split: r.real("eval_split")?,
-            preference: if r.loss == LossType::Kto { Preference::Better } else { r.choice("preference")? },
+            preference: if !is_ordered(r.loss) { Preference::Better } else { r.choice("preference")? },
             safety_transform: if transformed { r.choice("safety_transform")? } else { SafetyTransform::None },
             chat_template: match r.get("chat_template")? {
                 Setting::Path(path) => ChatTemplate::File(path),
@@ -107,7 +107,7 @@ impl DataSection {
             out.put("columns", Setting::Mapping(self.columns.clone()));
         }
         out.real("eval_split", self.eval_split);
-        if loss != LossType::Kto {
+        if is_ordered(loss) {
             out.choice("preference", self.preference);
         }
         if is_transformed(loss) {
@@ -127,5 +127,10 @@ impl DataSection {
 
 /// Whether safety labels may change or drop pairs: not where they, or nothing, are what is learnt from.
 fn is_transformed(loss: LossType) -> bool {
-    !matches!(loss, LossType::Nll | LossType::Kto | LossType::Reward | LossType::Cost)
+    !matches!(loss, LossType::Nll | LossType::Kto | LossType::Reward | LossType::Cost | LossType::PpoLag)
+}
+
+/// Whether one response of a pair is the better one: not where rows are judged one by one, or only their prompts are read.
+fn is_ordered(loss: LossType) -> bool {
+    !matches!(loss, LossType::Kto | LossType::PpoLag)
 }

@@ -1,11 +1,12 @@
 //! What is minimised: the loss with its numbers, ready to be built.
 
 use super::super::choices::LossType;
-use super::super::error::ConfigError;
+use super::super::dataset::DatasetSource;
+use super::super::error::{ConfigError, Place};
 use super::super::generator;
 use super::super::resolve::Resolver;
 use super::super::value::Setting;
-use super::Settings;
+use super::{PpoLagSection, Settings};
 use crate::objective::TrainingObjective;
 use bso_model::{ScoreKind, ScoreLayout};
 use bso_objective::{BsoSettings, GeneratorParam, KtoLoss, PreferenceLoss, ScoreLoss};
@@ -41,12 +42,15 @@ pub enum ObjectiveSection {
     Cost { regularization: f64, score_layout: ScoreLayout },
     /// KTO.
     Kto { beta: f64, desirable_weight: f64, undesirable_weight: f64 },
+    /// PPO-Lagrangian, which has no loss on rows.
+    PpoLag(Box<PpoLagSection>),
 }
 
 impl ObjectiveSection {
     pub(in super::super) fn read(r: &mut Resolver) -> Result<Self, ConfigError> {
         match r.loss {
             LossType::Nll => return Ok(Self::Nll),
+            LossType::PpoLag => return Ok(Self::PpoLag(Box::new(PpoLagSection::read(r)?))),
             LossType::Reward | LossType::Cost => {
                 let (regularization, score_layout) = (r.real("regularization")?, r.choice("score_layout")?);
                 return Ok(match r.loss {
@@ -58,7 +62,7 @@ impl ObjectiveSection {
         }
         let beta = r.real("beta")?;
         Ok(match r.loss {
-            LossType::Nll | LossType::Reward | LossType::Cost => Self::Nll,
+            LossType::Nll | LossType::Reward | LossType::Cost | LossType::PpoLag => Self::Nll,
             LossType::Bso => Self::Bso(BsoSettings {
                 generator: generator::resolve(r)?,
                 beta,
@@ -89,6 +93,7 @@ impl ObjectiveSection {
         out.choice("loss_type", self.loss_type());
         match self {
             Self::Nll => {}
+            Self::PpoLag(section) => section.write(out),
             Self::Bso(bso) => write_bso(bso, out),
             Self::Dpo { beta } | Self::Ipo { beta } | Self::IpoMean { beta } | Self::Hinge { beta } => {
                 out.real("beta", *beta);
@@ -141,13 +146,14 @@ impl ObjectiveSection {
             Self::Kto { .. } => LossType::Kto,
             Self::Reward { .. } => LossType::Reward,
             Self::Cost { .. } => LossType::Cost,
+            Self::PpoLag(_) => LossType::PpoLag,
         }
     }
 
     /// beta, in reward units per nat; 0 where there is no reference.
     pub fn beta(&self) -> f64 {
         match self {
-            Self::Nll | Self::Reward { .. } | Self::Cost { .. } => 0.0,
+            Self::Nll | Self::Reward { .. } | Self::Cost { .. } | Self::PpoLag(_) => 0.0,
             Self::Bso(bso) => bso.beta,
             Self::Dpo { beta }
             | Self::Cdpo { beta, .. }
@@ -178,21 +184,68 @@ impl ObjectiveSection {
         }
     }
 
-    /// The same, to put a local folder in place of its name.
-    pub(crate) fn margin_model_mut(&mut self) -> Option<&mut PathBuf> {
+    /// The frozen models that the loss itself names, by their keys.
+    pub fn models(&self) -> Vec<(&'static str, &PathBuf)> {
         match self {
-            Self::Modpo { margin_model, .. } => margin_model.as_mut(),
-            _ => None,
+            Self::Modpo { margin_model: Some(dir), .. } => vec![("margin_model", dir)],
+            Self::PpoLag(section) => {
+                vec![("reward_model", &section.reward_model), ("cost_model", &section.cost_model)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The same, to put local folders in place of names.
+    pub(crate) fn models_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Self::Modpo { margin_model: Some(dir), .. } => vec![dir],
+            Self::PpoLag(section) => vec![&mut section.reward_model, &mut section.cost_model],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The data sets that PPO-Lagrangian imitates beside its samples.
+    pub fn ptx_datasets(&self) -> &[DatasetSource] {
+        match self {
+            Self::PpoLag(section) => &section.ptx_datasets,
+            _ => &[],
+        }
+    }
+
+    /// The same, to put local files in place of names.
+    pub(crate) fn ptx_datasets_mut(&mut self) -> &mut [DatasetSource] {
+        match self {
+            Self::PpoLag(section) => &mut section.ptx_datasets,
+            _ => &mut [],
+        }
+    }
+
+    /// Builds what is minimised, and throws it away.
+    ///
+    /// # Errors
+    /// Numbers that it refuses.
+    pub(in super::super) fn check(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::PpoLag(section) => section.build().map(|_| ()),
+            _ => self.build().map(|_| ()),
         }
     }
 
     /// The loss itself.
     ///
     /// # Errors
-    /// Numbers that the loss refuses; none after [`super::super::load`], which builds it once.
+    /// PPO-Lagrangian, which has no loss on rows ([`PpoLagSection::build`]). Numbers that the loss refuses; none after
+    /// [`super::super::load`], which builds it once.
     pub fn build(&self) -> Result<TrainingObjective, ConfigError> {
         let pairs = match self {
             Self::Nll => return Ok(TrainingObjective::Sft),
+            Self::PpoLag(_) => {
+                return Err(ConfigError::NotSupported {
+                    place: Place::Default,
+                    what: "stage ppo_lag here".into(),
+                    why: "its loss is on sampled responses and not on rows".into(),
+                });
+            }
             Self::Reward { regularization, .. } => {
                 return Ok(TrainingObjective::Scores(ScoreLoss::reward(*regularization)?));
             }

@@ -57,9 +57,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("chat_template", Data, Kind::Template, "auto")
         .says(HERE, "How a prompt becomes text: the tokenizer's own chat template (auto), none, a named one, or a .jinja file."),
     Key::optional("max_length", Data, Kind::Integer { min: 2, max: MOST }, &["none"], "no limit")
-        .by("stage", &[("reward", "512"), ("cost", "512")], Some("1024"))
+        .by("stage", &[("reward", "512"), ("cost", "512"), ("ppo_lag", "512")], Some("1024"))
         .unit("tokens")
-        .says("TRL; safe-rlhf (reward, cost)", "Longest prompt plus response.")
+        .says("TRL; safe-rlhf (reward, cost, ppo_lag)", "Longest prompt plus response.")
         .aliases(&["cutoff_len", "sequence_len", "max_seq_length", "max_seq_len"]),
     Key::new("truncation_mode", Data, Kind::Choice(TRUNCATIONS), "keep_start")
         .says(TRL, "What happens to longer ones: cut the response before its end-of-turn token, cut the start of the prompt, leave the pair out, or stop."),

@@ -5,6 +5,7 @@ mod adapters;
 mod data;
 mod model;
 mod objective;
+mod ppo_lag;
 mod run;
 mod training;
 
@@ -23,7 +24,7 @@ const START: &[Key] = &[
         .says(HERE, "A named set of values that fills what is not given; what is given wins. The presets are listed below.")
         .bookkeeping(),
     Key::new("stage", Category::Start, Kind::Choice(STAGES), "preference")
-        .says(HERE, "What is trained: a language model on responses (sft) or on preferences (preference), or a scalar head on them: a reward model (reward) or a cost model (cost).")
+        .says(HERE, "What is trained: a language model on responses (sft) or on preferences (preference), or a scalar head on them: a reward model (reward) or a cost model (cost); or a language model on responses that it samples, scored by these two (ppo_lag).")
         .prominent(),
 ];
 
@@ -32,7 +33,12 @@ const STAGES: &[Choice] = &[
     known_as("preference", &["dpo", "rlhf"]),
     known_as("reward", &["rm"]),
     known_as("cost", &[]),
-    later("ppo_lag", &["ppo"], "online training with reward and cost models is not there"),
+    known_as("ppo_lag", &["ppo-lag"]),
+    later(
+        "ppo",
+        &[],
+        "PPO without a constraint on costs is not there; stage ppo_lag trains with a reward and a cost model",
+    ),
 ];
 
 const GROUPS: &[&[Key]] = &[
@@ -40,6 +46,7 @@ const GROUPS: &[&[Key]] = &[
     model::KEYS,
     data::KEYS,
     objective::KEYS,
+    ppo_lag::KEYS,
     training::SCHEDULE,
     training::OPTIMISER,
     adapters::KEYS,

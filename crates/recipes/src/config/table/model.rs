@@ -6,6 +6,8 @@ use super::{HERE, HF, TRL};
 
 pub(super) const WITH_REFERENCE: &[LossType] =
     &[Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo, Kto];
+/// The losses that read it beside those on log-ratios.
+const REFERENCED: &[LossType] = &[Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo, Kto, PpoLag];
 
 const DEVICES: &[Choice] = &[
     known_as("auto", &[]),
@@ -29,7 +31,7 @@ pub(super) const KEYS: &[Key] = &[
         .aliases(&["base_model", "model"]),
     Key::optional("ref_model", Model, Kind::Source, &["none"], "the model as it is before training")
         .says("DPO", "Folder, or name on the hub, of the frozen reference that log-ratios are taken against.")
-        .only(WITH_REFERENCE)
+        .only(REFERENCED)
         .aliases(&["ref_model_name_or_path"]),
     Key::new("precompute_ref_log_probs", Model, Kind::Bool, "true")
         .says("bso (TRL: false)", "The reference's log-probs are computed once, before training, and kept on disk under a fingerprint.")

@@ -19,6 +19,7 @@ const LOSSES: &[Choice] = &[
     choice("kto"),
     choice("reward"),
     choice("cost"),
+    choice("ppo_lag"),
     later(
         "sacpo",
         &[],
@@ -57,9 +58,9 @@ const METHOD: &str = "BSO";
 
 pub(super) const KEYS: &[Key] = &[
     Key::new("loss_type", Objective, Kind::Choice(LOSSES), "")
-        .by("stage", &[("sft", "nll"), ("reward", "reward"), ("cost", "cost")], None)
+        .by("stage", &[("sft", "nll"), ("reward", "reward"), ("cost", "cost"), ("ppo_lag", "ppo_lag")], None)
         .example("bso")
-        .says("-", "The loss: nll for stage sft, reward and cost for the stages of these names, else one of the others.")
+        .says("-", "The loss: nll for stage sft, reward, cost and ppo_lag for the stages of these names, else one of the others.")
         .prominent(),
     Key::new("beta", Objective, Kind::Real(Range::POSITIVE), "0.1")
         .unit("reward units per nat")

@@ -6,7 +6,7 @@ use super::super::key::{
 };
 use super::{HF, MOST};
 
-const SCHEDULERS: &[Choice] =
+pub(super) const SCHEDULERS: &[Choice] =
     &[choice("linear"), choice("cosine"), known_as("constant", &["constant_with_warmup"])];
 const OPTIMISERS: &[Choice] =
     &[known_as("adamw", &["adamw_torch", "adamw_torch_fused", "adamw_hf"]), choice("rmsprop"), choice("sgd")];
@@ -14,16 +14,19 @@ const COUNT: Kind = Kind::Integer { min: 1, max: MOST };
 
 pub(super) const SCHEDULE: &[Key] = &[
     Key::new("num_train_epochs", Schedule, Kind::Real(Range::POSITIVE), "3")
-        .by("stage", &[("reward", "2"), ("cost", "2")], Some("3"))
+        .by("stage", &[("reward", "2"), ("cost", "2"), ("ppo_lag", "1")], Some("3"))
         .unit("passes over the data")
-        .says("transformers; safe-rlhf (reward, cost)", "How long to train; parts of an epoch are allowed.")
+        .says(
+            "transformers; safe-rlhf (reward, cost, ppo_lag)",
+            "How long to train; parts of an epoch are allowed.",
+        )
         .aliases(&["epochs", "num_epochs"])
         .prominent(),
     Key::optional("max_steps", Schedule, COUNT, &["none", "-1"], "num_train_epochs decides")
         .unit("optimiser steps")
         .says(HF, "Stop after so many optimiser steps, whatever num_train_epochs says."),
     Key::new("per_device_train_batch_size", Schedule, COUNT, "8")
-        .unit("pairs (sft, kto: rows)")
+        .unit("pairs (sft, kto: rows; ppo_lag: prompts)")
         .says(HF, "What one forward and backward pass sees.")
         .aliases(&["micro_batch_size"])
         .prominent(),
@@ -32,13 +35,21 @@ pub(super) const SCHEDULE: &[Key] = &[
         .says(HF, "Passes that make one optimiser step.")
         .prominent(),
     Key::new("learning_rate", Schedule, Kind::Real(Range::NOT_NEGATIVE), "1e-6")
-        .by("stage", &[("sft", "2e-5"), ("reward", "2e-5"), ("cost", "2e-5")], Some("1e-6"))
-        .says("TRL; safe-rlhf (reward, cost)", "Learning rate after the warm-up.")
-        .aliases(&["lr"])
+        .by(
+            "stage",
+            &[("sft", "2e-5"), ("reward", "2e-5"), ("cost", "2e-5"), ("ppo_lag", "1e-5")],
+            Some("1e-6"),
+        )
+        .says(
+            "TRL; safe-rlhf (reward, cost, ppo_lag)",
+            "Learning rate after the warm-up; of ppo_lag the actor's.",
+        )
+        .aliases(&["lr", "actor_lr"])
         .prominent(),
     Key::new("lr_scheduler_type", Schedule, Kind::Choice(SCHEDULERS), "linear")
+        .by("stage", &[("ppo_lag", "cosine")], Some("linear"))
         .says(
-            HF,
+            "transformers; safe-rlhf (ppo_lag)",
             "How the rate falls after the warm-up: straight or by half a cosine to zero, or not at all.",
         )
         .aliases(&["lr_scheduler"])
