@@ -26,15 +26,6 @@ impl<'a> Rows<'a> {
         Self { values, stride: width, count, width }
     }
 
-    /// Columns `first..first + width` of the same rows.
-    ///
-    /// # Panics
-    /// Columns that are not there.
-    pub(crate) fn columns(self, first: usize, width: usize) -> Self {
-        assert!(first + width <= self.width, "columns lie inside the rows");
-        Self { values: self.values.get(first..).unwrap_or_default(), width, ..self }
-    }
-
     /// Address of a row that is there.
     fn row(&self, index: usize) -> *const f32 {
         self.values.as_ptr().wrapping_add(index * self.stride)
@@ -246,19 +237,6 @@ mod tests {
             for (row, together) in together.chunks(11).enumerate() {
                 assert_eq!(products(path, Rows::of(a.row(row), 50), Rows::of(b.as_slice(), 50)), together);
             }
-        }
-    }
-
-    #[test]
-    fn columns_are_a_part_of_the_rows() {
-        let (a, b) = (random(1, 2, 20), random(2, 3, 20));
-        let part = |x: &crate::Array| -> Vec<f32> {
-            (0..x.rows()).flat_map(|row| x.row(row)[4..15].to_vec()).collect()
-        };
-        for path in paths() {
-            let cut = |x| Rows::of(x, 20).columns(4, 11);
-            let want = products(path, Rows::of(&part(&a), 11), Rows::of(&part(&b), 11));
-            assert_eq!(products(path, cut(a.as_slice()), cut(b.as_slice())), want);
         }
     }
 }
