@@ -27,6 +27,7 @@ pub mod merge;
 pub mod objective;
 pub mod plan;
 mod policy;
+mod recipe;
 mod reference;
 mod run_log;
 mod schedule;

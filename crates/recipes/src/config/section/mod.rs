@@ -7,6 +7,7 @@ mod data;
 mod model;
 mod objective;
 mod optimiser;
+mod recipe;
 mod run;
 mod schedule;
 
@@ -15,6 +16,7 @@ pub use data::{ChatTemplate, DataSection};
 pub use model::ModelSection;
 pub use objective::ObjectiveSection;
 pub use optimiser::OptimiserSection;
+pub use recipe::RecipeSection;
 pub use run::{Resume, RunSection};
 pub use schedule::{ScheduleSection, Warmup};
 

@@ -5,6 +5,7 @@ mod adapters;
 mod data;
 mod model;
 mod objective;
+mod recipe;
 mod run;
 mod training;
 
@@ -40,6 +41,7 @@ const GROUPS: &[&[Key]] = &[
     model::KEYS,
     data::KEYS,
     objective::KEYS,
+    recipe::KEYS,
     training::SCHEDULE,
     training::OPTIMISER,
     adapters::KEYS,
