@@ -127,8 +127,8 @@ mod tests {
         let (beta, level) = (0.5, 0.25);
         let (help, safe) = (sample(2.0, -1.0), sample(0.5, 1.0));
         let share: f64 = (level - help.safety) / (safe.safety - help.safety);
-        let expected = (beta * (share / (1.0 - share)).ln() + help.reward - safe.reward)
-            / (safe.safety - help.safety);
+        let expected =
+            (beta * (share / (1.0 - share)).ln() + help.reward - safe.reward) / (safe.safety - help.safety);
         let found = multiplier(&[vec![help, safe]], beta, level).unwrap();
         assert!((found.lambda - expected).abs() < 1e-12, "{found:?} {expected}");
         assert!((found.safety - level).abs() < 1e-12);

@@ -152,7 +152,8 @@ pub fn train(
         artefacts::finish(&run, &facts, (&decoder, &tokenizer), ending, seconds).map(Some)
     });
     let (steps, seconds) = (session.steps_done(), started.elapsed().as_secs_f64());
-    let frozen = usize::from(objective.needs_reference()) + usize::from(config.objective.margin_model().is_some());
+    let frozen =
+        usize::from(objective.needs_reference()) + usize::from(config.objective.margin_model().is_some());
     let forwards = session.sequences() + frozen as u64 * dataset.sequences();
     let results = outcome.inspect_err(|error| {
         let status = bso_runs::Status::Failed { step: steps, reason: error.to_string() };

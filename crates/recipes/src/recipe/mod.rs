@@ -87,11 +87,7 @@ pub fn run(
 }
 
 /// The costs of all stages go into the results of the whole.
-fn finished(
-    root: &RunDirectory,
-    record: &Record,
-    last: Option<Trained>,
-) -> Result<Trained, RecipeError> {
+fn finished(root: &RunDirectory, record: &Record, last: Option<Trained>) -> Result<Trained, RecipeError> {
     let (seconds, forwards) = record.cost();
     let mut own = Results::new();
     own.put("recipe_seconds", seconds);

@@ -45,8 +45,7 @@ impl Record {
         let root = &config.run.output_dir;
         let path = root.join(FILE);
         let new = Content { recipe: recipe.to_string(), settings: config.fingerprint(), stages: Vec::new() };
-        let anew =
-            config.run.overwrite_output_dir && config.run.resume_from_checkpoint == Resume::No;
+        let anew = config.run.overwrite_output_dir && config.run.resume_from_checkpoint == Resume::No;
         let found = fs::read(&path).ok().filter(|_| !anew);
         let content = match found {
             Some(text) => {

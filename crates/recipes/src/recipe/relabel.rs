@@ -78,7 +78,11 @@ pub fn undesirable_weight(plan: &Plan<'_>) -> Result<f64, RecipeError> {
     Ok(counts.desirable as f64 / counts.undesirable as f64)
 }
 
-fn pairs(plan: &Plan<'_>, needs: &Needs, observer: &dyn Observer) -> Result<Vec<PreferencePair>, RecipeError> {
+fn pairs(
+    plan: &Plan<'_>,
+    needs: &Needs,
+    observer: &dyn Observer,
+) -> Result<Vec<PreferencePair>, RecipeError> {
     Ok(gather(plan.config, needs, observer, load_pairs)?.train)
 }
 
@@ -111,11 +115,7 @@ pub fn judge(plan: &Plan<'_>, observer: &dyn Observer) -> Result<u64, RecipeErro
 ///
 /// # Errors
 /// A model or prompts that cannot be used; [`RecipeError::Interrupted`].
-pub fn sample(
-    plan: &Plan<'_>,
-    interrupt: &Interrupt,
-    observer: &dyn Observer,
-) -> Result<u64, RecipeError> {
+pub fn sample(plan: &Plan<'_>, interrupt: &Interrupt, observer: &dyn Observer) -> Result<u64, RecipeError> {
     let model = open(plan, reference(plan))?;
     let new_tokens = plan.recipe.dual_max_new_tokens;
     let room = plan.config.data.max_length.unwrap_or(usize::MAX).min(model.decoder.config().max_positions);
@@ -178,10 +178,13 @@ pub fn relabel(
     .collect();
     let pairs = pairs(plan, &Needs::default(), observer)?;
     let mut texts = sampled.clone();
-    texts.extend(pairs.iter().flat_map(|p| {
-        [&p.chosen, &p.rejected].map(|response| (p.prompt.clone(), response.clone()))
-    }));
-    let Scored { samples: scores, forwards } = super::scored::score_all(plan, by, &texts, (interrupt, observer))?;
+    texts.extend(
+        pairs
+            .iter()
+            .flat_map(|p| [&p.chosen, &p.rejected].map(|response| (p.prompt.clone(), response.clone()))),
+    );
+    let Scored { samples: scores, forwards } =
+        super::scored::score_all(plan, by, &texts, (interrupt, observer))?;
     let (of_samples, of_pairs) = scores.split_at(sampled.len());
     let groups: Vec<Vec<ScoredSample>> = of_samples.chunks(each).map(<[_]>::to_vec).collect();
     let (beta, level) = constraint(plan, by, of_samples);

@@ -47,11 +47,15 @@ pub fn score_all(
         }
         Scorers::Policies { helpful, safe } => {
             let base = of(reference(plan), "log-probs of the reference")?;
-            let (helpful, safe) = (of(helpful, "log-probs of the helpful policy")?, of(safe, "log-probs of the safe policy")?);
+            let (helpful, safe) =
+                (of(helpful, "log-probs of the helpful policy")?, of(safe, "log-probs of the safe policy")?);
             let all = base.into_iter().zip(helpful).zip(safe);
             Scored {
                 samples: all
-                    .map(|((base, helpful), safe)| ScoredSample { reward: helpful - base, safety: safe - base })
+                    .map(|((base, helpful), safe)| ScoredSample {
+                        reward: helpful - base,
+                        safety: safe - base,
+                    })
                     .collect(),
                 forwards: 3 * count,
             }

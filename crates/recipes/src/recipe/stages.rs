@@ -29,8 +29,9 @@ const fn stage(
 /// The stages of a recipe in their order; the last has no folder of its own.
 pub fn of(config: &TrainConfig, recipe: &RecipeSection) -> Vec<StageOf> {
     let first = stage("helpful", "DPO on helpfulness", |p| Ok(helpful(p)));
-    let judged = (recipe.safety_loss_type == LossType::Kto)
-        .then(|| stage("judged", "responses judged by their safety labels", |_| Ok(Work::Rows(Between::Judge))));
+    let judged = (recipe.safety_loss_type == LossType::Kto).then(|| {
+        stage("judged", "responses judged by their safety labels", |_| Ok(Work::Rows(Between::Judge)))
+    });
     let last = stage("", "DPO on the relabelled pairs", |p| Ok(on_relabelled(p)));
     let samples = stage("samples", "responses of the reference", |_| Ok(Work::Rows(Between::Sample)));
     match recipe.name {
@@ -41,10 +42,15 @@ pub fn of(config: &TrainConfig, recipe: &RecipeSection) -> Vec<StageOf> {
         Recipe::PSacpo => std::iter::once(first)
             .chain(judged)
             .chain([
-                stage("safer", "the safety stage, from the helpful policy", |p| safer_than_helpful(p, "safer")),
+                stage("safer", "the safety stage, from the helpful policy", |p| {
+                    safer_than_helpful(p, "safer")
+                }),
                 stage("", "the weights of both averaged", |p| {
                     let q = p.recipe.interpolation;
-                    Ok(Work::Interpolate { models: [p.dir("helpful"), p.dir("safer")], weights: [1.0 - q, q] })
+                    Ok(Work::Interpolate {
+                        models: [p.dir("helpful"), p.dir("safer")],
+                        weights: [1.0 - q, q],
+                    })
                 }),
             ])
             .collect(),
@@ -52,7 +58,11 @@ pub fn of(config: &TrainConfig, recipe: &RecipeSection) -> Vec<StageOf> {
             .objective
             .margin_model()
             .is_none()
-            .then(|| stage("margin", "the safer model, by DPO", |p| Ok(safe(p, "margin", p.config.objective.beta()))))
+            .then(|| {
+                stage("margin", "the safer model, by DPO", |p| {
+                    Ok(safe(p, "margin", p.config.objective.beta()))
+                })
+            })
             .into_iter()
             .chain([stage("", "MODPO with its log-ratios as margins", |p| Ok(with_margins(p)))])
             .collect(),

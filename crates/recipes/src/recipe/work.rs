@@ -186,7 +186,8 @@ fn add_files(fingerprint: &mut Fingerprint, path: &Path) -> Result<(), RecipeErr
         fingerprint.part(fingerprint_file(path)?);
         return Ok(());
     }
-    let entries = std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+    let entries =
+        std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
     let mut entries = entries?;
     entries.sort();
     entries.iter().try_for_each(|entry| {

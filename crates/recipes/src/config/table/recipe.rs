@@ -9,7 +9,11 @@ const RECIPES: &[Choice] = &[
     choice("modpo"),
     choice("mocan"),
     choice("pecan"),
-    later("safe-rlhf", &["safe_rlhf"], "its models are `config init reward` and `cost`; online training with them is no stage of a recipe yet"),
+    later(
+        "safe-rlhf",
+        &["safe_rlhf"],
+        "its models are `config init reward` and `cost`; online training with them is no stage of a recipe yet",
+    ),
 ];
 const SECOND: &[Choice] = &[choice("dpo"), choice("kto")];
 const COUNT: Kind = Kind::Integer { min: 1, max: MOST };
