@@ -132,6 +132,9 @@ pub enum ObjectiveError {
     /// A tabular world that is none; the text says why.
     #[error("{0}")]
     World(String),
+    /// A safety constraint that has no multiplier; the text says why.
+    #[error("{0}")]
+    Multiplier(String),
     /// A step's true gradient does not fit the network's numbers.
     #[error(
         "the gradient norm of this step is about 1e{decimal_exponent}, beyond f32: set max_grad_norm, log_ratio_clamp or a smaller safety_penalty"

@@ -6,6 +6,7 @@
 
 mod bso;
 mod comparator;
+mod constrained_dual;
 mod error;
 mod generator;
 mod loss;
@@ -20,6 +21,7 @@ mod weights;
 
 pub use bso::{BsoLoss, BsoSettings, Tail};
 pub use comparator::kto::{KtoBatch, KtoLoss};
+pub use constrained_dual::{DualMinimum, ScoredSample, dual_at, multiplier, relabelled_probability};
 pub use error::ObjectiveError;
 pub use generator::{Generator, GeneratorParam, Kernel};
 pub use loss::PreferenceLoss;

@@ -27,6 +27,9 @@ pub struct Progress {
     pub step: u64,
     /// Tokens that entered the model.
     pub tokens: u64,
+    /// Sequences that the policy computed, evaluations included.
+    #[serde(default)]
+    pub sequences: u64,
     /// Observations since the last logged row.
     pub pending: Vec<Observation>,
     /// Gradient norm of the last step.

@@ -84,6 +84,11 @@ impl Dataset {
 }
 
 impl Dataset {
+    /// Sequences that a frozen model computes for it once.
+    pub fn sequences(&self) -> u64 {
+        self.train.iter().chain(&self.eval).map(|e| e.scored().count() as u64).sum()
+    }
+
     /// MODPO's margins m(y) = beta (log pi_margin(y) - log pi_ref(y)), summed over the response; no gradient passes them.
     pub fn set_margins(&mut self, margin: &ReferenceLogProbs, reference: &ReferenceLogProbs, beta: f64) {
         let parts = [
@@ -130,8 +135,8 @@ fn into_examples<T: Into<Example>>(tokenised: Vec<T>) -> Vec<Example> {
 }
 
 /// Rows of all data sets, checked and mixed.
-pub(crate) struct Gathered<T> {
-    /// To train on.
+pub struct Gathered<T> {
+    /// To train on, or to split.
     pub train: Vec<T>,
     /// The split to evaluate on, where one is named.
     pub eval: Option<Vec<T>>,
@@ -140,10 +145,14 @@ pub(crate) struct Gathered<T> {
     detected: String,
 }
 
-type Load<T> = fn(&Path, &LoadOptions, &dyn Observer) -> Result<Loaded<T>, DataError>;
+/// One of `load_pairs` and its siblings.
+pub type Load<T> = fn(&Path, &LoadOptions, &dyn Observer) -> Result<Loaded<T>, DataError>;
 
 /// Reads every data set through `load`; mixes them by weight if one has a weight.
-pub(crate) fn gather<T: Prompted>(
+///
+/// # Errors
+/// Everything that can be wrong with data, by file and row.
+pub fn gather<T: Prompted>(
     config: &TrainConfig,
     needs: &Needs,
     observer: &dyn Observer,

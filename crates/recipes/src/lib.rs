@@ -28,6 +28,7 @@ pub mod objective;
 pub mod plan;
 mod policy;
 pub mod ppo;
+mod recipe;
 mod reference;
 mod run_log;
 mod scaled_gradients;

@@ -70,6 +70,15 @@ pub fn combine_models(models: &[PathBuf], weights: &[f64], output: &ModelOutput)
     Ok(())
 }
 
+/// Writes `sum_i weights[i] * models[i]` in f32 into a folder that may hold other files, with what stands beside the first.
+///
+/// # Errors
+/// As [`combine_models`].
+pub fn average_into(models: &[PathBuf], weights: &[f64], dir: &Path) -> Result<(), RecipeError> {
+    interpolate_models(models, weights, dir, DType::F32)?;
+    models.first().map_or(Ok(()), |first| copy_beside(first, dir))
+}
+
 /// Writes the model with its tokenizer as one GGUF file.
 ///
 /// # Errors

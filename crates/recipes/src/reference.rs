@@ -55,7 +55,7 @@ const FORMAT: u32 = 1;
 ///
 /// # Errors
 /// A folder or file that cannot be read.
-fn fingerprint_model(dir: &Path) -> Result<String, RecipeError> {
+pub fn fingerprint_model(dir: &Path) -> Result<String, RecipeError> {
     let found = ModelDirectory::find(dir)?;
     let mut fingerprint = Fingerprint::new();
     for dir in std::iter::once(&found.base).chain(&found.adapter) {

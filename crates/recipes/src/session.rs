@@ -186,6 +186,11 @@ impl<'a> Session<'a> {
         self.progress.step
     }
 
+    /// Sequences that the policy computed, those before a resume included.
+    pub fn sequences(&self) -> u64 {
+        self.progress.sequences
+    }
+
     /// Steps until the end; none if the user stopped it, with a checkpoint written.
     ///
     /// # Errors
@@ -319,6 +324,7 @@ impl<'a> Session<'a> {
         self.idle.look(self.memory.gradients(), decoder, outcome.grad_norm > 0.0)?;
         self.progress.step += 1;
         self.progress.tokens += outcome.tokens as u64;
+        self.progress.sequences += outcome.sequences as u64;
         self.progress.grad_norm = outcome.grad_norm;
         self.progress.pending.extend(outcome.observations.iter().cloned());
         self.window.tokens += outcome.tokens as u64;
@@ -368,6 +374,7 @@ impl<'a> Session<'a> {
         let examples = &self.inputs.dataset.eval;
         let started = Instant::now();
         let policy = score(decoder, examples, "evaluating", interrupt, &Silent)?;
+        self.progress.sequences += policy.iter().map(|p| p.len() as u64).sum::<u64>();
         let mut row = self.row(per_epoch);
         put_evaluation(&mut row, self.inputs, &policy)?;
         row.put(key::EVAL_RUNTIME, started.elapsed().as_secs_f64());

@@ -36,6 +36,8 @@ pub struct StepOutcome {
     pub grad_norm: f64,
     /// Tokens that entered the model, shared prompts counted each time.
     pub tokens: usize,
+    /// Sequences that the policy computed, mismatched ones included.
+    pub sequences: usize,
 }
 
 impl StepMemory {
@@ -117,7 +119,7 @@ fn accumulate(
     step: &Step<'_>,
 ) -> Result<StepOutcome, RecipeError> {
     let divisor = objective.divisor(step.micro_batches.iter().flat_map(|m| m.examples.iter().copied()));
-    let mut outcome = StepOutcome { observations: Vec::new(), grad_norm: f64::NAN, tokens: 0 };
+    let mut outcome = StepOutcome { observations: Vec::new(), grad_norm: f64::NAN, tokens: 0, sequences: 0 };
     memory.gradients.clear();
     for (index, micro) in step.micro_batches.iter().enumerate() {
         memory.activations.drop_by(Some(step.dropout.derive("micro-batch", index as u64)));
@@ -132,6 +134,7 @@ fn accumulate(
         let StepMemory { batch, activations, gradients, .. } = &mut *memory;
         decoder.backward(batch, activations, &weights, &mut gradients.stored)?;
         outcome.tokens += batch.given_tokens();
+        outcome.sequences += micro.examples.iter().map(|e| e.scored().count()).sum::<usize>();
         outcome.observations.extend(judgement.observations);
     }
     Ok(outcome)

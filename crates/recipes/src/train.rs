@@ -33,8 +33,11 @@ pub struct Trained {
     pub interrupted: bool,
     /// Optimiser steps done in all.
     pub steps: u64,
-    /// Seconds of training in this call.
+    /// Seconds of training in this call; of a method of several stages, of the calls that finished them.
     pub seconds: f64,
+    /// Sequences that models computed: policy (training and evaluation), reference and margin model, mismatched rows of
+    /// kto; for several stages those of all, with samples and scores between them.
+    pub forwards: u64,
     /// The final figures, as in all_results.json.
     pub results: Vec<(String, f64)>,
 }
@@ -48,6 +51,9 @@ pub fn train(
     interrupt: &Interrupt,
     observer: &dyn Observer,
 ) -> Result<Trained, RecipeError> {
+    if let Some(recipe) = &config.recipe {
+        return crate::recipe::run(config, recipe, interrupt, observer);
+    }
     let started = Instant::now();
     let config = &located(config, observer)?;
     config.check_paths()?;
@@ -155,6 +161,9 @@ pub fn train(
         artefacts::finish(&run, &facts, (&decoder, &tokenizer), ending, seconds).map(Some)
     });
     let (steps, seconds) = (session.steps_done(), started.elapsed().as_secs_f64());
+    let frozen =
+        usize::from(objective.needs_reference()) + usize::from(config.objective.margin_model().is_some());
+    let forwards = session.sequences() + frozen as u64 * dataset.sequences();
     let results = outcome.inspect_err(|error| {
         let status = bso_runs::Status::Failed { step: steps, reason: error.to_string() };
         // The error itself matters more than a manifest that could not be written after it.
@@ -162,7 +171,7 @@ pub fn train(
     })?;
     let interrupted = results.is_none();
     let results = results.unwrap_or_default();
-    Ok(Trained { output_dir: run.root().to_owned(), interrupted, steps, seconds, results })
+    Ok(Trained { output_dir: run.root().to_owned(), interrupted, steps, seconds, forwards, results })
 }
 
 /// The engine that the configuration asks for.

@@ -1,6 +1,6 @@
 //! Settings that contradict one another are refused; those that are allowed and seldom meant are told.
 
-use super::choices::{SaveStrategy, Strategy};
+use super::choices::{LossType, Recipe, SaveStrategy, Strategy};
 use super::error::ConfigError;
 use super::key::{Category, Key};
 use super::resolve::Resolver;
@@ -74,7 +74,9 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
             "a cost model learns which response is safer; set preference to safer",
         );
     }
+    of_recipe(config, r)?;
     let mut advice = unread_adapter_keys(config, r);
+    advice.extend(unread_stage_keys(config, r));
     advice.extend(of_best(config, r));
     advice.extend(match &config.objective {
         ObjectiveSection::Bso(bso) => of_bso(bso, config.data.safety_transform),
@@ -87,6 +89,38 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
         _ => Vec::new(),
     });
     Ok(advice)
+}
+
+/// What the stages of a recipe cannot be made from.
+fn of_recipe(config: &TrainConfig, r: &Resolver) -> Result<(), ConfigError> {
+    let Some(recipe) = &config.recipe else { return Ok(()) };
+    let name = recipe.name;
+    let conflict = |key, problem: String| Err(ConfigError::Conflict { place: r.place(key), problem });
+    let wanted = if name == Recipe::Modpo { LossType::Modpo } else { LossType::Dpo };
+    if config.objective.loss_type() != wanted {
+        return conflict(
+            "recipe",
+            format!("recipe {name} goes with `loss_type: {wanted}`; write that, or recipe none"),
+        );
+    }
+    if config.adapter.is_some() && matches!(name, Recipe::PSacpo | Recipe::Mocan) {
+        let problem = "needs whole weights in one of its stages; leave use_peft out";
+        return conflict("use_peft", format!("recipe {name} {problem}"));
+    }
+    let kto = recipe.safety_loss_type == LossType::Kto && matches!(name, Recipe::Sacpo | Recipe::PSacpo);
+    if kto && config.schedule.per_device_train_batch_size < 2 {
+        let problem =
+            "safety_loss_type kto estimates the KL divergence within a batch; it must be at least 2";
+        return conflict("per_device_train_batch_size", problem.to_owned());
+    }
+    Ok(())
+}
+
+fn unread_stage_keys(config: &TrainConfig, r: &Resolver) -> Option<String> {
+    let keys = table::keys().filter(|key| key.category == Category::Stages && key.name != "recipe");
+    let given: Vec<&str> = keys.map(|key| key.name).filter(|name| r.given(name).is_some()).collect();
+    (config.recipe.is_none() && !given.is_empty())
+        .then(|| format!("{} is not read without a recipe of several stages", given.join(", ")))
 }
 
 fn unread_adapter_keys(config: &TrainConfig, r: &Resolver) -> Vec<String> {

@@ -57,6 +57,22 @@ closed_set! {
 }
 
 closed_set! {
+    /// A method of several stages.
+    Recipe {
+        /// DPO on helpfulness, then on safety from its result.
+        Sacpo = "sacpo",
+        /// SACPO, its result averaged with that of its first stage.
+        PSacpo = "p-sacpo",
+        /// A safer model by DPO, then MODPO with its log-ratios as margins.
+        Modpo = "modpo",
+        /// DPO on pairs relabelled by a reward and a cost model.
+        Mocan = "mocan",
+        /// DPO on pairs relabelled by a helpful and a safe policy.
+        Pecan = "pecan",
+    }
+}
+
+closed_set! {
     /// The levels of numbers in four bits.
     QuantType {
         /// NormalFloat.

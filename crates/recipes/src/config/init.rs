@@ -27,6 +27,7 @@ pub fn init(method: &str) -> Result<String, ConfigError> {
     for category in Category::ALL {
         let blocks: Vec<_> = table::keys()
             .filter(|key| key.category == *category && shown(key, loss))
+            .filter(|key| *category != Category::Stages || values.iter().any(|(name, _)| *name == key.name))
             .map(|key| block(key, &Method { values: &values, stage, loss }))
             .collect::<Result<_, _>>()?;
         if !blocks.is_empty() {

@@ -14,6 +14,8 @@ pub enum Category {
     Data,
     /// The loss.
     Objective,
+    /// Methods of several stages.
+    Stages,
     /// Batches, steps, learning rate.
     Schedule,
     /// The optimiser.
@@ -31,6 +33,7 @@ impl Category {
         Self::Model,
         Self::Data,
         Self::Objective,
+        Self::Stages,
         Self::Schedule,
         Self::Optimiser,
         Self::Lora,
@@ -44,6 +47,7 @@ impl Category {
             Self::Model => "Model",
             Self::Data => "Data",
             Self::Objective => "Objective",
+            Self::Stages => "Methods of several stages",
             Self::Schedule => "Schedule",
             Self::Optimiser => "Optimiser",
             Self::Lora => "LoRA",

@@ -30,7 +30,7 @@ mod yaml;
 mod tests;
 
 pub use choices::{
-    ClosedSet, DTypeChoice, DeviceChoice, LossType, Optim, SaveStrategy, Stage, Strategy, Tracker,
+    ClosedSet, DTypeChoice, DeviceChoice, LossType, Optim, Recipe, SaveStrategy, Stage, Strategy, Tracker,
 };
 pub use command_line::parse_overrides;
 pub use dataset::DatasetSource;
@@ -43,7 +43,7 @@ pub use preset::{PRESETS, Preset};
 pub use schema::schema;
 pub use section::{
     BestModel, ChatTemplate, DataSection, ModelSection, ObjectiveSection, OptimiserSection, PpoLagSection,
-    Resume, RunSection, ScheduleSection, Warmup,
+    RecipeSection, Resume, RunSection, ScheduleSection, Warmup,
 };
 pub use table::{key, keys};
 pub use value::Setting;
@@ -68,6 +68,8 @@ pub struct TrainConfig {
     pub data: DataSection,
     /// The loss.
     pub objective: ObjectiveSection,
+    /// The method whose stages the other settings are for; none: one run.
+    pub recipe: Option<RecipeSection>,
     /// Batches, steps, learning rate.
     pub schedule: ScheduleSection,
     /// The optimiser.
@@ -137,6 +139,7 @@ fn resolve_written(
         model: ModelSection::read(&r)?,
         data: DataSection::read(&r)?,
         objective: ObjectiveSection::read(&mut r)?,
+        recipe: RecipeSection::read(&r)?,
         schedule: ScheduleSection::read(&r)?,
         optimiser: OptimiserSection::read(&r)?,
         adapter: section::adapter::read(&r)?,

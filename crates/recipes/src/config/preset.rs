@@ -169,9 +169,49 @@ pub const PRESETS: &[Preset] = &[
     ),
     preset(
         "modpo",
-        "MODPO: DPO on helpfulness with the log-ratio of a safety model as margin.",
-        "MODPO, arXiv 2310.03708",
-        &[("loss_type", "modpo"), ("beta", "0.1"), ("w0", "0.5"), ("preference", "better")],
+        "MODPO: a safer model by DPO, then DPO on helpfulness with its log-ratios as margins. (With margin_model named, or recipe none and margins in the rows, the first stage is left out.)",
+        "MODPO, arXiv 2310.03708; the margin model has the same beta",
+        &[
+            ("recipe", "modpo"),
+            ("loss_type", "modpo"),
+            ("beta", "0.1"),
+            ("w0", "0.5"),
+            ("preference", "better"),
+        ],
+    ),
+    SACPO,
+    P_SACPO,
+    preset(
+        "mocan",
+        "MoCAN: reward and cost models, the multiplier of the safety constraint from samples of the reference, pairs relabelled by both, DPO on them.",
+        "CAN, arXiv 2405.19544; the scoring models as in Safe RLHF, arXiv 2310.12773; level and sample numbers are bso's",
+        &[
+            ("recipe", "mocan"),
+            ("loss_type", "dpo"),
+            ("beta", "0.1"),
+            ("preference", "better"),
+            ("safety_level", "0"),
+            ("dual_prompts", "256"),
+            ("dual_samples", "8"),
+            ("dual_max_new_tokens", "256"),
+            ("score_learning_rate", "2e-5"),
+            ("score_num_train_epochs", "2"),
+        ],
+    ),
+    preset(
+        "pecan",
+        "PeCAN: a helpful and a safe policy by DPO, the multiplier of the safety constraint from their log-ratios, pairs relabelled by both, DPO on them.",
+        "CAN, arXiv 2405.19544; level and sample numbers are bso's",
+        &[
+            ("recipe", "pecan"),
+            ("loss_type", "dpo"),
+            ("beta", "0.1"),
+            ("preference", "better"),
+            ("safety_level", "0"),
+            ("dual_prompts", "256"),
+            ("dual_samples", "8"),
+            ("dual_max_new_tokens", "256"),
+        ],
     ),
     preset(
         "kto",
@@ -223,6 +263,31 @@ pub const PRESETS: &[Preset] = &[
         ],
     ),
 ];
+
+const SACPO: Preset = preset(
+    "sacpo",
+    "SACPO: DPO on helpfulness, then DPO (or KTO) on safety, starting from and referring to the first stage's result.",
+    "SACPO, arXiv 2404.11049",
+    &[
+        ("recipe", "sacpo"),
+        ("loss_type", "dpo"),
+        ("beta", "0.1"),
+        ("preference", "better"),
+        ("safety_loss_type", "dpo"),
+        ("safety_beta", "0.1"),
+        ("num_train_epochs", "3"),
+        ("learning_rate", "2e-5"),
+        ("warmup_ratio", "0.03"),
+    ],
+);
+
+const P_SACPO: Preset = Preset {
+    name: "p-sacpo",
+    doc: "P-SACPO: the weights of SACPO's two stages averaged.",
+    source: "SACPO, arXiv 2404.11049",
+    base: Some(&SACPO),
+    own: &[("recipe", "p-sacpo"), ("safety_beta", "0.01"), ("interpolation", "0.5")],
+};
 
 const PAPER: Preset = preset(
     "paper",
@@ -276,16 +341,8 @@ const PAPER_LLAMA: Preset = Preset {
 const ALSO: &[(&str, &str)] = &[("dpo", "dpo-helpful"), ("bso-sba", "bso"), ("bso-paper", "paper")];
 
 /// Methods one could ask for that are not there, with what to do instead.
-const NOT_YET: &[(&str, &str)] = &[
-    (
-        "sacpo",
-        "run dpo-helpful, then dpo-harmless with model_name_or_path and ref_model set to the first result",
-    ),
-    ("p-sacpo", "it averages the weights of two SACPO stages; merging is not there yet"),
-    ("mocan", "it relabels with reward and cost models; train these with `config init reward` and `cost`"),
-    ("pecan", "it relabels with two trained models"),
-    ("safe-rlhf", "run its stages one after another: `config init reward`, `cost`, then `ppo-lag`"),
-];
+const NOT_YET: &[(&str, &str)] =
+    &[("safe-rlhf", "run its stages one after another: `config init reward`, `cost`, then `ppo-lag`")];
 
 /// Names compare without regard to case, hyphens and underscores.
 fn plain(name: &str) -> String {

@@ -396,7 +396,10 @@ fn what_a_ready_config_comments_out_is_the_default() {
 
 #[test]
 fn unknown_methods_say_which_exist() {
-    says(&init("sacpo").unwrap_err().to_string(), &["sacpo is not there yet", "dpo-harmless", "safedpo"]);
+    says(
+        &init("safe-rlhf").unwrap_err().to_string(),
+        &["safe-rlhf is not there yet", "config init reward", "safedpo"],
+    );
     says(&init("safe-dpo").unwrap_err().to_string(), &["Did you mean `safedpo`?"]);
     says(&error("preset: papper", ""), &["unknown preset `papper`", "`paper`?"]);
     assert!(init("IPO-mean").unwrap().contains("loss_type: ipo_mean"));
@@ -529,6 +532,7 @@ fn every_alternative_of_the_table_has_a_meaning() {
         assert_eq!(supported, members, "{name}");
     }
     check::<Stage>("stage");
+    check::<Recipe>("recipe");
     check::<LossType>("loss_type");
     check::<Preference>("preference");
     check::<SafetyTransform>("safety_transform");

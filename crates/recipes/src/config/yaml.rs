@@ -16,6 +16,7 @@ impl TrainConfig {
         self.model.write(&mut out);
         self.data.write(self.objective.loss_type(), &mut out);
         self.objective.write(&mut out);
+        super::section::RecipeSection::write(self.recipe.as_ref(), &mut out);
         self.schedule.write(&mut out);
         self.optimiser.write(&mut out);
         super::section::adapter::write(self.adapter.as_ref(), &mut out);

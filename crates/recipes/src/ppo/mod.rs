@@ -85,7 +85,8 @@ pub fn train(
     })?;
     let interrupted = results.is_none();
     let results = results.unwrap_or_default();
-    Ok(Trained { output_dir: run.root().to_owned(), interrupted, steps, seconds, results })
+    let (output_dir, forwards) = (run.root().to_owned(), session.forwards());
+    Ok(Trained { output_dir, interrupted, steps, seconds, forwards, results })
 }
 
 /// What a person wants to see before the first step.

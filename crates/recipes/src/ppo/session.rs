@@ -50,6 +50,8 @@ pub struct PpoProgress {
     step: u64,
     /// Tokens of all sequences that were trained on.
     tokens: u64,
+    /// Sequences that any of the models computed.
+    forwards: u64,
     log_lambda: f64,
     /// The costs in the multiplier's window, the oldest first.
     costs: Vec<f64>,
@@ -149,6 +151,11 @@ impl<'a> PpoSession<'a> {
         self.progress.step
     }
 
+    /// Sequences that any of the models computed.
+    pub fn forwards(&self) -> u64 {
+        self.progress.forwards
+    }
+
     /// The model that is trained.
     pub fn actor(&self) -> &Decoder {
         &self.trained.actor.decoder
@@ -230,6 +237,10 @@ impl<'a> PpoSession<'a> {
         let progress = &mut self.progress;
         progress.pending.push(StepFigures::of(&rollouts, &outcome, lambda, section.ptx_coeff));
         progress.step += 1;
+        // Sampled; read by both scorers, actor, reference and critics; read again by actor and critics in each update.
+        progress.forwards += rollouts.len() as u64 * (7 + 3 * section.update_iters);
+        progress.forwards += asked.ptx.iter().map(|example| example.scored().count() as u64).sum::<u64>()
+            * section.update_iters;
         progress.tokens += trained_on as u64;
         (progress.log_lambda, progress.costs) = self.multiplier.state();
         Ok(())
@@ -323,7 +334,7 @@ impl<'a> PpoSession<'a> {
 impl PpoProgress {
     fn fresh(multiplier: &Multiplier) -> Self {
         let (log_lambda, costs) = multiplier.state();
-        Self { step: 0, tokens: 0, log_lambda, costs, sampled: 0, ended: 0, pending: Vec::new() }
+        Self { step: 0, tokens: 0, forwards: 0, log_lambda, costs, sampled: 0, ended: 0, pending: Vec::new() }
     }
 }
 

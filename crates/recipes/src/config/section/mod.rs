@@ -8,6 +8,7 @@ mod model;
 mod objective;
 mod optimiser;
 mod ppo_lag;
+mod recipe;
 mod run;
 mod schedule;
 
@@ -17,6 +18,7 @@ pub use model::ModelSection;
 pub use objective::ObjectiveSection;
 pub use optimiser::OptimiserSection;
 pub use ppo_lag::PpoLagSection;
+pub use recipe::RecipeSection;
 pub use run::{Resume, RunSection};
 pub use schedule::{ScheduleSection, Warmup};
 

@@ -6,6 +6,7 @@ mod data;
 mod model;
 mod objective;
 mod ppo_lag;
+mod recipe;
 mod run;
 mod training;
 
@@ -47,6 +48,7 @@ const GROUPS: &[&[Key]] = &[
     data::KEYS,
     objective::KEYS,
     ppo_lag::KEYS,
+    recipe::KEYS,
     training::SCHEDULE,
     training::OPTIMISER,
     adapters::KEYS,

@@ -23,7 +23,7 @@ const LOSSES: &[Choice] = &[
     later(
         "sacpo",
         &[],
-        "train two stages yourself: dpo with `preference: better`, then dpo with `preference: safer`, with model_name_or_path and ref_model the first result",
+        "it is a method of several stages; write `preset: sacpo` or `recipe: sacpo` with `loss_type: dpo`",
     ),
     later(
         "orpo",
