@@ -99,15 +99,7 @@ pub fn train(
             Ok(Cow::Owned(model))
         };
         let data = (dataset.train.as_slice(), dataset.eval.as_slice());
-        ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer)).inspect_err(|error| {
-            if matches!(error, RecipeError::Interrupted) {
-                observer.event(Event::Note(format!(
-                    "stopped     before the first step: the log-probs for {} are written when all are there, so none were \
-                     kept; the same command computes them anew",
-                    file.display()
-                )));
-            }
-        })
+        ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer))
     };
     let reference = if objective.needs_reference() {
         frozen(

@@ -16,6 +16,9 @@ const RECORDS: [&str; 5] = [
     "trainer_state.json",
 ];
 
+/// What a run that was stopped before its first step keeps: the next one goes on from it.
+const BEGUN: [&str; 2] = ["reference_log_probs.jsonl.part", "margin_log_probs.jsonl.part"];
+
 /// Files of a run whose names others use as well. They belong to a run only where a record says so.
 const COMMON_FILES: [&str; 6] =
     ["config.yaml", "all_results.json", "report.html", "tensorboard", "mlruns", "README.md"];
@@ -215,7 +218,7 @@ impl RunDirectory {
         if let Some(found) = self.record()? {
             return Err(RunsError::HoldsRun { path: self.root.clone(), found });
         }
-        match self.entries()?.into_iter().find(|name| !is_leftover(name)) {
+        match self.entries()?.into_iter().find(|name| !is_leftover(name) && !BEGUN.contains(&name.as_str())) {
             Some(found) => Err(RunsError::NotEmpty { path: self.root.clone(), found }),
             None => Ok(()),
         }
@@ -230,6 +233,8 @@ impl RunDirectory {
     }
 
     fn remove_run(&self, inputs: &[PathBuf]) -> Result<(), RunsError> {
+        let begun = BEGUN.iter().map(|name| self.root.join(name));
+        begun.filter(|path| path.exists()).try_for_each(|path| remove(&path))?;
         // Without a record the model files here are somebody else's: they are only ever replaced, whole.
         if self.record()?.is_none() {
             return Ok(());
