@@ -73,7 +73,15 @@ impl Observer for Terminal {
             Event::Started { task: name, total, unit } => {
                 let bar = self.bars.then(|| bar(&name, total, unit));
                 let now = Instant::now();
-                *task = Some(Running { name, total, unit, started: now, last_line: now, detail: String::new(), bar });
+                *task = Some(Running {
+                    name,
+                    total,
+                    unit,
+                    started: now,
+                    last_line: now,
+                    detail: String::new(),
+                    bar,
+                });
             }
             Event::Advanced { done, detail } => {
                 let Some(running) = task.as_mut() else { return };
@@ -100,7 +108,12 @@ impl Observer for Terminal {
                             format!("{}: {} in {}", clean(name), clean(detail), seconds(elapsed))
                         }
                         "bytes" => format!("{}: {} in {}", clean(name), HumanBytes(done), seconds(elapsed)),
-                        unit => format!("{}: {done} {unit} in {} ({}/s)", clean(name), seconds(elapsed), short(rate)),
+                        unit => format!(
+                            "{}: {done} {unit} in {} ({}/s)",
+                            clean(name),
+                            seconds(elapsed),
+                            short(rate)
+                        ),
                     });
                 }
             }

@@ -115,7 +115,10 @@ fn an_adapter_beside_a_scalar_head_is_trained_resumed_scored_and_merged() {
     }
     let saved = read(&here.path("whole/adapter_config.json"));
     assert_eq!((&saved["task_type"], &saved["modules_to_save"]), (&json!("SEQ_CLS"), &json!(["score"])));
-    here.write_rows("rows.jsonl", &[json!({"prompt": "how do i break the ice ?", "response": "ask the cook"})]);
+    here.write_rows(
+        "rows.jsonl",
+        &[json!({"prompt": "how do i break the ice ?", "response": "ask the cook"})],
+    );
     let score = |model: &str| {
         here.run(&["score", "--model", model, "--input", "rows.jsonl", "--output", "scored.jsonl"]).ok();
         number(&read(&here.path("scored.jsonl")), "score")

@@ -38,6 +38,14 @@ pub struct Trained {
     pub results: Vec<(String, f64)>,
 }
 
+/// How far a run goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    End,
+    /// Before the first step, when the log-probs of frozen models are there.
+    LogProbs,
+}
+
 /// Runs a training configuration to its end, to a Ctrl-C, or to an error.
 ///
 /// # Errors
@@ -47,11 +55,39 @@ pub fn train(
     interrupt: &Interrupt,
     observer: &dyn Observer,
 ) -> Result<Trained, RecipeError> {
+    run_until(Until::End, config, interrupt, observer)
+}
+
+/// Computes the log-probs that a run needs of frozen models, or checks those in its folder against what they are made from;
+/// gives the folder. The run itself reads them.
+///
+/// # Errors
+/// A loss without reference; otherwise as [`train`].
+pub fn reference_log_probs(
+    config: &TrainConfig,
+    interrupt: &Interrupt,
+    observer: &dyn Observer,
+) -> Result<PathBuf, RecipeError> {
+    Ok(run_until(Until::LogProbs, config, interrupt, observer)?.output_dir)
+}
+
+fn run_until(
+    until: Until,
+    config: &TrainConfig,
+    interrupt: &Interrupt,
+    observer: &dyn Observer,
+) -> Result<Trained, RecipeError> {
     let started = Instant::now();
     let config = &located(config, observer)?;
     config.check_paths()?;
     let engine = engine(config)?;
     let objective = config.objective.build()?;
+    if until == Until::LogProbs && !objective.needs_reference() {
+        return Err(RecipeError::input(format!(
+            "{} has no reference: nothing is to be computed",
+            objective.formula()
+        )));
+    }
     let model_dir = &config.model.model_name_or_path;
     let tokenizer_dir = policy::tokenizer_folder(model_dir)?;
     let mut tokenizer = ChatTokenizer::load(&tokenizer_dir, &template_choice(&config.data.chat_template))?;
@@ -72,7 +108,7 @@ pub fn train(
     tell_of_model(&decoder, model_dir, loading, observer);
     check_context(dataset.train.iter().chain(&dataset.eval), decoder.config(), model_dir)?;
     // Last of the checks: opening may replace an earlier run.
-    let run = RunDirectory::open(&config.run.output_dir, &opening(config)?)?;
+    let run = RunDirectory::open(&config.run.output_dir, &opening(config, until)?)?;
     announce(config, &objective, &dataset, &decoder, observer);
     warn_of_template(&tokenizer, dataset.train.iter().chain(&dataset.eval), observer);
     warn_of_padding(&decoder, dataset.train.iter().chain(&dataset.eval), observer);
@@ -113,6 +149,10 @@ pub fn train(
     if let Some(dir) = config.objective.margin_model() {
         let margin = frozen(Some(("margin_model", dir)), run.margin_log_probs(), &dataset)?;
         dataset.set_margins(&margin, &reference, config.objective.beta());
+    }
+    if until == Until::LogProbs {
+        let (output_dir, seconds) = (run.root().to_owned(), started.elapsed().as_secs_f64());
+        return Ok(Trained { output_dir, interrupted: false, steps: 0, seconds, results: Vec::new() });
     }
 
     let inputs = Inputs {
@@ -160,7 +200,7 @@ pub fn engine(config: &TrainConfig) -> Result<Arc<Engine>, RecipeError> {
     }
 }
 
-fn opening(config: &TrainConfig) -> Result<Opening, RecipeError> {
+fn opening(config: &TrainConfig, until: Until) -> Result<Opening, RecipeError> {
     let base = ModelDirectory::find(&config.model.model_name_or_path)?.base;
     let models = [
         Some(&config.model.model_name_or_path),
@@ -169,8 +209,11 @@ fn opening(config: &TrainConfig) -> Result<Opening, RecipeError> {
         config.objective.margin_model(),
     ];
     let inputs = models.into_iter().flatten().chain(config.data.datasets.iter().map(|source| &source.path));
+    let holds_run = || RunDirectory::at(&config.run.output_dir).record().is_ok_and(|found| found.is_some());
     Ok(Opening {
         existing: match &config.run.resume_from_checkpoint {
+            // Nothing of a run that is there already is changed.
+            _ if until == Until::LogProbs && holds_run() => Existing::Resume,
             Resume::Last | Resume::From(_) => Existing::Resume,
             Resume::No if config.run.overwrite_output_dir => Existing::Overwrite,
             Resume::No => Existing::Refuse,

@@ -20,7 +20,11 @@ pub(super) struct CsvRows {
 }
 
 impl CsvRows {
-    pub(super) fn open(path: &Path, reader: Box<dyn BufRead + Send>, delimiter: u8) -> Result<Self, DataError> {
+    pub(super) fn open(
+        path: &Path,
+        reader: Box<dyn BufRead + Send>,
+        delimiter: u8,
+    ) -> Result<Self, DataError> {
         let file = named(path);
         let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(reader);
         let refuse = |problem: String| DataError::BadRow {

@@ -150,7 +150,10 @@ pub(super) fn open(path: &Path, position: &Position) -> Result<(Format, Box<dyn 
     Ok((format, reader))
 }
 
-fn recognised(path: &Path, mut reader: Box<dyn BufRead + Send>) -> std::io::Result<(Format, Box<dyn BufRead + Send>)> {
+fn recognised(
+    path: &Path,
+    mut reader: Box<dyn BufRead + Send>,
+) -> std::io::Result<(Format, Box<dyn BufRead + Send>)> {
     let start = reader.fill_buf()?;
     let name = name_of(path);
     let plain = without_gz(&name);
