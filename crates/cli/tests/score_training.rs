@@ -128,10 +128,9 @@ fn an_adapter_beside_a_scalar_head_is_trained_resumed_scored_and_merged() {
     let merged = score("merged");
     assert!(beside.is_finite() && (beside - merged).abs() < 1e-5, "{beside} {merged}");
     // It goes on from the adapter's own head, and a preference run refuses it.
-    let more = more.replace("max_steps: 8", "max_steps: 1\nmodel_name_or_path: whole");
-    let ended = here.run(&["train", &here.config("again", &more)]).ok();
+    let ended = here.run(&["train", &here.config("again", &more), "--model_name_or_path", "whole"]).ok();
     assert!(ended.err.contains("head        the adapter's own"), "{}", ended.err);
-    here.run(&["train", &here.config("other", "model_name_or_path: whole\nuse_peft: true\n")])
+    here.run(&["train", &here.config("other", "use_peft: true\n"), "--model_name_or_path", "whole"])
         .fails(2, &["whole", "scalar head"]);
     here.run(&["plan", &whole, "--output_dir", "planned"]).ok();
 }
@@ -184,7 +183,10 @@ fn what_does_not_go_together_is_refused_by_name_before_anything_is_written() {
     let dpo = here.config("dpo", "loss_type: dpo\nmax_steps: 1\n");
     here.run(&["train", &dpo, "--model_name_or_path", "costs"])
         .fails(2, &["scalar head", "causal language model"]);
-    here.run(&["train", &reward, "--use_peft", "true"]).fails(2, &["use_peft", "scalar head"]);
+    here.run(&["train", &reward, "--use_peft", "true", "--score_layout", "safe_rlhf"])
+        .fails(2, &["use_peft", "score_layout"]);
+    let cost = here.config("cost", "stage: cost\nuse_peft: true\n");
+    here.run(&["train", &cost, "--model_name_or_path", "costs"]).fails(2, &["costs", "safe-rlhf's layout"]);
     here.run(&["plan", &reward, "--model_name_or_path", "costs"]).fails(2, &["score_type is cost"]);
     let plan = here.run(&["plan", &reward]).ok().out;
     assert!(plan.contains("log sigmoid(r_w - r_l)") && !plan.contains("\nreference"), "{plan}");
