@@ -97,14 +97,12 @@ impl Decoder {
         self.adapter.iter_mut().for_each(|adapter| adapter.config.dropout = rate);
     }
 
-    /// Whether dropout shows in what a training step computes: not while every `b` is zero, except through the rounding of DoRA in
-    /// bf16, whose weight meets what is kept and what is dropped apart.
+    /// Whether dropout shows in what a training step computes: not while every `b` is zero.
     pub fn drops_out(&self) -> bool {
         let Some(adapter) = self.adapter.as_ref().filter(|adapter| adapter.config.dropout > 0.0) else {
             return false;
         };
-        (adapter.config.dora && self.dtype != DType::F32)
-            || !adapter.low_rank.values().all(|place| self.is_zero(place.b))
+        !adapter.low_rank.values().all(|place| self.is_zero(place.b))
     }
 
     fn is_zero(&self, place: usize) -> bool {
