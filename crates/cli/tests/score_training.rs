@@ -130,8 +130,13 @@ fn an_adapter_beside_a_scalar_head_is_trained_resumed_scored_and_merged() {
     // It goes on from the adapter's own head, and a preference run refuses it.
     let ended = here.run(&["train", &here.config("again", &more), "--model_name_or_path", "whole"]).ok();
     assert!(ended.err.contains("head        the adapter's own"), "{}", ended.err);
-    here.run(&["train", &here.config("other", "loss_type: dpo\nuse_peft: true\n"), "--model_name_or_path", "whole"])
-        .fails(2, &["whole", "scalar head"]);
+    here.run(&[
+        "train",
+        &here.config("other", "loss_type: dpo\nuse_peft: true\n"),
+        "--model_name_or_path",
+        "whole",
+    ])
+    .fails(2, &["whole", "scalar head"]);
     here.run(&["plan", &whole, "--output_dir", "planned"]).ok();
 }
 

@@ -13,7 +13,7 @@ use crate::rejection::Rejection;
 use crate::safety_transform::{SafetyTransform, Transformed};
 use crate::schema::{Detected, Schema, rename};
 use crate::tokenizer::ChatTokenizer;
-use bso_durable::{Event, Observer, Task};
+use bso_durable::Observer;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
