@@ -2,7 +2,7 @@
 //! Everything here goes to standard error; standard output belongs to the commands' data.
 
 use bso_durable::{Event, Observer};
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use owo_colors::OwoColorize;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +33,8 @@ struct Running {
     unit: &'static str,
     started: Instant,
     last_line: Instant,
+    /// What was last said beside the bar.
+    detail: String,
     bar: Option<ProgressBar>,
 }
 
@@ -71,10 +73,19 @@ impl Observer for Terminal {
             Event::Started { task: name, total, unit } => {
                 let bar = self.bars.then(|| bar(&name, total, unit));
                 let now = Instant::now();
-                *task = Some(Running { name, total, unit, started: now, last_line: now, bar });
+                *task = Some(Running {
+                    name,
+                    total,
+                    unit,
+                    started: now,
+                    last_line: now,
+                    detail: String::new(),
+                    bar,
+                });
             }
             Event::Advanced { done, detail } => {
                 let Some(running) = task.as_mut() else { return };
+                running.detail.clone_from(&detail);
                 if let Some(bar) = &running.bar {
                     bar.set_position(done);
                     bar.set_message(clean(&detail));
@@ -90,13 +101,20 @@ impl Observer for Terminal {
                 }
                 if elapsed >= WORTH_A_LINE || self.talk == Talk::Timed {
                     let rate = done as f64 / elapsed.as_secs_f64().max(1e-9);
-                    write_line(&format!(
-                        "{}: {done} {} in {} ({}/s)",
-                        running.name,
-                        running.unit,
-                        seconds(elapsed),
-                        short(rate)
-                    ));
+                    let Running { name, unit, detail, .. } = &running;
+                    write_line(&match *unit {
+                        // How many bytes that were says less than what was in them.
+                        "bytes" if !detail.is_empty() => {
+                            format!("{}: {} in {}", clean(name), clean(detail), seconds(elapsed))
+                        }
+                        "bytes" => format!("{}: {} in {}", clean(name), HumanBytes(done), seconds(elapsed)),
+                        unit => format!(
+                            "{}: {done} {unit} in {} ({}/s)",
+                            clean(name),
+                            seconds(elapsed),
+                            short(rate)
+                        ),
+                    });
                 }
             }
             Event::Note(text) => self.say(task.as_ref().and_then(|t| t.bar.as_ref()), &clean(&text)),
@@ -111,7 +129,9 @@ impl Observer for Terminal {
 impl Running {
     fn line(&self, done: u64, detail: &str) -> String {
         let elapsed = self.started.elapsed();
-        let of = self.total.map(|t| format!("/{t}")).unwrap_or_default();
+        let number = |n: u64| if self.unit == "bytes" { HumanBytes(n).to_string() } else { format!("{n}") };
+        let of = self.total.map(|t| format!("/{}", number(t))).unwrap_or_default();
+        let unit = if self.unit == "bytes" { String::new() } else { format!(" {}", self.unit) };
         let left = self.total.filter(|_| done > 0).map(|total| {
             let rest = elapsed.mul_f64(total.saturating_sub(done) as f64 / done as f64);
             format!(", {} left", seconds(rest))
@@ -122,7 +142,8 @@ impl Running {
             Some(_) => String::new(),
         };
         let detail = if detail.is_empty() { String::new() } else { format!(" | {}", clean(detail)) };
-        format!("{}: {done}{of} {}{rate}{}{detail}", self.name, self.unit, left.unwrap_or_default())
+        let done = number(done);
+        format!("{}: {done}{of}{unit}{rate}{}{detail}", self.name, left.unwrap_or_default())
     }
 }
 

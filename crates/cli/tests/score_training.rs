@@ -101,6 +101,46 @@ print(model(ids).logits[0, 0].item())
 }
 
 #[test]
+fn an_adapter_beside_a_scalar_head_is_trained_resumed_scored_and_merged() {
+    let here = Playground::new();
+    let more = format!("stage: reward\nuse_peft: true\nlora_r: 4\nlora_dropout: 0.1\n{STEPS}");
+    let (whole, part) = (here.config("whole", &more), here.config("part", &more));
+    for config in [&whole, &part] {
+        here.run(&["train", config]).ok();
+    }
+    here.run(&["train", &part, "--resume_from_checkpoint", "part/checkpoint-4"]).ok();
+    let bytes = |run: &str, file: &str| fs::read(here.path(run).join(file)).unwrap();
+    for file in ["adapter_model.safetensors", "adapter_config.json"] {
+        assert!(bytes("whole", file) == bytes("part", file), "{file} differs");
+    }
+    let saved = read(&here.path("whole/adapter_config.json"));
+    assert_eq!((&saved["task_type"], &saved["modules_to_save"]), (&json!("SEQ_CLS"), &json!(["score"])));
+    here.write_rows(
+        "rows.jsonl",
+        &[json!({"prompt": "how do i break the ice ?", "response": "ask the cook"})],
+    );
+    let score = |model: &str| {
+        here.run(&["score", "--model", model, "--input", "rows.jsonl", "--output", "scored.jsonl"]).ok();
+        number(&read(&here.path("scored.jsonl")), "score")
+    };
+    let beside = score("whole");
+    here.run(&["merge", "--model", "whole", "--output", "merged"]).ok();
+    let merged = score("merged");
+    assert!(beside.is_finite() && (beside - merged).abs() < 1e-5, "{beside} {merged}");
+    // It goes on from the adapter's own head, and a preference run refuses it.
+    let ended = here.run(&["train", &here.config("again", &more), "--model_name_or_path", "whole"]).ok();
+    assert!(ended.err.contains("head        the adapter's own"), "{}", ended.err);
+    here.run(&[
+        "train",
+        &here.config("other", "loss_type: dpo\nuse_peft: true\n"),
+        "--model_name_or_path",
+        "whole",
+    ])
+    .fails(2, &["whole", "scalar head"]);
+    here.run(&["plan", &whole, "--output_dir", "planned"]).ok();
+}
+
+#[test]
 fn a_cost_model_in_safe_rlhfs_layout_is_resumed_to_the_same_bytes() {
     let here = Playground::new();
     let more = format!("stage: cost\nscore_layout: safe_rlhf\n{STEPS}");
@@ -148,7 +188,10 @@ fn what_does_not_go_together_is_refused_by_name_before_anything_is_written() {
     let dpo = here.config("dpo", "loss_type: dpo\nmax_steps: 1\n");
     here.run(&["train", &dpo, "--model_name_or_path", "costs"])
         .fails(2, &["scalar head", "causal language model"]);
-    here.run(&["train", &reward, "--use_peft", "true"]).fails(2, &["use_peft", "scalar head"]);
+    here.run(&["train", &reward, "--use_peft", "true", "--score_layout", "safe_rlhf"])
+        .fails(2, &["use_peft", "score_layout"]);
+    let cost = here.config("cost", "stage: cost\nuse_peft: true\n");
+    here.run(&["train", &cost, "--model_name_or_path", "costs"]).fails(2, &["costs", "safe-rlhf's layout"]);
     here.run(&["plan", &reward, "--model_name_or_path", "costs"]).fails(2, &["score_type is cost"]);
     let plan = here.run(&["plan", &reward]).ok().out;
     assert!(plan.contains("log sigmoid(r_w - r_l)") && !plan.contains("\nreference"), "{plan}");

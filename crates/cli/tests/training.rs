@@ -215,6 +215,37 @@ fn a_checkpoint_of_other_settings_is_refused_by_name() {
 }
 
 #[test]
+fn a_reference_pass_is_made_checked_and_taken_up_again() {
+    let here = Playground::new();
+    let more = "loss_type: dpo\npreference: safer\nmax_steps: 2\n";
+    let (whole, other) = (here.config("whole", more), here.config("other", more));
+    here.run(&["ref", &whole]).ok();
+    let file = |run: &str| here.path(run).join("reference_log_probs.jsonl");
+    let bytes = fs::read_to_string(file("whole")).unwrap();
+    assert!(here.run(&["ref", &whole]).ok().err.contains("read from"), "a second time it is checked");
+    // What a stopped pass leaves: the first examples, under the same header with their number.
+    let (header, rows) = bytes.split_once('\n').unwrap();
+    let mut header: serde_json::Value = serde_json::from_str(header).unwrap();
+    (header["train"], header["eval"]) = (5.into(), 0.into());
+    let part: Vec<&str> = rows.lines().take(5).collect();
+    fs::create_dir(here.path("other")).unwrap();
+    let part_file = here.path("other/reference_log_probs.jsonl.part");
+    fs::write(&part_file, format!("{header}\n{}\n", part.join("\n"))).unwrap();
+    let ended = here.run(&["train", &other]).ok();
+    assert!(ended.err.contains("5 of") && !part_file.exists(), "{}", ended.err);
+    assert_eq!(fs::read_to_string(file("other")).unwrap(), bytes, "the same bytes");
+    let ended = here.run(&["train", &whole]).ok();
+    assert!(ended.err.contains("read from"), "the run takes what bso ref left: {}", ended.err);
+    assert!(here.run(&["ref", &whole]).ok().err.contains("read from"), "beside a finished run as well");
+    // Made from other ingredients, or without a reference.
+    fs::create_dir(here.path("third")).unwrap();
+    fs::write(here.path("third/reference_log_probs.jsonl.part"), header.to_string()).unwrap();
+    here.run(&["ref", &here.config("third", &more.replace("safer", "better"))])
+        .fails(2, &["reference_log_probs.jsonl.part", "data in tokens"]);
+    here.run(&["ref", &here.config("sft", "stage: sft\n")]).fails(2, &["no reference"]);
+}
+
+#[test]
 fn stale_reference_log_probs_are_refused() {
     let here = Playground::new();
     let config = here.config("run", "loss_type: dpo\nmax_steps: 4\nsave_steps: 2\n");

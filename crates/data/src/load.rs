@@ -5,12 +5,12 @@ use crate::ledger::{Count, Ledger};
 use crate::origin::Origin;
 use crate::pair::{PreferencePair, SftExample, UnpairedExample};
 use crate::preference::Preference;
-use crate::read::read_split;
+use crate::read::for_each_row;
 use crate::record::{Fields, PreferenceRecord, sft_example, unpaired_example};
 use crate::rejection::Rejection;
 use crate::safety_transform::{SafetyTransform, Transformed};
 use crate::schema::{Detected, Schema, rename};
-use bso_durable::{Event, Observer, Task};
+use bso_durable::{Event, Observer};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -176,21 +176,18 @@ fn load<T, Out: IntoIterator<Item = T>>(
     let mut examples = Vec::new();
     let mut detected =
         options.format.map(|schema| Detected { schema, because: "dataset_format says so".to_owned() });
-    let mut task = Task::start(observer, format!("reading {}", path.display()), None, "rows");
-    let rows = read_split(path, options.split.as_deref())?;
-    rows.note().into_iter().for_each(|note| observer.event(Event::Note(note.to_owned())));
-    for row in rows {
+    let task = format!("reading {}", path.display());
+    for_each_row(path, options.split.as_deref(), (task, observer), |row| {
         let (origin, fields) = match row {
             Ok(row) => row,
             Err(DataError::BadRow { origin, problem, .. }) if options.skip_bad_rows => {
                 ledger.read += 1;
                 ledger.reject(Rejection::NotJson, || problem, &origin);
-                continue;
+                return Ok(());
             }
             Err(error) => return Err(error),
         };
         ledger.read += 1;
-        task.advance(1, String::new);
         let fields = rename(fields, &options.columns);
         let schema = match &detected {
             Some(detected) => detected.schema,
@@ -207,7 +204,8 @@ fn load<T, Out: IntoIterator<Item = T>>(
             }
         };
         examples.extend(example(schema, &fields, &origin, &mut ledger)?);
-    }
+        Ok(())
+    })?;
     let detected = detected.ok_or_else(|| DataError::NothingLeft {
         path: path.to_owned(),
         why: if ledger.read == 0 { "it is empty".to_owned() } else { ledger.to_string() },

@@ -77,6 +77,13 @@ impl<'a> Task<'a> {
     }
 }
 
+impl Task<'_> {
+    /// The end, with what there is to say of the whole.
+    pub fn end(self, detail: String) {
+        self.observer.event(Event::Advanced { done: self.done, detail });
+    }
+}
+
 impl Drop for Task<'_> {
     fn drop(&mut self) {
         self.observer.event(Event::Finished { done: self.done, elapsed: self.started.elapsed() });

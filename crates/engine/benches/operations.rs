@@ -158,25 +158,27 @@ fn push_head<'a>((engine, dtype): (&'a Engine, DType), rows: usize, all: &mut Ve
     let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocab) as u32).collect();
     let (mut log_probs, mut lse) = (vec![0.0; rows], vec![0.0; rows]);
     let weight = Weight::new(&head, Some(&packed));
-    let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets, cap: None };
+    let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets, cap: None, update: None };
     engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
     let flops = 2.0 * (rows * vocab * d) as f64;
     let (hidden2, head2, packed2) = (hidden.clone(), head.clone(), packed.clone());
     let (targets2, mut lse2) = (targets.clone(), lse.clone());
     all.push(Measured::new("head".to_owned(), flops, move || {
         let weight = Weight::new(&head2, Some(&packed2));
-        let inputs = HeadInputs { hidden: &hidden2, head: weight, targets: &targets2, cap: None };
+        let inputs =
+            HeadInputs { hidden: &hidden2, head: weight, targets: &targets2, cap: None, update: None };
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse2).unwrap();
     }));
     let (weights, mut dhidden, mut dhead) = (vec![0.5; rows], Array::zeros(rows, d), head.clone());
     all.push(Measured::new("head backward".to_owned(), flops * 3.0, move || {
         let weight = Weight::new(&head, Some(&packed));
-        let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets, cap: None };
+        let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets, cap: None, update: None };
         let grads = SelectedLogProbGrads {
             lse: &lse,
             weights: &weights,
             dhidden: &mut dhidden,
             dhead: Some(&mut dhead),
+            dupdate: None,
         };
         engine.selected_log_prob_backward(inputs, grads).unwrap();
     }));

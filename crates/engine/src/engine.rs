@@ -120,7 +120,8 @@ mod tests {
     fn working_memory_is_reused_from_the_second_call_on() {
         let engine = Engine::cpu(Some(1)).unwrap();
         let (hidden, head) = (random(1, 30, 8), random(2, 50, 8));
-        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[7; 30], cap: None };
+        let inputs =
+            HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[7; 30], cap: None, update: None };
         let (mut log_probs, mut lse) = (vec![0.0; 30], vec![0.0; 30]);
         let mut run = || {
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();

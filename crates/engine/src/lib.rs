@@ -25,6 +25,7 @@ mod embedding;
 mod engine;
 mod error;
 mod gelu;
+mod head_update;
 mod kv_cache;
 mod layer_norm;
 mod linear;

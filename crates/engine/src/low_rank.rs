@@ -192,6 +192,11 @@ impl<'a> Numbers<'a> {
         }
     }
 
+    /// Number of values.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     fn scale(&mut self, factor: f32) {
         with_values!(ValuesMut, self.values_mut(), |values| {
             values.iter_mut().for_each(|x| *x = Element::from_f32(x.to_f32() * factor));

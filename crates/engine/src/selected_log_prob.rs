@@ -8,10 +8,11 @@ use crate::bf16_panels::Lines;
 use crate::bf16_product::Right;
 use crate::cpu::vectorised;
 use crate::error::{expect_indices, expect_same_shape, expect_size};
+use crate::head_update::HeadUpdate;
 use crate::matmul::Operand;
 use crate::soft_cap::{cap_in_place, cap_slope};
 use crate::vector::{exp, exp_shifted_in_place, max};
-use crate::{Accumulate, Array, CpuPath, Engine, EngineError, Weight};
+use crate::{Accumulate, Array, CpuPath, Engine, EngineError, LowRank, Weight};
 
 /// What the head sees.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +25,8 @@ pub struct HeadInputs<'a> {
     pub targets: &'a [u32],
     /// Soft cap: a logit `x` becomes `cap * tanh(x / cap)` before the softmax.
     pub cap: Option<f32>,
+    /// A low-rank update beside the head: its logits are added to the head's.
+    pub update: Option<LowRank<'a>>,
 }
 
 /// Arguments of [`Engine::selected_log_prob_backward`].
@@ -37,6 +40,8 @@ pub struct SelectedLogProbGrads<'a> {
     pub dhidden: &'a mut Array,
     /// Gradient of the head, `[vocab, d]`; added to.
     pub dhead: Option<&'a mut Array>,
+    /// Gradients of the update's `a` and `b`, where there is one; added to.
+    pub dupdate: Option<[&'a mut Array; 2]>,
 }
 
 /// Rows whose logits exist at a time, and tokens of the vocabulary that they exist for: 4 MB of logits, which stay in
@@ -61,6 +66,9 @@ impl Engine {
         expect_size(OP, "number of log_probs", inputs.targets.len(), log_probs.len())?;
         expect_size(OP, "values of lse", inputs.targets.len(), lse.len())?;
         let path = self.path();
+        let mut room = HeadUpdate::room(self, inputs);
+        let update = HeadUpdate::of(self, OP, inputs, &mut room)?;
+        let factors = inputs.factors(update.as_ref());
         let mut row_sums = [RowSum::EMPTY; ROWS];
         let mut logits = self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.rows()));
         for first in (0..inputs.targets.len()).step_by(ROWS) {
@@ -69,7 +77,7 @@ impl Engine {
             row_sums.fill(RowSum::EMPTY);
             for chunk in inputs.chunks(first, targets.len()) {
                 let logits = &mut logits[..chunk.values()];
-                self.logits(inputs, chunk, logits)?;
+                self.logits(&factors, chunk, logits)?;
                 let add = |((row_sum, logits), &target): ((&mut RowSum, &mut [f32]), &u32)| {
                     let target = (target as usize).wrapping_sub(chunk.first);
                     if let Some(cap) = inputs.cap {
@@ -106,7 +114,7 @@ impl Engine {
         grads: SelectedLogProbGrads<'_>,
     ) -> Result<(), EngineError> {
         const OP: &str = "selected_log_prob_backward";
-        let SelectedLogProbGrads { lse, weights, dhidden, mut dhead } = grads;
+        let SelectedLogProbGrads { lse, weights, dhidden, mut dhead, mut dupdate } = grads;
         inputs.check(OP)?;
         expect_size(OP, "values of lse", inputs.targets.len(), lse.len())?;
         expect_size(OP, "values of weights", inputs.targets.len(), weights.len())?;
@@ -115,13 +123,17 @@ impl Engine {
             expect_same_shape(OP, ("rows of dhead", "columns of dhead"), inputs.head.values(OP)?, dhead)?;
         }
         let (path, d) = (self.path(), inputs.hidden.cols());
+        let mut room = HeadUpdate::room(self, inputs);
+        let update = HeadUpdate::of(self, OP, inputs, &mut room)?;
+        let factors = inputs.factors(update.as_ref());
+        let mut dinner = self.scratch.take(update.as_ref().map_or(0, HeadUpdate::values));
         let mut logits = self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.rows()));
         for first in (0..inputs.targets.len()).step_by(ROWS) {
             let count = ROWS.min(inputs.targets.len() - first);
             let rows = &mut dhidden.as_mut_slice()[first * d..][..count * d];
             for chunk in inputs.chunks(first, count) {
                 let logits = &mut logits[..chunk.values()];
-                self.logits(inputs, chunk, logits)?;
+                self.logits(&factors, chunk, logits)?;
                 let differentiate = |(row, logits): (usize, &mut [f32])| {
                     let (lse, weight) = (lse[first + row], weights[first + row]);
                     let target = (inputs.targets[first + row] as usize).wrapping_sub(chunk.first);
@@ -145,65 +157,72 @@ impl Engine {
                 } else {
                     logits.chunks_mut(chunk.width).enumerate().for_each(differentiate);
                 }
-                let dhead = dhead
-                    .as_mut()
-                    .map(|dhead| &mut dhead.as_mut_slice()[chunk.first * d..][..chunk.width * d]);
-                self.through_logits(inputs, chunk, logits, rows, dhead)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// `logits = hidden head^T` of a chunk.
-    fn logits(&self, inputs: HeadInputs<'_>, chunk: Chunk, logits: &mut [f32]) -> Result<(), EngineError> {
-        let d = inputs.hidden.cols();
-        match inputs.hidden.values() {
-            Values::F32(hidden) => {
-                let hidden = Operand::rows_of(chunk.rows_of(hidden, d), d);
-                let head = inputs.head.values("logits")?.as_slice();
-                let head = Operand::rows_of(chunk.tokens_of(head, d), d);
-                self.matmul(hidden, head.transposed(), logits, Accumulate::Overwrite);
-            }
-            Values::Bf16(hidden) => {
-                let hidden = Lines::rows(chunk.rows_of(hidden, d), d);
-                let head = inputs.head.packed("selected_log_prob", false)?.forward(chunk.first, chunk.width);
-                self.product_bf16(hidden, Right::<f32>::Panels(head), logits, Accumulate::Overwrite);
-            }
-        }
-        Ok(())
-    }
-
-    /// `dhidden (+)= dlogits head`, `dhead += dlogits^T hidden` of a chunk; its first overwrites `dhidden`.
-    fn through_logits(
-        &self,
-        inputs: HeadInputs<'_>,
-        chunk: Chunk,
-        dlogits: &[f32],
-        dhidden: &mut [f32],
-        dhead: Option<&mut [f32]>,
-    ) -> Result<(), EngineError> {
-        let d = inputs.hidden.cols();
-        let accumulate = if chunk.first == 0 { Accumulate::Overwrite } else { Accumulate::Add };
-        match inputs.hidden.values() {
-            Values::F32(hidden) => {
-                let dlogits = Operand::rows_of(dlogits, chunk.width);
-                let head = inputs.head.values("logits")?.as_slice();
-                let head = Operand::rows_of(chunk.tokens_of(head, d), d);
-                self.matmul(dlogits, head, dhidden, accumulate);
-                if let Some(dhead) = dhead {
-                    let hidden = Operand::rows_of(chunk.rows_of(hidden, d), d);
-                    self.matmul(dlogits.transposed(), hidden, dhead, Accumulate::Add);
+                self.through_logits(factors[0], (chunk, logits), rows, dhead.as_deref_mut())?;
+                if let Some(factor) = factors.get(1) {
+                    let rows = &mut dinner[first * factor.cols..][..count * factor.cols];
+                    let db = dupdate.as_mut().map(|[_, db]| &mut **db);
+                    self.through_logits(*factor, (chunk, logits), rows, db)?;
                 }
             }
-            Values::Bf16(hidden) => {
-                let head = inputs.head.packed("selected_log_prob_backward", true)?;
+        }
+        match update {
+            None => Ok(()),
+            Some(update) => update.through_inner(OP, inputs.hidden, &mut dinner, (dhidden, dupdate)),
+        }
+    }
+
+    /// The logits of a chunk: the sum of its factors' products.
+    fn logits(&self, factors: &[Factor<'_>], chunk: Chunk, logits: &mut [f32]) -> Result<(), EngineError> {
+        const OP: &str = "selected_log_prob";
+        for (i, Factor { rows, cols, weight }) in factors.iter().copied().enumerate() {
+            let accumulate = if i == 0 { Accumulate::Overwrite } else { Accumulate::Add };
+            match rows {
+                Values::F32(rows) => {
+                    let rows = Operand::rows_of(chunk.rows_of(rows, cols), cols);
+                    let weight = chunk.tokens_of(weight.values(OP)?.as_slice(), cols);
+                    self.matmul(rows, Operand::rows_of(weight, cols).transposed(), logits, accumulate);
+                }
+                Values::Bf16(rows) => {
+                    let rows = Lines::rows(chunk.rows_of(rows, cols), cols);
+                    let weight = weight.packed(OP, false)?.forward(chunk.first, chunk.width);
+                    self.product_bf16(rows, Right::<f32>::Panels(weight), logits, accumulate);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `drows (+)= dlogits weight`, `dweight += dlogits^T rows` of a chunk; its first overwrites `drows`.
+    fn through_logits(
+        &self,
+        Factor { rows, cols, weight }: Factor<'_>,
+        (chunk, dlogits): (Chunk, &[f32]),
+        drows: &mut [f32],
+        dweight: Option<&mut Array>,
+    ) -> Result<(), EngineError> {
+        const OP: &str = "selected_log_prob_backward";
+        let accumulate = if chunk.first == 0 { Accumulate::Overwrite } else { Accumulate::Add };
+        let dweight =
+            dweight.map(|dweight| &mut dweight.as_mut_slice()[chunk.first * cols..][..chunk.width * cols]);
+        match rows {
+            Values::F32(rows) => {
+                let dlogits = Operand::rows_of(dlogits, chunk.width);
+                let weight = chunk.tokens_of(weight.values(OP)?.as_slice(), cols);
+                self.matmul(dlogits, Operand::rows_of(weight, cols), drows, accumulate);
+                if let Some(dweight) = dweight {
+                    let rows = Operand::rows_of(chunk.rows_of(rows, cols), cols);
+                    self.matmul(dlogits.transposed(), rows, dweight, Accumulate::Add);
+                }
+            }
+            Values::Bf16(rows) => {
+                let weight = weight.packed(OP, true)?;
                 let left = Lines::rows(dlogits, chunk.width);
-                let right = Right::<f32>::Panels(head.backward(chunk.first, chunk.width));
-                self.product_bf16(left, right, dhidden, accumulate);
-                if let Some(dhead) = dhead {
-                    let hidden = Lines::columns(chunk.rows_of(hidden, d), d);
+                let right = Right::<f32>::Panels(weight.backward(chunk.first, chunk.width));
+                self.product_bf16(left, right, drows, accumulate);
+                if let Some(dweight) = dweight {
+                    let rows = Lines::columns(chunk.rows_of(rows, cols), cols);
                     let dlogits = Lines::columns(dlogits, chunk.width);
-                    self.product_bf16(dlogits, Right::Lines(hidden), dhead, Accumulate::Add);
+                    self.product_bf16(dlogits, Right::Lines(rows), dweight, Accumulate::Add);
                 }
             }
         }
@@ -211,7 +230,16 @@ impl Engine {
     }
 }
 
-impl HeadInputs<'_> {
+impl<'a> HeadInputs<'a> {
+    /// The products that add up to the logits: the hidden rows with the head, and the update's.
+    fn factors<'b>(&self, update: Option<&'b HeadUpdate<'a>>) -> Vec<Factor<'b>>
+    where
+        'a: 'b,
+    {
+        let own = Factor { rows: self.hidden.values(), cols: self.hidden.cols(), weight: self.head };
+        std::iter::once(own).chain(update.map(HeadUpdate::factor)).collect()
+    }
+
     fn check(&self, operation: &'static str) -> Result<(), EngineError> {
         if self.hidden.cols() == 0 {
             let reason = "hidden rows have no columns".to_owned();
@@ -220,6 +248,11 @@ impl HeadInputs<'_> {
         self.head.values(operation)?;
         expect_size(operation, "columns of head", self.hidden.cols(), self.head.cols())?;
         expect_size(operation, "number of targets", self.hidden.rows(), self.targets.len())?;
+        if let Some(update) = self.update {
+            expect_size(operation, "columns of a", self.hidden.cols(), update.a.cols())?;
+            expect_size(operation, "columns of b (rows of a)", update.a.rows(), update.b.cols())?;
+            expect_size(operation, "rows of b", self.head.rows(), update.b.rows())?;
+        }
         let targets = self.targets.iter().map(|&target| target as usize);
         expect_indices(operation, "target", targets, self.head.rows())
     }
@@ -230,6 +263,16 @@ impl HeadInputs<'_> {
         let chunk = move |first| Chunk { first, width: CHUNK.min(vocab - first), row, rows };
         (0..vocab).step_by(CHUNK).map(chunk)
     }
+}
+
+/// Rows, and a matrix of a row for each token: their product is of the logits' shape.
+#[derive(Clone, Copy)]
+pub(crate) struct Factor<'a> {
+    /// `[m, cols]`.
+    pub rows: Values<'a>,
+    pub cols: usize,
+    /// `[vocab, cols]`.
+    pub weight: Weight<'a>,
 }
 
 /// Tokens `first..first + width` of the vocabulary, and the rows `row..row + rows` whose logits they give.
@@ -374,8 +417,13 @@ mod tests {
     }
 
     fn run_capped(engine: &Engine, case: &Case, cap: Option<f32>) -> (Vec<f64>, Array, Array) {
-        let inputs =
-            HeadInputs { hidden: &case.hidden, head: (&case.head).into(), targets: &case.targets, cap };
+        let inputs = HeadInputs {
+            hidden: &case.hidden,
+            head: (&case.head).into(),
+            targets: &case.targets,
+            cap,
+            update: None,
+        };
         let m = case.targets.len();
         let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
@@ -386,6 +434,7 @@ mod tests {
             weights: &case.weights,
             dhidden: &mut dhidden,
             dhead: Some(&mut dhead),
+            dupdate: None,
         };
         engine.selected_log_prob_backward(inputs, grads).unwrap();
         (log_probs, dhidden, dhead)
@@ -472,7 +521,8 @@ mod tests {
             let mut packed = PackedWeight::new(vocab, d, true);
             engine.pack_weight(&case.head, &mut packed).unwrap();
             let head = Weight::new(&case.head, Some(&packed));
-            let inputs = HeadInputs { hidden: &case.hidden, head, targets: &case.targets, cap: None };
+            let inputs =
+                HeadInputs { hidden: &case.hidden, head, targets: &case.targets, cap: None, update: None };
             let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
             let got: Vec<f32> = log_probs.iter().map(|&value| value as f32).collect();
@@ -483,6 +533,7 @@ mod tests {
                 weights: &case.weights,
                 dhidden: &mut dhidden,
                 dhead: Some(&mut dhead),
+                dupdate: None,
             };
             engine.selected_log_prob_backward(inputs, grads).unwrap();
             // The gradient of the logits is rounded to eight bits before it meets either factor.
@@ -498,11 +549,23 @@ mod tests {
         for engine in engines() {
             let mut hidden = Array::from_vec(2, 1, vec![1.0, 1.0]).unwrap();
             let (mut log_probs, mut lse) = ([0.0; 2], [0.0; 2]);
-            let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets, cap: None };
+            let inputs = HeadInputs {
+                hidden: &hidden,
+                head: (&head).into(),
+                targets: &targets,
+                cap: None,
+                update: None,
+            };
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
             assert_eq!(log_probs, [0.0, -2e4]);
             hidden.fill(f32::NAN);
-            let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets, cap: None };
+            let inputs = HeadInputs {
+                hidden: &hidden,
+                head: (&head).into(),
+                targets: &targets,
+                cap: None,
+                update: None,
+            };
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
             assert!(log_probs.iter().all(|value| value.is_nan()));
         }
@@ -512,10 +575,12 @@ mod tests {
     fn a_target_outside_the_vocabulary_is_refused_and_no_rows_are_fine() {
         let engine = Engine::cpu(Some(1)).unwrap();
         let (hidden, head) = (Array::zeros(1, 2), Array::zeros(3, 2));
-        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[3], cap: None };
+        let inputs =
+            HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[3], cap: None, update: None };
         assert!(engine.selected_log_prob(inputs, &mut [0.0], &mut [0.0]).is_err());
         let hidden = Array::zeros(0, 2);
-        let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[], cap: None };
+        let inputs =
+            HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[], cap: None, update: None };
         engine.selected_log_prob(inputs, &mut [], &mut []).unwrap();
     }
 }

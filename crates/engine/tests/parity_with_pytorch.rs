@@ -240,7 +240,7 @@ fn selected_log_prob_of(name: &str, cap: Option<f32>) {
     let case = fixture(name);
     let (hidden, head, targets) =
         (array(&case["hidden"], 6), array(&case["head"], 6), indices(&case["targets"]));
-    let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets, cap };
+    let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets, cap, update: None };
     for engine in engines() {
         let (mut log_probs, mut lse) = (vec![0.0; 5], vec![0.0; 5]);
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
@@ -251,6 +251,7 @@ fn selected_log_prob_of(name: &str, cap: Option<f32>) {
             weights: &weights,
             dhidden: &mut dhidden,
             dhead: Some(&mut dhead),
+            dupdate: None,
         };
         engine.selected_log_prob_backward(inputs, grads).unwrap();
         let log_probs: Vec<f32> = log_probs.iter().map(|&value| value as f32).collect();

@@ -78,19 +78,26 @@ const LARGEST_VOCABULARY: u64 = 1 << 24;
 const LARGEST_FILE: u64 = 16 << 20;
 
 impl ModelConfig {
-    /// Reads `dir/config.json`; in an adapter's directory, that of its base.
+    /// Reads `dir/config.json`; in an adapter's directory, that of its base, with a scalar head where the adapter brings one.
     ///
     /// # Errors
     /// A missing or broken file, an unsupported architecture or setting, a size out of range: each by name.
     pub fn from_dir(dir: &Path) -> Result<Self, ModelError> {
-        let file = ModelDirectory::find(dir)?.base.join("config.json");
+        let found = ModelDirectory::find(dir)?;
+        let file = found.base.join("config.json");
         let bytes = crate::weights::read_small(&file, LARGEST_FILE)?;
         let value = serde_json::from_slice(&bytes).map_err(|e| ModelError::Config {
             file: file.clone(),
             problem: format!("not valid JSON ({e})"),
             remedy: "fetch the file again".into(),
         })?;
-        Self::from_value(value, &file)
+        let config = Self::from_value(value, &file)?;
+        match config.score {
+            None if found.has_score_adapter()? => {
+                config.with_score_head(ScoreHead::sequence_classification())
+            }
+            _ => Ok(config),
+        }
     }
 
     /// Reads a config from its JSON value; `file` is named in errors.

@@ -1,7 +1,7 @@
 //! A decoder: its config, its parameters by their Hugging Face names, and the engine it computes on. Random
 //! starts and saving; loading is in `loading`, what it computes in `sequence_log_prob` and `generate`.
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, LowRankPlace};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::family::NormKind;
@@ -15,7 +15,9 @@ use crate::scores::statistics_to_write;
 use crate::stored::StoredTensor;
 use crate::weights::save_tensors;
 use bso_durable::Seed;
-use bso_engine::{Array, DType, Engine, EngineError, PackedWeight, Quantisation, RotaryTable, Weight};
+use bso_engine::{
+    Array, DType, Engine, EngineError, LowRank, PackedWeight, Quantisation, RotaryTable, Weight,
+};
 use rand::Rng;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -211,6 +213,12 @@ impl Decoder {
 
     pub(crate) fn embedding_place(&self) -> usize {
         self.adapter.as_ref().and_then(|adapter| adapter.embedding).unwrap_or(self.layout.embedding)
+    }
+
+    /// The low-rank update beside the output head, where it has one; `dropout` decides what is dropped, if anything.
+    pub(crate) fn head_update(&self, dropout: Option<u64>) -> Option<(LowRankPlace, LowRank<'_>)> {
+        let adapter = self.adapter.as_ref()?;
+        adapter.update(self.layout.head, (dropout, 0), |place| self.weight(place))
     }
 
     pub(crate) fn head_place(&self) -> usize {

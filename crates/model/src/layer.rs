@@ -14,9 +14,8 @@ use crate::part::{Part, PartCopies, RowInputs, block};
 use crate::quantised_base::QuantisedBase;
 use crate::row_wise::{RowFlow, RowPassing};
 use bso_engine::{
-    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, DType, Dora, DoraGrads, Dropout,
-    Engine, EngineError, LinearGrads, LowRank, LowRankGrads, PackedWeight, Qkv, RotaryTable, Segments,
-    Weight,
+    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, DType, Dora, DoraGrads, Engine,
+    EngineError, LinearGrads, LowRank, LowRankGrads, PackedWeight, Qkv, RotaryTable, Segments, Weight,
 };
 
 /// A layer with what it computes on.
@@ -250,18 +249,7 @@ impl Layer<'_> {
 
     /// The adapter of a linear layer: its places and values, and the mask's key for this layer.
     fn low_rank(&self, place: LinearPlace) -> Option<(LowRankPlace, LowRank<'_>)> {
-        let adapter = self.adapter?;
-        let places = *adapter.low_rank.get(&place.weight)?;
-        let rate = adapter.config.dropout;
-        // Odd, so that no two layers share a key, but those that share `a`, which see the same input.
-        let of_layer = (2 * places.a as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let dropout = self.dropout.filter(|_| rate > 0.0).map(|key| Dropout {
-            rate,
-            key: key ^ of_layer,
-            first_row: self.first_row,
-        });
-        let (a, b) = (self.weight(places.a), self.weight(places.b));
-        Some((places, LowRank { a, b, scale: adapter.config.scale() as f32, dropout }))
+        self.adapter?.update(place.weight, (self.dropout, self.first_row), |place| self.weight(place))
     }
 
     pub(crate) fn linear_backward(

@@ -108,6 +108,11 @@ impl Layout {
         self.layers.iter().flat_map(of_layer)
     }
 
+    /// The name of a scalar head, where there is one.
+    pub(crate) fn head_module(&self) -> Option<&str> {
+        self.tensors[self.score?.weight].name.strip_suffix(".weight")
+    }
+
     /// Whether the tensor holds matrices of linear layers.
     pub(crate) fn is_linear(&self, stored: &StoredTensor) -> bool {
         stored.parts.iter().all(|part| self.linears().any(|linear| linear.weight == *part))

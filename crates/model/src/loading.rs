@@ -25,6 +25,7 @@ impl Decoder {
         let ModelDirectory { base, adapter } = ModelDirectory::find(dir)?;
         let mut decoder = Self::read(&base, engine, None)?;
         if let Some(adapter) = adapter {
+            decoder.fit_adapters_head(&adapter)?;
             decoder.load_adapter(&adapter)?;
             decoder.merge_adapter()?;
         }

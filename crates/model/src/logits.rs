@@ -26,6 +26,9 @@ impl Decoder {
             let (engine, mut inverse) = (self.engine(), vec![0.0; rows]);
             self.norm().forward(self.layout().norm, &workspace.residual, &mut normed, &mut inverse)?;
             engine.linear(&normed, self.head(), None, &mut logits)?;
+            if let Some((_, update)) = self.head_update(None) {
+                engine.low_rank(&normed, update, &mut logits)?;
+            }
             config.logit_cap.into_iter().for_each(|cap| engine.soft_cap(&mut logits, cap));
             Ok(())
         })?;

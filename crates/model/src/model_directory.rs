@@ -14,6 +14,14 @@ pub struct ModelDirectory {
 }
 
 impl ModelDirectory {
+    /// Whether it holds an adapter beside a scalar head.
+    ///
+    /// # Errors
+    /// A broken `adapter_config.json`.
+    pub fn has_score_adapter(&self) -> Result<bool, ModelError> {
+        self.adapter.as_deref().map_or(Ok(false), AdapterConfig::is_of_score)
+    }
+
     /// Looks at `dir`: where it holds an adapter, the base is the folder in its `base_model_name_or_path`, relative to the
     /// adapter or absolute. Whether anything else is in order, whoever reads it finds out.
     ///

@@ -103,8 +103,14 @@ impl Decoder {
         place: LinearPlace,
         a: &mut HeadActivations,
     ) -> Result<(), EngineError> {
-        let (head, bias) = (&self.arrays()[place.weight], place.bias.map(|bias| &self.arrays()[bias]));
+        let (head, bias) =
+            (&self.arrays()[self.score_place(place)], place.bias.map(|bias| &self.arrays()[bias]));
         self.engine().score(&a.normed, head, bias, &mut a.log_probs)
+    }
+
+    /// The weight that is in use: an adapter may have a trained copy, of a head without bias.
+    fn score_place(&self, place: LinearPlace) -> usize {
+        self.adapter.as_ref().and_then(|adapter| adapter.score).unwrap_or(place.weight)
     }
 
     /// Leaves the gradient of `a.normed` in `b.head_normed`.
@@ -116,7 +122,8 @@ impl Decoder {
         gradients: &mut [Array],
     ) -> Result<(), EngineError> {
         // A bias stands directly after its weight in the layout.
-        let (dhead, dbias) = match gradients[place.weight..].split_first_mut() {
+        let weight = self.score_place(place);
+        let (dhead, dbias) = match gradients[weight..].split_first_mut() {
             None => (None, None),
             Some((dhead, rest)) => {
                 let dbias = place.bias.and_then(|_| rest.first_mut());
@@ -126,7 +133,7 @@ impl Decoder {
         self.engine().score_backward(ScoreGrads {
             weights: &b.row_weights,
             hidden: &a.normed,
-            head: &self.arrays()[place.weight],
+            head: &self.arrays()[weight],
             dhidden: &mut b.head_normed,
             dhead,
             dbias,

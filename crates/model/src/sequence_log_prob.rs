@@ -53,7 +53,7 @@ impl Decoder {
             if embeds_again {
                 std::mem::swap(&mut residual[0], input);
             }
-            self.head_forward(batch, output, head)
+            self.head_forward((batch, *dropout), output, head)
         })?;
         activations.size = Some(size);
         let head = &mut activations.head;
@@ -138,7 +138,7 @@ impl Decoder {
         backward.fit(size, self.config())?;
         backward.row_weights.extend(weights);
         self.engine().install(|| -> Result<(), EngineError> {
-            self.head_backward(batch, head, backward, &mut gradients.arrays)?;
+            self.head_backward((batch, *dropout), head, backward, &mut gradients.arrays)?;
             let last = rows.len() - 1;
             for i in (0..self.config().layers).rev() {
                 let layer = Layer { dropout: *dropout, ..self.layer(i, batch.positions(), &rotary) };
@@ -190,7 +190,7 @@ impl Decoder {
     /// Leaves the gradient of the last layer's output in `b.last_residual`.
     fn head_backward(
         &self,
-        batch: &PackedBatch,
+        (batch, dropout): (&PackedBatch, Option<u64>),
         head: &HeadActivations,
         b: &mut BackwardBuffers,
         gradients: &mut [Array],
@@ -198,15 +198,16 @@ impl Decoder {
         let engine = self.engine();
         match self.layout().score {
             Some(place) => self.score_backward(place, head, b, gradients)?,
-            None => engine.selected_log_prob_backward(
-                self.head_inputs(batch, &head.normed),
-                SelectedLogProbGrads {
-                    lse: &head.lse,
-                    weights: &b.row_weights,
-                    dhidden: &mut b.head_normed,
-                    dhead: trained(&mut gradients[self.head_place()]),
-                },
-            )?,
+            None => {
+                let inputs = self.head_inputs((batch, dropout), &head.normed);
+                let (lse, weights, dhidden) = (&head.lse, &b.row_weights, &mut b.head_normed);
+                let (dhead, dupdate) = match self.head_update(dropout) {
+                    None => (trained(&mut gradients[self.head_place()]), None),
+                    Some((places, _)) => (None, gradients.get_disjoint_mut([places.a, places.b]).ok()),
+                };
+                let grads = SelectedLogProbGrads { lse, weights, dhidden, dhead, dupdate };
+                engine.selected_log_prob_backward(inputs, grads)?;
+            }
         }
         let dx = (&mut *b.head_gathered, Accumulate::Overwrite);
         let forward = (&*b.head_normed, &*head.gathered, &*head.inverse);
@@ -300,7 +301,7 @@ impl Decoder {
                 layer.forward_packed(residual, (batch.segments(), rows, false), kept, next)?;
                 std::mem::swap(residual, next);
             }
-            self.head_forward(batch, residual, head)
+            self.head_forward((batch, None), residual, head)
         })?;
         Ok(())
     }
@@ -308,7 +309,7 @@ impl Decoder {
     /// The final norm and the head; `hidden` has the rows of [`PackedBatch::head_rows`].
     fn head_forward(
         &self,
-        batch: &PackedBatch,
+        (batch, dropout): (&PackedBatch, Option<u64>),
         hidden: &Array,
         a: &mut HeadActivations,
     ) -> Result<(), EngineError> {
@@ -318,13 +319,25 @@ impl Decoder {
         match self.layout().score {
             Some(place) => self.score_forward(place, a),
             None => {
-                engine.selected_log_prob(self.head_inputs(batch, &a.normed), &mut a.log_probs, &mut a.lse)
+                let inputs = self.head_inputs((batch, dropout), &a.normed);
+                engine.selected_log_prob(inputs, &mut a.log_probs, &mut a.lse)
             }
         }
     }
 
-    fn head_inputs<'a>(&'a self, batch: &'a PackedBatch, hidden: &'a Array) -> HeadInputs<'a> {
-        HeadInputs { hidden, head: self.head(), targets: batch.targets(), cap: self.config().logit_cap }
+    fn head_inputs<'a>(
+        &'a self,
+        (batch, dropout): (&'a PackedBatch, Option<u64>),
+        hidden: &'a Array,
+    ) -> HeadInputs<'a> {
+        let update = self.head_update(dropout).map(|(_, update)| update);
+        HeadInputs {
+            hidden,
+            head: self.head(),
+            targets: batch.targets(),
+            cap: self.config().logit_cap,
+            update,
+        }
     }
 
     /// Refuses what the model cannot take, naming the sequence's number where it can; gives the rotary tables.

@@ -42,7 +42,7 @@ pub mod train;
 
 pub use error::{RecipeError, is_full};
 pub use objective::TrainingObjective;
-pub use train::{Trained, train};
+pub use train::{Trained, reference_log_probs, train};
 
 pub use bso_data::{Message, Preference, TemplateChoice, Truncation, TruncationMode};
 pub use bso_model::{DType, Engine, GenerateConfig, GgufType};

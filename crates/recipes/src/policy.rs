@@ -23,12 +23,16 @@ pub fn load(
     let dir = &config.model.model_name_or_path;
     let note = |text: String| observer.event(Event::Note(text));
     let found = ModelDirectory::find(dir)?;
+    let brings_head = found.has_score_adapter()?;
+    new_head(config, &ModelConfig::from_dir(dir)?)?;
     let mut decoder = match (&config.adapter, found.adapter) {
         (None, adapter) => {
             if adapter.is_some() {
                 note(format!("adapter     merged into its base {}", found.base.display()));
             }
-            Decoder::load(dir, engine.clone())?
+            let mut decoder = Decoder::load(dir, engine.clone())?;
+            fit_head(&mut decoder, config, &note)?;
+            decoder
         }
         (Some(settings), adapter) => {
             let mut decoder = match config.quantisation {
@@ -37,17 +41,23 @@ pub fn load(
             };
             match adapter {
                 Some(adapter) => {
+                    decoder.fit_adapters_head(&adapter)?;
+                    refuse_adapter_without_head(config, &decoder)?;
                     decoder.load_adapter(&adapter)?;
                     decoder.set_adapter_dropout(settings.dropout);
+                    if brings_head {
+                        note(format!("head        the adapter's own, of a {}", decoder.config().class()));
+                    }
                 }
                 None => {
-                    decoder.attach_adapter(settings, Seed::new(config.model.seed).derive("adapter", 0))?
+                    fit_head(&mut decoder, config, &note)?;
+                    let seed = Seed::new(config.model.seed).derive("adapter", 0);
+                    decoder.attach_adapter(&with_trained_head(config, settings), seed)?;
                 }
             }
             decoder
         }
     };
-    fit_head(&mut decoder, config, &note)?;
     if let Some(adapter) = decoder.adapter() {
         note(format!("adapter     {adapter}, on {}", found.base.display()));
         if let Some(kind) = decoder.quantisation() {
@@ -66,8 +76,31 @@ pub fn adapter_settings(config: &TrainConfig) -> Result<Option<AdapterConfig>, R
     let Some(settings) = &config.adapter else { return Ok(None) };
     Ok(Some(match ModelDirectory::find(&config.model.model_name_or_path)?.adapter {
         Some(dir) => AdapterConfig { dropout: settings.dropout, ..AdapterConfig::from_dir(&dir)? },
-        None => settings.clone(),
+        None => with_trained_head(config, settings),
     }))
+}
+
+/// A new adapter's settings: a scalar head is trained whole beside it, as PEFT does.
+fn with_trained_head(config: &TrainConfig, settings: &AdapterConfig) -> AdapterConfig {
+    let mut settings = settings.clone();
+    let score = "score".to_owned();
+    if config.objective.score_head().is_some() && !settings.modules_to_save.contains(&score) {
+        settings.modules_to_save.push(score);
+    }
+    settings
+}
+
+/// A language model's adapter has no head for a run that trains a scalar one.
+fn refuse_adapter_without_head(config: &TrainConfig, decoder: &Decoder) -> Result<(), RecipeError> {
+    if config.objective.score_head().is_none() || decoder.config().score.is_some() {
+        return Ok(());
+    }
+    let dir = config.model.model_name_or_path.display();
+    Err(RecipeError::input(format!(
+        "{dir}: the adapter is a language model's, and stage {} trains a scalar head, which it does not have; merge it into its \
+         base (bso merge) and name the merged model",
+        config.stage
+    )))
 }
 
 /// Gives a run that trains a scalar head one, where the model has none.
@@ -120,6 +153,10 @@ fn new_head(config: &TrainConfig, model: &ModelConfig) -> Result<Option<ScoreHea
                 config.stage
             ))
         }
+        (Some(_), Some(head)) if head.layout == ScoreLayout::SafeRlhf && config.adapter.is_some() => refuse(
+            "in safe-rlhf's layout, whose normaliser an adapter cannot hold; leave use_peft out, or start from a language model"
+                .to_owned(),
+        ),
         (Some(_), Some(_)) => Ok(None),
         (Some((_, ScoreLayout::SequenceClassification)), None) => {
             Ok(Some(ScoreHead::sequence_classification()))

@@ -4,7 +4,7 @@
 use crate::RecipeError;
 use crate::config::TrainConfig;
 use crate::example::Example;
-use crate::score::score;
+use crate::score::score_rest;
 use bso_durable::{Event, Fingerprint, Interrupt, Observer, atomic_write, fingerprint_file};
 use bso_model::{Decoder, ModelDirectory};
 use serde::{Deserialize, Serialize};
@@ -112,7 +112,8 @@ pub fn fingerprint_sequences(train: &[Example], eval: &[Example]) -> String {
 }
 
 impl ReferenceLogProbs {
-    /// Reads the file at `path` if it was made from the same ingredients; computes and writes it if there is none.
+    /// Reads the file at `path` if it was made from the same ingredients; computes and writes it if there is none. Where the user
+    /// stops the computation, what is done is kept beside it (`.part`), and the next call goes on from there.
     ///
     /// # Errors
     /// A file made from other ingredients (they are named) or damaged; what the model refuses or does not answer in
@@ -125,19 +126,50 @@ impl ReferenceLogProbs {
         (interrupt, observer): (&Interrupt, &dyn Observer),
     ) -> Result<Self, RecipeError> {
         if path.exists() {
-            let found = read(path, depends_on, examples)?;
+            let found = read(path, depends_on, examples, Extent::Whole)?;
             observer.event(Event::Note(format!("reference log-probs: read from {}", path.display())));
             return Ok(found);
         }
         log::info!("{} is not there: the log-probs are computed", path.display());
+        let part = path.with_added_extension("part");
+        let mut computed = Self::default();
+        if part.exists() {
+            computed = read(&part, depends_on, examples, Extent::Part)?;
+            observer.event(Event::Note(format!(
+                "reference log-probs: {} of {} read from {}",
+                computed.len(),
+                examples.0.len() + examples.1.len(),
+                part.display()
+            )));
+        }
         let decoder = reference()?;
-        let computed = Self {
-            train: score(&decoder, examples.0, "reference log-probs", interrupt, observer)?,
-            eval: score(&decoder, examples.1, "reference log-probs, held out", interrupt, observer)?,
-        };
+        let Self { train, eval } = &mut computed;
+        let watch = (interrupt, observer);
+        let outcome = score_rest(&decoder, examples.0, train, "reference log-probs", watch)
+            .and_then(|()| score_rest(&decoder, examples.1, eval, "reference log-probs, held out", watch));
+        if let Err(error) = outcome {
+            if matches!(error, RecipeError::Interrupted) && computed.len() > 0 {
+                computed.write(&part, depends_on)?;
+                observer.event(Event::Note(format!(
+                    "stopped     before the first step: the log-probs of {} of {} examples are kept in {}; the same command goes on \
+                     from there",
+                    computed.len(),
+                    examples.0.len() + examples.1.len(),
+                    part.display()
+                )));
+            }
+            return Err(error);
+        }
         computed.refuse_non_finite()?;
         computed.write(path, depends_on)?;
+        if part.exists() {
+            fs::remove_file(&part)?;
+        }
         Ok(computed)
+    }
+
+    fn len(&self) -> usize {
+        self.train.len() + self.eval.len()
     }
 
     fn refuse_non_finite(&self) -> Result<(), RecipeError> {
@@ -169,10 +201,20 @@ impl ReferenceLogProbs {
     }
 }
 
+/// How much of a file there must be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// The log-probs of every example.
+    Whole,
+    /// Of the first ones.
+    Part,
+}
+
 fn read(
     path: &Path,
     depends_on: &Dependencies,
     (train, eval): (&[Example], &[Example]),
+    extent: Extent,
 ) -> Result<ReferenceLogProbs, RecipeError> {
     let counts = (train.len(), eval.len());
     let remedy = "delete the file to compute it anew";
@@ -193,7 +235,9 @@ fn read(
         .collect::<std::collections::BTreeSet<_>>()
         .into_iter()
         .collect();
-    if !differing.is_empty() || (header.train, header.eval) != counts {
+    let all = extent == Extent::Whole;
+    let other = |there: usize, wanted: usize| there > wanted || (all && there < wanted);
+    if !differing.is_empty() || other(header.train, counts.0) || other(header.eval, counts.1) {
         return Err(RecipeError::input(format!(
             "{} was made from other ingredients (differing: {}); {remedy}, or choose another output_dir",
             path.display(),
@@ -201,6 +245,9 @@ fn read(
         )));
     }
     let mut rows = Vec::with_capacity(counts.0 + counts.1);
+    if header.eval > 0 && header.train < train.len() {
+        return Err(damaged(1, &"held-out examples before all of the others"));
+    }
     let mut sequences = train.iter().chain(eval).map(|example| example.scored().count());
     for (i, line) in lines.enumerate() {
         let row: Vec<f64> = serde_json::from_str(&line?).map_err(|e| damaged(i + 2, &e))?;
@@ -209,12 +256,10 @@ fn read(
         }
         rows.push(row);
     }
-    if rows.len() != counts.0 + counts.1 {
-        return Err(damaged(
-            rows.len() + 2,
-            &format!("{} examples instead of {}", rows.len(), counts.0 + counts.1),
-        ));
+    let held = header.train + header.eval;
+    if rows.len() != held {
+        return Err(damaged(rows.len() + 2, &format!("{} examples instead of {held}", rows.len())));
     }
-    let eval = rows.split_off(counts.0);
+    let eval = rows.split_off(header.train);
     Ok(ReferenceLogProbs { train: rows, eval })
 }

@@ -21,9 +21,33 @@ pub fn score(
     interrupt: &Interrupt,
     observer: &dyn Observer,
 ) -> Result<Vec<Vec<f64>>, RecipeError> {
+    let mut scored = Vec::with_capacity(examples.len());
+    score_rest(decoder, examples, &mut scored, name, (interrupt, observer))?;
+    Ok(scored)
+}
+
+/// As [`score`], for the examples that `scored` does not hold yet. What is done when the user asks to stop stays in `scored`,
+/// and another call goes on from there to the same numbers: passes begin where they would have begun.
+///
+/// # Errors
+/// As [`score`].
+pub fn score_rest(
+    decoder: &Decoder,
+    examples: &[Example],
+    scored: &mut Vec<Vec<f64>>,
+    name: &str,
+    (interrupt, observer): (&Interrupt, &dyn Observer),
+) -> Result<(), RecipeError> {
     let mut task = Task::start(observer, name, Some(examples.len() as u64), "examples");
-    let (mut workspace, mut scored) = (Workspace::new(), Vec::with_capacity(examples.len()));
+    let mut workspace = Workspace::new();
+    let before = scored.len();
+    task.advance(before as u64, String::new);
     for group in by_tokens(examples.iter().map(Example::tokens), TOKENS) {
+        if group.end <= before {
+            continue;
+        }
+        // A count that is not a pass's, of other passes: that pass is done again.
+        scored.truncate(group.start);
         if interrupt.is_raised() {
             return Err(RecipeError::Interrupted);
         }
@@ -33,5 +57,5 @@ pub fn score(
         scored.extend(group.iter().map(|e| outputs.by_ref().take(e.scored().count()).collect::<Vec<f64>>()));
         task.advance(group.len() as u64, String::new);
     }
-    Ok(scored)
+    Ok(())
 }

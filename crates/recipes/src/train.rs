@@ -42,6 +42,14 @@ pub struct Trained {
     pub results: Vec<(String, f64)>,
 }
 
+/// How far a run goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    End,
+    /// Before the first step, when the log-probs of frozen models are there.
+    LogProbs,
+}
+
 /// Runs a training configuration to its end, to a Ctrl-C, or to an error.
 ///
 /// # Errors
@@ -51,9 +59,38 @@ pub fn train(
     interrupt: &Interrupt,
     observer: &dyn Observer,
 ) -> Result<Trained, RecipeError> {
-    if let Some(recipe) = &config.recipe {
-        return crate::recipe::run(config, recipe, interrupt, observer);
+    match &config.recipe {
+        Some(recipe) => crate::recipe::run(config, recipe, interrupt, observer),
+        None => run_until(Until::End, config, interrupt, observer),
     }
+}
+
+/// Computes the log-probs that a run needs of frozen models, or checks those in its folder against what they are made from;
+/// gives the folder. The run itself reads them.
+///
+/// # Errors
+/// A loss without reference, a method whose stages have references of their own; otherwise as [`train`].
+pub fn reference_log_probs(
+    config: &TrainConfig,
+    interrupt: &Interrupt,
+    observer: &dyn Observer,
+) -> Result<PathBuf, RecipeError> {
+    let of_stages = config.recipe.as_ref().map(|recipe| format!("recipe {}", recipe.name));
+    let online = matches!(config.objective, ObjectiveSection::PpoLag(_)).then(|| "stage ppo_lag".to_owned());
+    if let Some(what) = of_stages.or(online) {
+        return Err(RecipeError::input(format!(
+            "{what} takes the reference's log-probs as it goes along; nothing can be computed beforehand"
+        )));
+    }
+    Ok(run_until(Until::LogProbs, config, interrupt, observer)?.output_dir)
+}
+
+fn run_until(
+    until: Until,
+    config: &TrainConfig,
+    interrupt: &Interrupt,
+    observer: &dyn Observer,
+) -> Result<Trained, RecipeError> {
     let started = Instant::now();
     let config = &located(config, observer)?;
     config.check_paths()?;
@@ -62,6 +99,12 @@ pub fn train(
     }
     let engine = engine(config)?;
     let objective = config.objective.build()?;
+    if until == Until::LogProbs && !objective.needs_reference() {
+        return Err(RecipeError::input(format!(
+            "{} has no reference: nothing is to be computed",
+            objective.formula()
+        )));
+    }
     let model_dir = &config.model.model_name_or_path;
     let tokenizer_dir = policy::tokenizer_folder(model_dir)?;
     let mut tokenizer = ChatTokenizer::load(&tokenizer_dir, &template_choice(&config.data.chat_template))?;
@@ -82,7 +125,7 @@ pub fn train(
     tell_of_model(&decoder, model_dir, loading, observer);
     check_context(dataset.train.iter().chain(&dataset.eval), decoder.config(), model_dir)?;
     // Last of the checks: opening may replace an earlier run.
-    let run = RunDirectory::open(&config.run.output_dir, &opening(config)?)?;
+    let run = RunDirectory::open(&config.run.output_dir, &opening(config, until)?)?;
     announce(config, &objective, &dataset, &decoder, observer);
     warn_of_template(&tokenizer, dataset.train.iter().chain(&dataset.eval), observer);
     warn_of_padding(&decoder, dataset.train.iter().chain(&dataset.eval), observer);
@@ -114,15 +157,7 @@ pub fn train(
             Ok(Cow::Owned(model))
         };
         let data = (dataset.train.as_slice(), dataset.eval.as_slice());
-        ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer)).inspect_err(|error| {
-            if matches!(error, RecipeError::Interrupted) {
-                observer.event(Event::Note(format!(
-                    "stopped     before the first step: the log-probs for {} are written when all are there, so none were \
-                     kept; the same command computes them anew",
-                    file.display()
-                )));
-            }
-        })
+        ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer))
     };
     let reference = if objective.needs_reference() {
         frozen(
@@ -136,6 +171,14 @@ pub fn train(
     if let Some(dir) = config.objective.margin_model() {
         let margin = frozen(Some(("margin_model", dir)), run.margin_log_probs(), &dataset)?;
         dataset.set_margins(&margin, &reference, config.objective.beta());
+    }
+    let of_frozen = (u64::from(objective.needs_reference())
+        + u64::from(config.objective.margin_model().is_some()))
+        * dataset.sequences();
+    if until == Until::LogProbs {
+        let (output_dir, seconds) = (run.root().to_owned(), started.elapsed().as_secs_f64());
+        let (interrupted, steps, results) = (false, 0, Vec::new());
+        return Ok(Trained { output_dir, interrupted, steps, seconds, forwards: of_frozen, results });
     }
 
     let inputs = Inputs {
@@ -161,9 +204,7 @@ pub fn train(
         artefacts::finish(&run, &facts, (&decoder, &tokenizer), ending, seconds).map(Some)
     });
     let (steps, seconds) = (session.steps_done(), started.elapsed().as_secs_f64());
-    let frozen =
-        usize::from(objective.needs_reference()) + usize::from(config.objective.margin_model().is_some());
-    let forwards = session.sequences() + frozen as u64 * dataset.sequences();
+    let forwards = session.sequences() + of_frozen;
     let results = outcome.inspect_err(|error| {
         let status = bso_runs::Status::Failed { step: steps, reason: error.to_string() };
         // The error itself matters more than a manifest that could not be written after it.
@@ -186,14 +227,17 @@ pub fn engine(config: &TrainConfig) -> Result<Arc<Engine>, RecipeError> {
     }
 }
 
-pub(crate) fn opening(config: &TrainConfig) -> Result<Opening, RecipeError> {
+pub(crate) fn opening(config: &TrainConfig, until: Until) -> Result<Opening, RecipeError> {
     let base = ModelDirectory::find(&config.model.model_name_or_path)?.base;
     let models = [&config.model.model_name_or_path, &base].into_iter().chain(&config.model.ref_model);
     let frozen = config.objective.models().into_iter().map(|(_, dir)| dir);
     let rows = config.data.datasets.iter().chain(config.objective.ptx_datasets()).map(|source| &source.path);
     let inputs = models.chain(frozen).chain(rows);
+    let holds_run = || RunDirectory::at(&config.run.output_dir).record().is_ok_and(|found| found.is_some());
     Ok(Opening {
         existing: match &config.run.resume_from_checkpoint {
+            // Nothing of a run that is there already is changed.
+            _ if until == Until::LogProbs && holds_run() => Existing::Resume,
             Resume::Last | Resume::From(_) => Existing::Resume,
             Resume::No if config.run.overwrite_output_dir => Existing::Overwrite,
             Resume::No => Existing::Refuse,

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Files that show that a folder holds a run, most telling first.
-const RECORDS: [&str; 5] = [
-    "manifest.json",
-    "metrics.jsonl",
+const RECORDS: [&str; 3] = ["manifest.json", "metrics.jsonl", "trainer_state.json"];
+
+/// What a run that has not begun its first step may leave: the next one reads it, or goes on from a part.
+const BEGUN: [&str; 4] = [
     "reference_log_probs.jsonl",
+    "reference_log_probs.jsonl.part",
     "margin_log_probs.jsonl",
-    "trainer_state.json",
+    "margin_log_probs.jsonl.part",
 ];
 
 /// Files of a run whose names others use as well. They belong to a run only where a record says so.
@@ -215,7 +217,7 @@ impl RunDirectory {
         if let Some(found) = self.record()? {
             return Err(RunsError::HoldsRun { path: self.root.clone(), found });
         }
-        match self.entries()?.into_iter().find(|name| !is_leftover(name)) {
+        match self.entries()?.into_iter().find(|name| !is_leftover(name) && !BEGUN.contains(&name.as_str())) {
             Some(found) => Err(RunsError::NotEmpty { path: self.root.clone(), found }),
             None => Ok(()),
         }
@@ -232,7 +234,8 @@ impl RunDirectory {
     fn remove_run(&self, inputs: &[PathBuf]) -> Result<(), RunsError> {
         // Without a record the model files here are somebody else's: they are only ever replaced, whole.
         if self.record()?.is_none() {
-            return Ok(());
+            let begun = BEGUN.iter().map(|name| self.root.join(name));
+            return begun.filter(|path| path.exists()).try_for_each(|path| remove(&path));
         }
         let doomed: Vec<PathBuf> =
             self.entries()?.iter().filter(|name| is_of_run(name)).map(|name| self.root.join(name)).collect();
@@ -269,6 +272,7 @@ fn is_leftover(name: &str) -> bool {
 fn is_of_run(name: &str) -> bool {
     let is_shard = name.starts_with("model-") && name.ends_with(".safetensors");
     RECORDS.contains(&name)
+        || BEGUN.contains(&name)
         || COMMON_FILES.contains(&name)
         || MODEL_FILES.contains(&name)
         || is_shard

@@ -126,8 +126,13 @@ impl<'a> Shapes<'a> {
         engine.pack_weight(&w, &mut packed)?;
         let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocabulary) as u32).collect();
         let (mut log_probs, mut lse) = (vec![0.0; rows], vec![0.0; rows]);
-        let inputs =
-            HeadInputs { hidden: &x, head: Weight::new(&w, Some(&packed)), targets: &targets, cap: None };
+        let inputs = HeadInputs {
+            hidden: &x,
+            head: Weight::new(&w, Some(&packed)),
+            targets: &targets,
+            cap: None,
+            update: None,
+        };
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse)?;
         let flops = 2.0 * (rows * vocabulary * hidden) as f64;
         let bytes = self.size() * ((rows + vocabulary) * hidden) as f64;
@@ -140,7 +145,7 @@ impl<'a> Shapes<'a> {
             bytes,
             run: Box::new(move || {
                 let head = Weight::new(&w2, Some(&packed2));
-                let inputs = HeadInputs { hidden: &x2, head, targets: &targets2, cap: None };
+                let inputs = HeadInputs { hidden: &x2, head, targets: &targets2, cap: None, update: None };
                 Ok(engine.selected_log_prob(inputs, &mut log_probs, &mut lse2)?)
             }),
         });
@@ -153,8 +158,9 @@ impl<'a> Shapes<'a> {
             run: Box::new(move || {
                 let head = Weight::new(&w, Some(&packed));
                 let (dhidden, dhead) = (&mut dhidden, Some(&mut dhead));
-                let grads = SelectedLogProbGrads { lse: &lse, weights: &weights, dhidden, dhead };
-                let inputs = HeadInputs { hidden: &x, head, targets: &targets, cap: None };
+                let grads =
+                    SelectedLogProbGrads { lse: &lse, weights: &weights, dhidden, dhead, dupdate: None };
+                let inputs = HeadInputs { hidden: &x, head, targets: &targets, cap: None, update: None };
                 Ok(engine.selected_log_prob_backward(inputs, grads)?)
             }),
         });

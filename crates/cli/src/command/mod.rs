@@ -14,6 +14,7 @@ mod logprobs;
 mod loss;
 mod merge;
 mod plan;
+mod reference;
 mod score;
 mod scoring;
 mod train;
@@ -50,6 +51,8 @@ pub enum Command {
     Train(train::TrainArgs),
     /// Say what a run will take before it is started: memory, time, padding, truncation, objective; loads no weights
     Plan(plan::PlanArgs),
+    /// Compute the reference's log-probs that a run needs, or check those in its folder
+    Ref(reference::RefArgs),
     /// Talk to a model, or to two side by side
     Chat(chat::ChatArgs),
     /// Look at preference data before training on it
@@ -83,6 +86,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     match &mut command {
         Command::Train(args) => verbosity.take(&mut args.overrides),
         Command::Plan(args) => verbosity.take(&mut args.overrides),
+        Command::Ref(args) => verbosity.take(&mut args.overrides),
         Command::Eval(args) => verbosity.take(&mut args.overrides),
         _ => {}
     }
@@ -91,6 +95,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Demo(args) => demo::run(&args, &terminal),
         Command::Train(args) => train::run(&args, &terminal),
         Command::Plan(args) => plan::run(&args, &terminal).map(Outcome::passed),
+        Command::Ref(args) => reference::run(&args, &terminal),
         Command::Chat(args) => chat::run(&args, &terminal),
         Command::Data(args) => data::run(args, &terminal).map(|()| Outcome::Done),
         Command::Config(args) => config::run(args, &terminal).map(|()| Outcome::Done),

@@ -7,13 +7,13 @@ use crate::error::DataError;
 use crate::ledger::{Count, Ledger};
 use crate::pair::PreferencePair;
 use crate::preference::Preference;
-use crate::read::read_split;
+use crate::read::for_each_row;
 use crate::record::PreferenceRecord;
 use crate::rejection::Rejection;
 use crate::safety_transform::{SafetyTransform, Transformed};
 use crate::schema::{Detected, Schema, rename};
 use crate::tokenizer::ChatTokenizer;
-use bso_durable::{Event, Observer, Task};
+use bso_durable::Observer;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -126,17 +126,14 @@ pub fn check(
     let mut pass = Pass::new(options);
     let mut detected =
         options.format.map(|schema| Detected { schema, because: "dataset_format says so".to_owned() });
-    let mut task = Task::start(observer, format!("checking {}", path.display()), None, "rows");
-    let rows = read_split(path, options.split.as_deref())?;
-    rows.note().into_iter().for_each(|note| observer.event(Event::Note(note.to_owned())));
-    for row in rows {
-        task.advance(1, String::new);
+    let task = format!("checking {}", path.display());
+    for_each_row(path, options.split.as_deref(), (task, observer), |row| {
         let (origin, fields) = match row {
             Ok(row) => row,
             Err(DataError::BadRow { origin, problem, .. }) => {
                 pass.ledger.read += 1;
                 pass.ledger.reject(Rejection::NotJson, || problem, &origin);
-                continue;
+                return Ok(());
             }
             Err(error) => return Err(error),
         };
@@ -158,10 +155,13 @@ pub fn check(
             )));
         }
         match PreferenceRecord::parse(schema, &fields, &origin) {
-            Ok(record) => pass.record(record)?,
-            Err((reason, detail)) => pass.ledger.reject(reason, || detail, &origin),
+            Ok(record) => pass.record(record),
+            Err((reason, detail)) => {
+                pass.ledger.reject(reason, || detail, &origin);
+                Ok(())
+            }
         }
-    }
+    })?;
     pass.tokenise()?;
     match detected {
         Some(detected) => Ok(pass.report(path, detected)),

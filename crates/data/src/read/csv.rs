@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 pub(super) struct CsvRows {
     file: Arc<Path>,
-    reader: csv::Reader<Box<dyn BufRead>>,
+    reader: csv::Reader<Box<dyn BufRead + Send>>,
     columns: Vec<String>,
     /// Records consumed so far.
     row: usize,
@@ -20,7 +20,11 @@ pub(super) struct CsvRows {
 }
 
 impl CsvRows {
-    pub(super) fn open(path: &Path, reader: Box<dyn BufRead>, delimiter: u8) -> Result<Self, DataError> {
+    pub(super) fn open(
+        path: &Path,
+        reader: Box<dyn BufRead + Send>,
+        delimiter: u8,
+    ) -> Result<Self, DataError> {
         let file = named(path);
         let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(reader);
         let refuse = |problem: String| DataError::BadRow {

@@ -1,10 +1,12 @@
 //! Rows from files, one at a time, with their place: JSON lines, JSON arrays, JSON objects that hold one array, CSV,
 //! gzip of each; Parquet and Arrow; a file, a folder of files, or `-` for standard input. Knows nothing of any schema.
 
+mod ahead;
 mod array;
 mod csv;
 mod guard;
 mod lines;
+mod position;
 mod sources;
 mod split;
 mod table;
@@ -12,6 +14,8 @@ mod text;
 
 use crate::error::DataError;
 use crate::origin::Origin;
+pub(crate) use ahead::for_each_row;
+pub(crate) use position::Position;
 use serde_json::{Map, Value};
 use sources::Format;
 use std::path::{Path, PathBuf};
@@ -41,7 +45,13 @@ pub fn read_split(path: &Path, split: Option<&str>) -> Result<RowIter, DataError
     let files = sources::files(path)?;
     let (mut files, note) = split::choose(path, files, split)?;
     files.reverse();
-    Ok(RowIter { waiting: files, current: None, note })
+    let sized = |path: PathBuf| {
+        let size = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map(|about| about.len());
+        (path, size)
+    };
+    let waiting: Vec<_> = files.into_iter().map(sized).collect();
+    let bytes = waiting.iter().map(|(_, size)| *size).sum();
+    Ok(RowIter { waiting, current: None, note, bytes, finished: 0, position: Position::default() })
 }
 
 /// The files among `files` that [`read_split`] takes for `splits`, and those that describe the data; paths are relative to
@@ -66,15 +76,30 @@ pub fn files_of_splits(
 
 /// The rows of all files in order. After a bad row the iteration goes on behind it; after an I/O error with the next file.
 pub struct RowIter {
-    waiting: Vec<PathBuf>,
-    current: Option<FileRows>,
+    waiting: Vec<(PathBuf, Option<u64>)>,
+    /// With the file's size.
+    current: Option<(FileRows, u64)>,
     note: Option<String>,
+    bytes: Option<u64>,
+    /// Bytes of the files behind.
+    finished: u64,
+    position: Position,
 }
 
 impl RowIter {
     /// What the user should know about the files chosen: that a folder's other splits are left aside.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
+    }
+
+    /// Size of all files together; none where one is a stream.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        self.bytes
+    }
+
+    /// How far it is.
+    pub(crate) fn position(&self) -> Position {
+        self.position.clone()
     }
 }
 
@@ -83,15 +108,21 @@ impl Iterator for RowIter {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(rows) = &mut self.current {
-                match rows.next_row() {
-                    Some(row) => return Some(row),
-                    None => self.current = None,
+            if let Some((rows, size)) = &mut self.current {
+                let row = rows.next_row();
+                if let Some(share) = rows.share() {
+                    self.position.set(self.finished + (share * *size as f64) as u64);
                 }
+                if row.is_some() {
+                    return row;
+                }
+                self.finished += *size;
+                self.position.set(self.finished);
+                self.current = None;
             }
-            let path = self.waiting.pop()?;
-            match FileRows::open(&path) {
-                Ok(rows) => self.current = Some(rows),
+            let (path, size) = self.waiting.pop()?;
+            match FileRows::open(&path, &self.position) {
+                Ok(rows) => self.current = Some((rows, size.unwrap_or(0))),
                 Err(error) => return Some(Err(error)),
             }
         }
@@ -106,16 +137,24 @@ enum FileRows {
 }
 
 impl FileRows {
-    fn open(path: &Path) -> Result<Self, DataError> {
-        let (format, reader) = sources::open(path)?;
+    fn open(path: &Path, position: &Position) -> Result<Self, DataError> {
+        let (format, reader) = sources::open(path, position)?;
         log::info!("reading {} as {format:?}", path.display());
         Ok(match format {
             Format::Json => Self::Text(text::TextRows::open(path, reader)?),
             Format::Csv { delimiter } => Self::Csv(csv::CsvRows::open(path, reader, delimiter)?),
             Format::Parquet => Self::Table(table::TableRows::parquet(path)?),
-            Format::ArrowFile => Self::Table(table::TableRows::arrow_file(path)?),
+            Format::ArrowFile => Self::Table(table::TableRows::arrow_file(path, position)?),
             Format::ArrowStream => Self::Table(table::TableRows::arrow_stream(path, reader)?),
         })
+    }
+
+    /// The share of the file that is read, where it says how many rows it has and its bytes are not counted.
+    fn share(&self) -> Option<f64> {
+        match self {
+            Self::Table(rows) => rows.share(),
+            Self::Text(_) | Self::Csv(_) => None,
+        }
     }
 
     fn next_row(&mut self) -> Option<Row> {

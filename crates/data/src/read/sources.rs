@@ -1,5 +1,6 @@
 //! Which files a path stands for, and their format and bytes, unpacked.
 
+use super::position::{Counted, Position};
 use crate::error::DataError;
 use flate2::bufread::MultiGzDecoder;
 use serde_json::Value;
@@ -120,7 +121,7 @@ fn kind_of(name: &str) -> Option<&'static str> {
 
 /// The format and the bytes of one file. Gzip, Parquet and Arrow are recognised by their first bytes, whatever the file
 /// is called; CSV has none and is recognised by its name.
-pub(super) fn open(path: &Path) -> Result<(Format, Box<dyn BufRead>), DataError> {
+pub(super) fn open(path: &Path, position: &Position) -> Result<(Format, Box<dyn BufRead + Send>), DataError> {
     let io = |e| DataError::io(path, e);
     if path == Path::new("-") {
         let (format, reader) = recognised(path, Box::new(BufReader::new(std::io::stdin()))).map_err(io)?;
@@ -136,7 +137,7 @@ pub(super) fn open(path: &Path) -> Result<(Format, Box<dyn BufRead>), DataError>
     if about.is_dir() {
         return Err(io(std::io::Error::other("it is a folder")));
     }
-    let file = File::open(path).map_err(io)?;
+    let file = Counted { file: File::open(path).map_err(io)?, position: position.clone() };
     let (format, reader) = recognised(path, Box::new(BufReader::with_capacity(1 << 18, file))).map_err(io)?;
     if kind_of(&name_of(path)) == Some("Parquet") && !matches!(format, Format::Parquet) {
         return Err(DataError::Table {
@@ -149,7 +150,10 @@ pub(super) fn open(path: &Path) -> Result<(Format, Box<dyn BufRead>), DataError>
     Ok((format, reader))
 }
 
-fn recognised(path: &Path, mut reader: Box<dyn BufRead>) -> std::io::Result<(Format, Box<dyn BufRead>)> {
+fn recognised(
+    path: &Path,
+    mut reader: Box<dyn BufRead + Send>,
+) -> std::io::Result<(Format, Box<dyn BufRead + Send>)> {
     let start = reader.fill_buf()?;
     let name = name_of(path);
     let plain = without_gz(&name);

@@ -2,6 +2,7 @@
 //! they stand for, so that every schema is read from every format in the same way.
 
 use super::guard::guarded;
+use super::position::{Counted, Position};
 use super::text::parse;
 use super::{Fields, Row, named};
 use crate::error::DataError;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 /// Rows decoded at a time.
 const BATCH: usize = 512;
 
-type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>;
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 
 pub(super) struct TableRows {
     file: Arc<Path>,
@@ -33,29 +34,40 @@ pub(super) struct TableRows {
     at: usize,
     /// Rows given so far.
     row: usize,
+    /// Rows of the file, where its end says so.
+    rows: Option<i64>,
     done: bool,
 }
 
 impl TableRows {
     pub(super) fn parquet(path: &Path) -> Result<Self, DataError> {
         let file = File::open(path).map_err(|e| DataError::io(path, e))?;
-        Self::open(path, "Parquet", || {
+        let mut count = None;
+        let opened = Self::open(path, "Parquet", || {
             let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(ArrowError::from)?;
+            count = Some(builder.metadata().file_metadata().num_rows());
             let schema = builder.schema().clone();
             let reader = builder.with_batch_size(BATCH).build().map_err(ArrowError::from)?;
             Ok((schema, Box::new(reader) as Batches))
-        })
+        })?;
+        Ok(Self { rows: count, ..opened })
     }
 
-    pub(super) fn arrow_file(path: &Path) -> Result<Self, DataError> {
+    /// The share of the rows that were given, where their number is known.
+    pub(super) fn share(&self) -> Option<f64> {
+        self.rows.filter(|rows| *rows > 0).map(|rows| (self.row as f64 / rows as f64).min(1.0))
+    }
+
+    pub(super) fn arrow_file(path: &Path, position: &Position) -> Result<Self, DataError> {
         let file = File::open(path).map_err(|e| DataError::io(path, e))?;
+        let file = Counted { file, position: position.clone() };
         Self::open(path, "Arrow", || {
             let reader = FileReader::try_new(BufReader::new(file), None)?;
             Ok((reader.schema(), Box::new(reader) as Batches))
         })
     }
 
-    pub(super) fn arrow_stream(path: &Path, reader: Box<dyn BufRead>) -> Result<Self, DataError> {
+    pub(super) fn arrow_stream(path: &Path, reader: Box<dyn BufRead + Send>) -> Result<Self, DataError> {
         Self::open(path, "Arrow", || {
             let reader = StreamReader::try_new(reader, None)?;
             Ok((reader.schema(), Box::new(reader) as Batches))
@@ -80,7 +92,7 @@ impl TableRows {
             )));
         }
         let file = named(path);
-        Ok(Self { file, format, batches, lines: Vec::new(), at: 0, row: 0, done: false })
+        Ok(Self { file, format, batches, lines: Vec::new(), at: 0, row: 0, rows: None, done: false })
     }
 
     pub(super) fn next_row(&mut self) -> Option<Row> {

@@ -28,7 +28,7 @@ enum Layout {
 /// The rows of one file.
 pub(super) struct TextRows {
     file: Arc<Path>,
-    reader: Box<dyn BufRead>,
+    reader: Box<dyn BufRead + Send>,
     layout: Layout,
     /// Lines or elements consumed so far.
     row: usize,
@@ -36,7 +36,7 @@ pub(super) struct TextRows {
 }
 
 impl TextRows {
-    pub(super) fn open(path: &Path, reader: Box<dyn BufRead>) -> Result<Self, DataError> {
+    pub(super) fn open(path: &Path, reader: Box<dyn BufRead + Send>) -> Result<Self, DataError> {
         let mut rows = Self { file: named(path), reader, layout: Layout::Lines, row: 0, buffer: Vec::new() };
         rows.skip_byte_order_mark().map_err(|e| DataError::io(path, e))?;
         match rows.first_byte().map_err(|e| DataError::io(path, e))? {

@@ -22,7 +22,9 @@ impl Decoder {
             let place = plan.adapter.first + index;
             let original = match place {
                 place if Some(place) == plan.adapter.embedding => Some(self.layout.embedding),
-                place if Some(place) == plan.adapter.head => Some(self.layout.head),
+                place if [plan.adapter.head, plan.adapter.score].contains(&Some(place)) => {
+                    Some(self.layout.head)
+                }
                 _ => None,
             };
             arrays.push(match original {

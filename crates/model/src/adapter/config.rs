@@ -2,6 +2,7 @@
 
 use super::peft_fields::Fields;
 use super::targets::Targets;
+use crate::config::ModelConfig;
 use crate::error::ModelError;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -28,6 +29,21 @@ pub struct AdapterConfig {
 /// The file with the settings.
 pub(crate) const CONFIG_FILE: &str = "adapter_config.json";
 const LARGEST_RANK: usize = 65_536;
+/// PEFT's `task_type` of an adapter beside a scalar head.
+const SCORE_TASK: &str = "SEQ_CLS";
+
+fn is_of_score(fields: &Fields) -> bool {
+    fields.get("task_type").and_then(Value::as_str) == Some(SCORE_TASK)
+}
+
+/// Beside a scalar head PEFT names both names that one may have, whichever the model has.
+fn saved_modules(fields: &Fields) -> Result<Vec<String>, ModelError> {
+    let mut modules = fields.words("modules_to_save")?;
+    if is_of_score(fields) {
+        modules.retain(|module| module != "classifier");
+    }
+    Ok(modules)
+}
 
 impl std::fmt::Display for AdapterConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -88,10 +104,15 @@ impl AdapterConfig {
             targets,
             rslora: fields.flag("use_rslora")?,
             dora: fields.flag("use_dora")?,
-            modules_to_save: fields.words("modules_to_save")?,
+            modules_to_save: saved_modules(&fields)?,
         };
         config.check().map_err(|error| fields.wrong(error.to_string(), "fetch or save the adapter again"))?;
         Ok(config)
+    }
+
+    /// Whether the adapter in `dir` stands beside a scalar head.
+    pub(crate) fn is_of_score(dir: &Path) -> Result<bool, ModelError> {
+        Ok(is_of_score(&Fields::read(&dir.join(CONFIG_FILE))?))
     }
 
     /// `base_model_name_or_path` of `dir/adapter_config.json`; empty where it is not given.
@@ -100,13 +121,12 @@ impl AdapterConfig {
         Ok(fields.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 
-    /// Writes `adapter_config.json` for an adapter of the model in `base`. `modules` are the names of the adapted layers,
-    /// `transposed` says whether that model stores them `[in, out]`.
+    /// Writes `adapter_config.json` for an adapter of the model in `base`. `modules` are the names of the adapted layers.
     pub(super) fn save(
         &self,
         dir: &Path,
         base: &Path,
-        (modules, transposed): (&[String], bool),
+        (modules, model): (&[String], &ModelConfig),
     ) -> Result<(), ModelError> {
         let targets = match &self.targets {
             // As PEFT writes it: the layers that the word stood for.
@@ -118,7 +138,7 @@ impl AdapterConfig {
         let saved = if self.modules_to_save.is_empty() { Value::Null } else { json!(self.modules_to_save) };
         let fields: Map<String, Value> = [
             ("peft_type", json!("LORA")),
-            ("task_type", json!("CAUSAL_LM")),
+            ("task_type", json!(if model.score.is_some() { SCORE_TASK } else { "CAUSAL_LM" })),
             ("base_model_name_or_path", json!(base)),
             ("inference_mode", json!(true)),
             ("r", json!(self.r)),
@@ -129,7 +149,7 @@ impl AdapterConfig {
             ("use_rslora", json!(self.rslora)),
             ("use_dora", json!(self.dora)),
             ("bias", json!("none")),
-            ("fan_in_fan_out", json!(transposed)),
+            ("fan_in_fan_out", json!(model.family().names.transposed)),
             ("init_lora_weights", json!(true)),
         ]
         .map(|(key, value)| (key.to_owned(), value))

@@ -1,12 +1,15 @@
 //! An adapter on disk: PEFT's `adapter_config.json` and `adapter_model.safetensors`.
 
-use super::PREFIX;
 use super::config::AdapterConfig;
+use super::plan::SCORE;
+use super::{AdapterPlan, PREFIX};
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::loading::allocate;
+use crate::score_head::ScoreHead;
 use crate::stored::StoredTensor;
 use crate::weights::{SafetensorsFile, write_safetensors};
+use bso_durable::Seed;
 use bso_engine::DType;
 use std::path::Path;
 
@@ -14,6 +17,27 @@ use std::path::Path;
 pub(crate) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 impl Decoder {
+    /// Makes room for the scalar head that the adapter in `dir` brings to a language model, if it brings one: due before
+    /// [`Decoder::load_adapter`].
+    ///
+    /// # Errors
+    /// A missing or broken config; an adapter beside a scalar head that neither it nor the model has.
+    pub fn fit_adapters_head(&mut self, dir: &Path) -> Result<(), ModelError> {
+        if self.config.score.is_some() || !AdapterConfig::is_of_score(dir)? {
+            return Ok(());
+        }
+        if !AdapterConfig::from_dir(dir)?.modules_to_save.iter().any(|module| module == SCORE) {
+            return Err(ModelError::File {
+                file: dir.to_owned(),
+                problem: format!("the adapter stands beside a scalar head, and neither it nor its base holds one ({SCORE})"),
+                remedy: "name the classifier that it was trained on in base_model_name_or_path, or save it with modules_to_save: \
+                         [score]"
+                    .into(),
+            });
+        }
+        self.replace_head(ScoreHead::sequence_classification(), Seed::new(0))
+    }
+
     /// Freezes the weights and puts the adapter in `dir` beside them, in place of one that is there.
     ///
     /// Names, shapes and sizes of all its tensors are checked before any memory is taken for them.
@@ -29,7 +53,10 @@ impl Decoder {
         for stored in stored {
             file.check(&stored.name, &stored.shape)?;
         }
-        if let Some(name) = file.names().find(|name| stored.iter().all(|stored| stored.name != *name)) {
+        let frozen = self.frozen_head(&file, &plan)?;
+        let known =
+            |name: &str| frozen.as_deref() == Some(name) || stored.iter().any(|stored| stored.name == name);
+        if let Some(name) = file.names().find(|name| !known(name)) {
             return Err(ModelError::Tensor {
                 file: file.path().to_owned(),
                 tensor: name.to_owned(),
@@ -46,6 +73,33 @@ impl Decoder {
             stored.scatter(&values, &mut arrays);
         }
         self.adopt(plan, arrays)
+    }
+
+    /// PEFT writes the base's head beside an adapter of it; one that is not this base's would be lost silently. Its name, where
+    /// it is there.
+    fn frozen_head(&self, file: &SafetensorsFile, plan: &AdapterPlan) -> Result<Option<String>, ModelError> {
+        let Some(update) = plan.adapter.low_rank.get(&self.layout.head) else { return Ok(None) };
+        let a = &plan.tensors[update.a - plan.adapter.first].name;
+        let name = a.replace(".lora_A.weight", ".base_layer.weight");
+        if !file.names().any(|there| there == name) {
+            return Ok(None);
+        }
+        let head = &self.parameters[self.layout.head];
+        let shape = [head.rows(), head.cols()];
+        file.check(&name, &shape)?;
+        let mut values = vec![0.0; head.len()];
+        file.read(&name, &shape, &mut values)?;
+        if values == head.as_slice() {
+            return Ok(Some(name));
+        }
+        Err(ModelError::Tensor {
+            file: file.path().to_owned(),
+            tensor: name,
+            expected: "the head of the base model".into(),
+            found: "other numbers".into(),
+            remedy: "its head was changed before the adapter was trained: merge the adapter with PEFT and give the merged model"
+                .into(),
+        })
     }
 
     /// Writes the adapter into `dir` (which must exist), rounded to `dtype`, as PEFT reads it; `base` is the model it
@@ -65,7 +119,7 @@ impl Decoder {
             Some(name.to_owned())
         };
         let modules: Vec<String> = adapter.stored.iter().filter_map(module).collect();
-        adapter.config.save(dir, base, (&modules, self.config.family().names.transposed))
+        adapter.config.save(dir, base, (&modules, &self.config))
     }
 }
 

@@ -27,8 +27,9 @@ impl Decoder {
         }
         let mut take =
             |place: usize| std::mem::replace(&mut arrays[place - adapter.first], Array::zeros(0, 0));
-        let (embedding, head) = (adapter.embedding.map(&mut take), adapter.head.map(&mut take));
-        if self.config.tied_head && (embedding.is_some() || head.is_some()) {
+        let embedding = adapter.embedding.map(&mut take);
+        let head = adapter.head.or(adapter.score).map(&mut take);
+        if self.tied_head() && (embedding.is_some() || head.is_some()) {
             self.untie_head();
         }
         if let Some(embedding) = embedding {

@@ -18,7 +18,7 @@ pub use targets::Targets;
 use crate::decoder;
 use crate::quantised_base::QuantisedBase;
 use crate::stored::StoredTensor;
-use bso_engine::{Array, Engine, EngineError};
+use bso_engine::{Array, Dropout, Engine, EngineError, LowRank, Weight};
 use std::collections::BTreeMap;
 
 /// What stands before a module's name in PEFT's files.
@@ -52,11 +52,31 @@ pub(crate) struct Adapter {
     pub norms: BTreeMap<usize, Array>,
     /// Trained copy of the embedding.
     pub embedding: Option<usize>,
-    /// Trained copy of the head.
+    /// Trained copy of the output head.
     pub head: Option<usize>,
+    /// Trained copy of a scalar head, whose score is computed in f32.
+    pub score: Option<usize>,
 }
 
 impl Adapter {
+    /// The update beside the weight at a place, if it has one: its places and values. `dropout` is what decides what is dropped,
+    /// if anything, and the place of the first row at hand among all.
+    pub(crate) fn update<'a>(
+        &self,
+        weight: usize,
+        (dropout, first_row): (Option<u64>, usize),
+        value: impl Fn(usize) -> Weight<'a>,
+    ) -> Option<(LowRankPlace, LowRank<'a>)> {
+        let places = *self.low_rank.get(&weight)?;
+        let rate = self.config.dropout;
+        // Odd, so that no two layers share a key, but those that share `a`, which see the same input.
+        let of_layer = (2 * places.a as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let dropout = dropout.filter(|_| rate > 0.0);
+        let dropout = dropout.map(|key| Dropout { rate, key: key ^ of_layer, first_row });
+        let (a, b) = (value(places.a), value(places.b));
+        Some((places, LowRank { a, b, scale: self.config.scale() as f32, dropout }))
+    }
+
     /// The row lengths after a change of the tensors.
     pub(crate) fn renew_norms(
         &mut self,

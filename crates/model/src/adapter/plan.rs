@@ -1,6 +1,6 @@
 //! Which tensors an adapter of given settings has on a model, and how PEFT stores them.
 
-use super::targets::is_name_of;
+use super::targets::{HEAD_MODULES, is_name_of};
 use super::{Adapter, AdapterConfig, LowRankPlace, MAGNITUDE, PREFIX};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -23,19 +23,26 @@ impl AdapterPlan {
     ) -> Result<Self, ModelError> {
         config.check()?;
         let names = &model.family().names;
-        let is_target = config.targets.matcher(names.head)?;
-        if is_target(names.head) {
-            return Err(ModelError::argument(
-                format!("the head ({}) cannot have a low-rank adapter", names.head),
-                format!("train it whole: lora_modules_to_save: [{}]", names.head),
-            ));
-        }
+        let is_target = config.targets.matcher()?;
+        let adapted_head = adapted_head(config, (model, layout), &is_target)?;
         let mut list = TensorList { first: layout.tensors.len(), tensors: Vec::new(), stored: Vec::new() };
         let mut low_rank = BTreeMap::new();
         for stored in layout.stored.iter().filter(|stored| layout.is_linear(stored)) {
             if is_target(stored.name.trim_end_matches(".weight")) {
                 low_rank.extend(list.low_rank(config, layout, stored));
             }
+        }
+        if let Some(module) = adapted_head {
+            let [vocab, hidden] = [model.vocab_size, model.hidden_size];
+            let name = format!("{module}.weight");
+            let head = StoredTensor {
+                name,
+                shape: vec![vocab, hidden],
+                parts: vec![layout.head],
+                turn: None,
+                transposed: false,
+            };
+            low_rank.extend(list.low_rank(config, layout, &head));
         }
         if low_rank.is_empty() {
             return Err(ModelError::argument(
@@ -46,7 +53,7 @@ impl AdapterPlan {
                 "name some of its layers, as q_proj, or write all-linear",
             ));
         }
-        let (mut embedding, mut head) = (None, None);
+        let (mut embedding, mut head, mut score) = (None, None, None);
         for name in &config.modules_to_save {
             let embedding_module = format!("{}{}", names.body, names.embedding);
             let shape = [model.vocab_size, model.hidden_size];
@@ -54,15 +61,22 @@ impl AdapterPlan {
                 name if is_name_of(name, &embedding_module) => {
                     embedding = embedding.or_else(|| Some(list.whole(&embedding_module, &shape)));
                 }
-                name if name == names.head => {
-                    head = head.or_else(|| Some(list.whole(names.head, &shape)));
+                name if model.score.is_some() => match name {
+                    SCORE if layout.head_module() == Some(SCORE) => {
+                        score = score.or_else(|| Some(list.whole(SCORE, &[1, model.hidden_size])));
+                    }
+                    other => return Err(cannot_be_whole(other, [names.embedding, SCORE])),
+                },
+                name if head_names(names.head).any(|head| head == name) => {
+                    if adapted_head.is_some() {
+                        return Err(ModelError::argument(
+                            format!("{name} is both adapted and trained whole"),
+                            "name it in lora_target_modules or in lora_modules_to_save, not in both",
+                        ));
+                    }
+                    head = head.or_else(|| Some(list.whole(name, &shape)));
                 }
-                other => {
-                    return Err(ModelError::argument(
-                        format!("{other:?} cannot be trained whole beside an adapter"),
-                        format!("lora_modules_to_save may name {} and {}", names.embedding, names.head),
-                    ));
-                }
+                other => return Err(cannot_be_whole(other, [names.embedding, names.head])),
             }
         }
         let norm = |(place, low_rank): (&usize, &LowRankPlace)| {
@@ -71,9 +85,64 @@ impl AdapterPlan {
         };
         let norms = low_rank.iter().filter_map(norm).collect();
         let TensorList { first, tensors, stored } = list;
-        let adapter = Adapter { config: config.clone(), first, low_rank, stored, norms, embedding, head };
+        let adapter =
+            Adapter { config: config.clone(), first, low_rank, stored, norms, embedding, head, score };
         Ok(Self { adapter, tensors })
     }
+}
+
+/// The head of transformers' `...ForSequenceClassification`.
+pub(super) const SCORE: &str = "score";
+
+/// The names that the output head of a family may have: GPT-NeoX's has had two.
+fn head_names(own: &'static str) -> impl Iterator<Item = &'static str> {
+    std::iter::once(own).chain(HEAD_MODULES.into_iter().filter(move |_| own != HEAD_MODULES[0]))
+}
+
+/// The name under which the output head is adapted, if it is.
+fn adapted_head(
+    config: &AdapterConfig,
+    (model, layout): (&ModelConfig, &Layout),
+    is_target: &impl Fn(&str) -> bool,
+) -> Result<Option<&'static str>, ModelError> {
+    if let Some(scalar) = layout.head_module() {
+        return match is_target(scalar) {
+            false => Ok(None),
+            true => Err(ModelError::argument(
+                format!("the scalar head ({scalar}) cannot have a low-rank adapter"),
+                "leave it out of lora_target_modules: it is trained whole",
+            )),
+        };
+    }
+    let Some(head) = head_names(model.family().names.head).find(|name| is_target(name)) else {
+        return Ok(None);
+    };
+    if model.tied_head {
+        return Err(ModelError::argument(
+            format!(
+                "the head ({head}) is the embedding (tie_word_embeddings), and cannot have an adapter of its own"
+            ),
+            format!(
+                "leave it out of lora_target_modules, or train a copy of it whole: lora_modules_to_save: [{head}]"
+            ),
+        ));
+    }
+    if config.dora {
+        return Err(ModelError::argument(
+            format!("DoRA on the head ({head}) is not supported"),
+            format!(
+                "leave it out of lora_target_modules or train it whole (lora_modules_to_save: [{head}]), or set use_dora: false"
+            ),
+        ));
+    }
+    Ok(Some(head))
+}
+
+fn cannot_be_whole(module: &str, [embedding, head]: [&str; 2]) -> ModelError {
+    ModelError::argument(
+        format!("{module:?} cannot be trained whole beside an adapter"),
+        format!("lora_modules_to_save may name {embedding} and {head}"),
+    )
 }
 
 struct TensorList {

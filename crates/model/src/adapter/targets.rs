@@ -17,6 +17,11 @@ pub enum Targets {
 /// Characters that stand in patterns and in no module's name.
 const PATTERN_CHARACTERS: [char; 12] = ['*', '+', '?', '(', ')', '[', ']', '{', '|', '^', '$', '\\'];
 const ALL_LINEAR: &str = "all-linear";
+/// The names of scalar heads.
+const SCORES: [&str; 2] = ["score", "score_head"];
+
+/// The names that families give the output head's module.
+pub(crate) const HEAD_MODULES: [&str; 2] = ["lm_head", "embed_out"];
 
 impl Targets {
     /// What a list of words means: `all-linear`, one pattern, or names.
@@ -51,14 +56,14 @@ impl Targets {
         }
     }
 
-    /// A test of module names; `head` is the name of the head.
-    pub(crate) fn matcher(&self, head: &'static str) -> Result<impl Fn(&str) -> bool, ModelError> {
+    /// A test of module names. `all-linear` leaves out heads.
+    pub(crate) fn matcher(&self) -> Result<impl Fn(&str) -> bool, ModelError> {
         let pattern = match self {
             Self::Pattern(pattern) => Some(compile(pattern)?),
             _ => None,
         };
         Ok(move |module: &str| match self {
-            Self::AllLinear => module != head,
+            Self::AllLinear => !HEAD_MODULES.contains(&module) && !SCORES.contains(&module),
             Self::Names(names) => names.iter().any(|name| is_name_of(name, module)),
             // A pattern that takes too long to decide matches nothing.
             Self::Pattern(_) => pattern.as_ref().is_some_and(|p| p.is_match(module).unwrap_or(false)),
@@ -86,7 +91,7 @@ mod tests {
 
     fn matches(words: &[&str], module: &str) -> bool {
         let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
-        Targets::from_words(&words).unwrap().matcher("lm_head").unwrap()(module)
+        Targets::from_words(&words).unwrap().matcher().unwrap()(module)
     }
 
     #[test]
@@ -100,7 +105,7 @@ mod tests {
         for words in [&["proj"][..], &["_proj"], &["k_proj"], &["q_proj|x"], &["model.*attn"], &["layers"]] {
             assert!(!matches(words, query), "{words:?}");
         }
-        assert!(!matches(&["all-linear"], "lm_head"));
+        assert!(["lm_head", "embed_out", "score"].iter().all(|head| !matches(&["all-linear"], head)));
         assert!(matches(&["lm_head"], "lm_head"));
         assert!(
             matches(&[r"model\.layers\.(?!3\.).*"], "model.layers.4.mlp.up_proj"),

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Adapters that `fixtures/make_adapters.py` had PEFT make, each with its base's fixture.
-const CASES: [(&str, &str); 10] = [
+const CASES: [(&str, &str); 12] = [
     ("lora_names", "llama_untied_biases_sharded"),
     ("rslora_all_linear", "qwen2_tied_gqa"),
     ("lora_pattern_embedding_and_head", "llama_tied_gqa"),
@@ -24,6 +24,15 @@ const CASES: [(&str, &str); 10] = [
     ("dora_stacked", "phi3_partial_rotary"),
     ("dora_interleaved", "gpt_neox_parallel"),
     ("lora_transposed", "gpt2_learned_positions"),
+    ("lora_head", "llama_untied_biases_sharded"),
+    ("rslora_head_alone", "gpt_neox_parallel"),
+];
+
+/// Adapters beside a scalar head, on language models.
+const SCORES: [(&str, &str); 3] = [
+    ("score_of_language_model", "llama_tied_gqa"),
+    ("score_all_linear", "qwen2_untied_yarn"),
+    ("score_stacked", "gpt_neox_parallel"),
 ];
 
 fn adapter_dir(case: &str) -> PathBuf {
@@ -170,7 +179,10 @@ fn packing_recomputing_and_sharing_do_not_change_an_adapters_gradients() {
     for dora in [false, true] {
         for dtype in [DType::F32, DType::Bf16] {
             let base = "qwen2_tied_gqa";
-            let decoder = trained(base, &AdapterConfig { dora, dropout: 0.3, ..settings() }, dtype);
+            let head = Targets::Pattern("lm_head|.*_proj".to_owned());
+            let (base, targets) =
+                if dora { (base, Targets::AllLinear) } else { ("llama_untied_biases_sharded", head) };
+            let decoder = trained(base, &AdapterConfig { dora, dropout: 0.3, targets, ..settings() }, dtype);
             let (batch, weights) = sequences(base, true);
             let run = |mut activations: Activations, seed: Option<u64>| {
                 let mut gradients = Gradients::zeros(&decoder);
@@ -301,7 +313,18 @@ fn what_is_not_there_is_refused_by_name() {
         assert!(error.contains(part), "{error}");
     };
     refused(&|s| s.targets = Targets::Names(vec!["query_key_value".into()]), "query_key_value");
-    refused(&|s| s.targets = Targets::Names(vec!["lm_head".into()]), "lora_modules_to_save");
+    refused(&|s| s.targets = Targets::Names(vec!["lm_head".into()]), "lora_modules_to_save: [lm_head]");
+    let head = || Targets::Names(vec!["lm_head".into()]);
+    let refused_untied = |change: &dyn Fn(&mut AdapterConfig), part: &str| {
+        let mut settings = AdapterConfig { targets: head(), ..settings() };
+        change(&mut settings);
+        let mut decoder = decoder("llama_untied_biases_sharded");
+        let error = decoder.attach_adapter(&settings, Seed::new(1)).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused_untied(&|s| s.dora = true, "DoRA on the head (lm_head)");
+    refused_untied(&|s| s.modules_to_save = vec!["lm_head".into()], "both adapted and trained whole");
+    refused_untied(&|s| s.modules_to_save = vec!["score".into()], "\"score\"");
     refused(&|s| s.modules_to_save = vec!["norm".into()], "\"norm\"");
     refused(&|s| s.r = 0, "rank 0");
     refused(&|s| s.alpha = f64::NAN, "alpha");
@@ -378,8 +401,8 @@ for base, adapter in zip(*[iter(sys.argv[1:])] * 2):
 ";
 
 /// Of each pair of a base's and an adapter's folder, by one process.
-fn peft_logits(python: &str, folders: &[[PathBuf; 2]]) -> Vec<Vec<f32>> {
-    let output = Command::new(python).args(["-c", LOGITS]).args(folders.iter().flatten()).output().unwrap();
+fn peft_numbers(python: &str, script: &str, folders: &[[PathBuf; 2]]) -> Vec<Vec<f32>> {
+    let output = Command::new(python).args(["-c", script]).args(folders.iter().flatten()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines().map(|line| line.split_whitespace().map(|x| x.parse().unwrap()).collect()).collect()
@@ -442,12 +465,127 @@ fn in_every_family_an_adapters_gradients_follow_from_the_merged_weights() {
 }
 
 #[test]
+fn beside_a_scalar_head_scores_and_gradients_are_those_of_peft() {
+    for (case, base) in SCORES {
+        let (of_base, expected) = (Expected::of(base), Expected::at(&adapter_dir(case)));
+        let mut decoder = decoder(base);
+        let dir = adapter_dir(case);
+        decoder.fit_adapters_head(&dir).unwrap();
+        decoder.load_adapter(&dir).unwrap();
+        let sequences = of_base.sequences();
+        let borrowed: Vec<_> = sequences.iter().map(|(p, r)| (&p[..], &r[..])).collect();
+        let mut batch = PackedBatch::empty();
+        batch.pack_for(decoder.config().reads(), &borrowed, true).unwrap();
+        let (found, gradients) = log_probs_and_gradients(&decoder, &batch, of_base.floats("weights"));
+        let near = |found: &[f64]| {
+            let found: Vec<f32> = found.iter().map(|x| *x as f32).collect();
+            relative_max(&found, expected.floats("score"))
+        };
+        assert!(near(&found) < 1e-5, "{case}: {found:?}");
+        let stored: BTreeMap<_, _> = gradients.stored(&decoder).unwrap().collect();
+        assert_eq!(stored.len(), expected.gradients().count(), "{case}: another set of trained tensors");
+        for (name, expected) in expected.gradients() {
+            let difference = relative_l2(&stored[name], expected);
+            assert!(difference < 1e-4, "{case}: gradient of {name} differs by {difference}");
+        }
+        let opened = Decoder::load(&dir, engine()).unwrap();
+        assert_eq!(bso_model::ModelConfig::from_dir(&dir).unwrap().class(), opened.config().class());
+        let merged = opened.scores_in(&batch, &mut bso_model::Workspace::new()).unwrap();
+        println!("{case}: scores within {:.1e}, merged {:.1e}", near(&found), near(&merged));
+        assert!(near(&merged) < 1e-5, "{case}: {merged:?}");
+        let copy = tempfile::tempdir().unwrap();
+        decoder.save_adapter(copy.path(), &directory(base), DType::F32).unwrap();
+        assert!(Decoder::load(copy.path(), engine()).unwrap().parameters().eq(opened.parameters()));
+        // In bf16 the head stays in f32.
+        decoder.compute_in(DType::Bf16, true).unwrap();
+        let rounded = log_probs_and_gradients(&decoder, &batch, of_base.floats("weights")).0;
+        assert!(near(&rounded) < 2e-2, "{case}: {rounded:?}");
+    }
+    let error = Decoder::load_adapter(&mut decoder("llama_tied_gqa"), &adapter_dir(SCORES[0].0)).unwrap_err();
+    assert!(error.to_string().contains("\"score\""), "{error}");
+    let without = changed(SCORES[0].0, |c| c["modules_to_save"] = serde_json::Value::Null);
+    let error = Decoder::load(without.path(), engine()).unwrap_err().to_string();
+    assert!(error.contains("neither it nor its base"), "{error}");
+    let mut scorer = decoder("llama_untied_biases_sharded");
+    scorer.replace_head(bso_model::ScoreHead::sequence_classification(), Seed::new(1)).unwrap();
+    let targets = Targets::Pattern(".*".into());
+    let error = scorer.attach_adapter(&AdapterConfig { targets, ..settings() }, Seed::new(1)).unwrap_err();
+    assert!(error.to_string().contains("trained whole"), "{error}");
+}
+
+const SCORES_OF: &str = "
+import sys, torch, transformers, peft
+for base, adapter in zip(*[iter(sys.argv[1:])] * 2):
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32, attn_implementation='eager')
+    model.config.pad_token_id = None
+    model = peft.PeftModel.from_pretrained(model, adapter).eval()
+    with torch.no_grad(): print(model(torch.tensor([[5, 9, 33, 12, 60, 3, 3, 41]])).logits.item())
+";
+
+#[test]
+fn peft_opens_an_adapter_beside_a_scalar_head_with_equal_scores() {
+    let python = std::env::var("BSO_PYTHON").unwrap_or_default();
+    if !has_peft(&python) {
+        println!("skipped: BSO_PYTHON does not name a Python with torch, transformers and peft");
+        return;
+    }
+    let tokens = [5, 9, 33, 12, 60, 3, 3, 41];
+    let (mut found, mut folders, mut dirs) = (Vec::new(), Vec::new(), Vec::new());
+    for (base, dora) in [("llama_tied_gqa", false), ("gpt_neox_parallel", true), ("gemma3_two_ropes", false)]
+    {
+        let mut scorer = decoder(base);
+        scorer.replace_head(bso_model::ScoreHead::sequence_classification(), Seed::new(1)).unwrap();
+        let modules_to_save = vec!["score".to_owned()];
+        let settings = AdapterConfig { dora, modules_to_save, ..settings() };
+        scorer.attach_adapter(&settings, Seed::new(5)).unwrap();
+        let mut batch = PackedBatch::empty();
+        batch.pack_for(scorer.config().reads(), &[(&tokens[..3], &tokens[3..])], false).unwrap();
+        let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.0, &scorer).unwrap();
+        for _ in 0..3 {
+            let gradients = log_probs_and_gradients(&scorer, &batch, &[1.0]).1;
+            optimiser.step(&mut scorer, &gradients, 1.0, 0.02).unwrap();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        scorer.save_adapter(dir.path(), &directory(base), DType::F32).unwrap();
+        found.push(scorer.scores_in(&batch, &mut bso_model::Workspace::new()).unwrap()[0] as f32);
+        folders.push([directory(base), dir.path().to_owned()]);
+        dirs.push(dir);
+    }
+    let expected: Vec<f32> = peft_numbers(&python, SCORES_OF, &folders).into_iter().flatten().collect();
+    println!("scores {found:?}, in PEFT {expected:?}");
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-5 * expected.abs().max(1.0), "{found} {expected}");
+    }
+}
+
+/// Whether it names a Python with PEFT.
+fn has_peft(python: &str) -> bool {
+    !python.is_empty()
+        && Command::new(python)
+            .args(["-c", "import peft"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_head_that_is_not_the_bases_is_refused() {
+    let (case, base) = ("lora_head", "llama_untied_biases_sharded");
+    let another = changed(case, |_| ());
+    let mut file = std::fs::read(another.path().join("adapter_model.safetensors")).unwrap();
+    let header = 8 + u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
+    let parsed: serde_json::Value = serde_json::from_slice(&file[8..header]).unwrap();
+    let at = &parsed["base_model.model.lm_head.base_layer.weight"]["data_offsets"][0];
+    file[header + at.as_u64().unwrap() as usize + 2] ^= 1;
+    std::fs::write(another.path().join("adapter_model.safetensors"), file).unwrap();
+    let error = decoder(base).load_adapter(another.path()).unwrap_err().to_string();
+    assert!(error.contains("lm_head.base_layer.weight") && error.contains("other numbers"), "{error}");
+}
+
+#[test]
 fn peft_opens_what_is_trained_here_with_equal_logits() {
     let python = std::env::var("BSO_PYTHON").unwrap_or_default();
-    let has_peft = |python: &str| {
-        Command::new(python).args(["-c", "import peft"]).output().is_ok_and(|output| output.status.success())
-    };
-    if python.is_empty() || !has_peft(&python) {
+    if !has_peft(&python) {
         println!("skipped: BSO_PYTHON does not name a Python with torch, transformers and peft");
         return;
     }
@@ -469,6 +607,14 @@ fn peft_opens_what_is_trained_here_with_equal_logits() {
             DType::F32,
         ),
     ];
+    let head = Targets::Names(vec!["lm_head".to_owned(), "q_proj".to_owned()]);
+    cases.push(("llama_untied_biases_sharded", AdapterConfig { targets: head, ..settings() }, DType::F32));
+    let head = Targets::Names(vec!["lm_head".to_owned()]);
+    cases.push((
+        "gpt_neox_parallel",
+        AdapterConfig { targets: head, rslora: true, ..settings() },
+        DType::F32,
+    ));
     cases.extend(FAMILIES.map(|base| (base, settings(), DType::F32)));
     let fused = ["phi3_partial_rotary", "gpt_neox_parallel", "gpt2_learned_positions"];
     cases.extend(fused.map(|base| (base, AdapterConfig { dora: true, ..settings() }, DType::F32)));
@@ -482,7 +628,7 @@ fn peft_opens_what_is_trained_here_with_equal_logits() {
         found.push(saved.logits(&[5, 9, 33, 12, 60, 3, 3, 41]).unwrap());
         folders.push([directory(base), dir.path().to_owned()]);
     }
-    let expected = peft_logits(&python, &folders);
+    let expected = peft_numbers(&python, LOGITS, &folders);
     assert_eq!(expected.len(), cases.len());
     for (((base, settings, _), found), expected) in cases.iter().zip(&found).zip(&expected) {
         let difference = relative_max(found.as_slice(), expected);

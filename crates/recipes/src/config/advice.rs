@@ -8,6 +8,7 @@ use super::section::ObjectiveSection;
 use super::value::Setting;
 use super::{ClosedSet, TrainConfig, table};
 use bso_data::{Preference, SafetyTransform};
+use bso_model::ScoreLayout;
 use bso_objective::{BsoSettings, Generator, Tail};
 
 /// Checks settings against one another.
@@ -43,10 +44,12 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
             &format!("{key} needs evaluations and there are none; set eval_strategy to steps or epoch"),
         );
     }
-    if config.objective.score_head().is_some() && config.adapter.is_some() {
+    let new_head = config.objective.score_head().map(|(_, layout)| layout);
+    if new_head == Some(ScoreLayout::SafeRlhf) && config.adapter.is_some() {
         return conflict(
             "use_peft",
-            "adapters beside a scalar head are not supported yet; leave use_peft out: all weights are trained",
+            "PEFT has no place for a head in safe-rlhf's layout and its normaliser; set score_layout to transformers, or leave \
+             use_peft out",
         );
     }
     if let ObjectiveSection::PpoLag(section) = &config.objective {

@@ -465,8 +465,8 @@ dataset_test_split: b
 use_peft: true
 metric_for_best_model: loss";
     for c in PRESETS.iter().flat_map(|p| {
-        // A scalar head has no adapter yet, and PPO-Lagrangian samples from whole weights.
-        let more = if matches!(p.name, "reward" | "cost" | "ppo-lag") {
+        // PPO-Lagrangian samples from whole weights.
+        let more = if p.name == "ppo-lag" {
             more.replace("use_peft: true", "ptx_dataset_name: rows.jsonl")
         } else {
             more.into()
@@ -609,7 +609,7 @@ fn stages_with_a_scalar_head_have_safe_rlhfs_defaults_and_refuse_what_does_not_g
     assert!(cost.objective.build().unwrap().formula().starts_with("-log sigmoid(c_l - c_w)"));
     for (yaml, parts) in [
         ("stage: cost\npreference: better", ["preference", "safer"]),
-        ("stage: reward\nuse_peft: true", ["use_peft", "scalar head"]),
+        ("stage: reward\nuse_peft: true\nscore_layout: safe_rlhf", ["use_peft", "score_layout"]),
         ("stage: reward\nloss_type: dpo", ["stage: reward", "loss_type: dpo"]),
         ("loss_type: cost", ["stage: preference", "loss_type: cost"]),
         ("stage: reward\nregularization: -1", ["regularization", ">= 0"]),

@@ -19,7 +19,7 @@ use crate::dataset::template_choice;
 use crate::policy;
 use crate::reference::{fingerprint_labels, fingerprint_models, fingerprint_sequences};
 use crate::session::{Ending, resumed_checkpoint};
-use crate::train::{Trained, engine, opening};
+use crate::train::{Trained, Until, engine, opening};
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Interrupt, Observer};
 use bso_runs::{RunDirectory, Status};
@@ -50,7 +50,7 @@ pub fn train(
     let labels = fingerprint_labels(&[], &[]);
     let ingredients = Ingredients { config, sequences: &sequences, labels: &labels, models: &fingerprints };
     // Last of the checks: opening may replace an earlier run.
-    let run = RunDirectory::open(&config.run.output_dir, &opening(config)?)?;
+    let run = RunDirectory::open(&config.run.output_dir, &opening(config, Until::End)?)?;
     announce(config, section, (&models, &data), observer);
     if let Some(checkpoint) = resumed_checkpoint(&run, config)? {
         load_progress::<PpoProgress>(&checkpoint, &ingredients)?;

@@ -18,10 +18,10 @@ pub(super) const KEYS: &[Key] = &[
         .says(PEFT, "Share of the adapter's input that is dropped in training."),
     Key::optional("lora_target_modules", Lora, Kind::Words, &["all-linear"], "every linear layer but the head")
         .example("[q_proj, v_proj]")
-        .says("bso (PEFT: by architecture)", "Layers that get one: names (whole, or what a name ends in after a dot), or one regular expression for the whole name."),
+        .says("bso (PEFT: by architecture)", "Layers that get one: names (whole, or what a name ends in after a dot), or one regular expression for the whole name. An untied output head may be named as well (lm_head; LoRA and rsLoRA)."),
     Key::optional("lora_modules_to_save", Lora, Kind::Words, &["none"], "nothing but the adapter is trained")
         .example("[embed_tokens, lm_head]")
-        .says(PEFT, "Modules trained whole beside the adapter: embed_tokens, lm_head.")
+        .says(PEFT, "Modules trained whole beside the adapter: embed_tokens, lm_head. A new scalar head (stage reward or cost) always is.")
         .aliases(&["modules_to_save"]),
     Key::new("use_rslora", Lora, Kind::Bool, "false")
         .says(PEFT, "Scale by alpha / sqrt(r) in place of alpha / r (rsLoRA, arXiv 2312.03732)."),
