@@ -36,9 +36,11 @@ pub fn local_rows(
 /// A model or data set that is neither here nor to be had.
 pub fn located(config: &TrainConfig, observer: &dyn Observer) -> Result<TrainConfig, RecipeError> {
     let mut config = config.clone();
+    let trains_scorers = config.trains_scorers();
     let model = &mut config.model;
     model.model_name_or_path = local_model(&model.model_name_or_path, observer)?;
-    for frozen in model.ref_model.iter_mut().chain(config.objective.models_mut()) {
+    let named = if trains_scorers { Vec::new() } else { config.objective.models_mut() };
+    for frozen in model.ref_model.iter_mut().chain(named) {
         *frozen = local_model(frozen, observer)?;
     }
     let data = &mut config.data;

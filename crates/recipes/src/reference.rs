@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// For every example the log-probs (nats) of its [`Example::scored`] sequences under the reference.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -131,7 +131,9 @@ impl ReferenceLogProbs {
             return Ok(found);
         }
         log::info!("{} is not there: the log-probs are computed", path.display());
-        let part = path.with_added_extension("part");
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
         let mut computed = Self::default();
         if part.exists() {
             computed = read(&part, depends_on, examples, Extent::Part)?;

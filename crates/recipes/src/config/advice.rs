@@ -65,7 +65,7 @@ pub(super) fn check(config: &TrainConfig, r: &Resolver) -> Result<Vec<String>, C
         if config.run.eval_strategy != Strategy::No {
             return conflict(
                 "eval_strategy",
-                "stage ppo_lag has no evaluation on rows; leave it out, and measure the model with bso eval",
+                "stage ppo_lag has no evaluation on rows; leave eval_strategy out, and measure the model with bso eval",
             );
         }
     }
@@ -99,7 +99,11 @@ fn of_recipe(config: &TrainConfig, r: &Resolver) -> Result<(), ConfigError> {
     let Some(recipe) = &config.recipe else { return Ok(()) };
     let name = recipe.name;
     let conflict = |key, problem: String| Err(ConfigError::Conflict { place: r.place(key), problem });
-    let wanted = if name == Recipe::Modpo { LossType::Modpo } else { LossType::Dpo };
+    let wanted = match name {
+        Recipe::Modpo => LossType::Modpo,
+        Recipe::SafeRlhf => LossType::PpoLag,
+        _ => LossType::Dpo,
+    };
     if config.objective.loss_type() != wanted {
         return conflict(
             "recipe",

@@ -69,6 +69,8 @@ closed_set! {
         Mocan = "mocan",
         /// DPO on pairs relabelled by a helpful and a safe policy.
         Pecan = "pecan",
+        /// A reward and a cost model, then PPO-Lagrangian with both.
+        SafeRlhf = "safe-rlhf",
     }
 }
 

@@ -143,7 +143,7 @@ pub enum ConfigError {
         kind: &'static str,
         /// As written.
         name: String,
-        /// " Did you mean ...?" or why it is not there yet.
+        /// " Did you mean ...?" or nothing.
         suggestion: String,
         /// All names.
         known: String,

@@ -1,7 +1,7 @@
 //! Ready, commented configurations: what a method needs as live lines, every other key it reads as a comment
 //! with its default and the default's source.
 
-use super::choices::{ClosedSet, LossType, Stage};
+use super::choices::{ClosedSet, LossType, Recipe, Stage};
 use super::error::ConfigError;
 use super::key::{Category, Fallback, Key, Status};
 use super::preset::{self, Preset};
@@ -23,10 +23,12 @@ pub fn init(method: &str) -> Result<String, ConfigError> {
     let stage = named(&values, "stage", Stage::Preference);
     // A stage with one loss of its own has the loss of its name.
     let loss = named(&values, "loss_type", LossType::from_name(stage.name()).unwrap_or(LossType::Nll));
+    let trains_scorers = values.contains(&("recipe", Recipe::SafeRlhf.name()));
     let mut text = header(preset);
     for category in Category::ALL {
         let blocks: Vec<_> = table::keys()
             .filter(|key| key.category == *category && shown(key, loss))
+            .filter(|key| !(trains_scorers && matches!(key.name, "reward_model" | "cost_model")))
             .filter(|key| *category != Category::Stages || values.iter().any(|(name, _)| *name == key.name))
             .map(|key| block(key, &Method { values: &values, stage, loss }))
             .collect::<Result<_, _>>()?;

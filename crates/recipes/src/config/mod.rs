@@ -168,7 +168,9 @@ impl TrainConfig {
     pub fn check_paths(&self) -> Result<(), ConfigError> {
         folder("model_name_or_path", &self.model.model_name_or_path)?;
         self.model.ref_model.iter().try_for_each(|path| folder("ref_model", path))?;
-        self.objective.models().into_iter().try_for_each(|(key, path)| folder(key, path))?;
+        if !self.trains_scorers() {
+            self.objective.models().into_iter().try_for_each(|(key, path)| folder(key, path))?;
+        }
         self.data.datasets.iter().try_for_each(|source| exists("dataset_name", &source.path))?;
         self.objective.ptx_datasets().iter().try_for_each(|s| exists("ptx_dataset_name", &s.path))?;
         if let ChatTemplate::File(path) = &self.data.chat_template {
@@ -178,6 +180,13 @@ impl TrainConfig {
             folder("resume_from_checkpoint", path)?;
         }
         Ok(())
+    }
+}
+
+impl TrainConfig {
+    /// Whether the models that the objective names are trained by the recipe's own stages.
+    pub(crate) fn trains_scorers(&self) -> bool {
+        self.recipe.as_ref().is_some_and(|recipe| recipe.name == Recipe::SafeRlhf)
     }
 }
 

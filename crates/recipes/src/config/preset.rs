@@ -245,24 +245,35 @@ pub const PRESETS: &[Preset] = &[
             ("max_length", "512"),
         ],
     ),
-    preset(
-        "ppo-lag",
-        "Safe RLHF's last stage: PPO on the model's own samples, scored by a reward and a cost model, with a multiplier that holds the mean cost to a threshold.",
-        "Safe RLHF, arXiv 2310.12773, its code's run scripts",
-        &[
-            ("stage", "ppo_lag"),
-            ("num_train_epochs", "1"),
-            ("per_device_train_batch_size", "16"),
-            ("learning_rate", "1e-5"),
-            ("lr_scheduler_type", "cosine"),
-            ("warmup_ratio", "0.03"),
-            ("weight_decay", "0.01"),
-            ("adam_beta2", "0.95"),
-            ("max_length", "512"),
-            ("eval_split", "0"),
-        ],
-    ),
+    PPO_LAG,
+    SAFE_RLHF,
 ];
+
+const PPO_LAG: Preset = preset(
+    "ppo-lag",
+    "Safe RLHF's last stage: PPO on the model's own samples, scored by a reward and a cost model, with a multiplier that holds the mean cost to a threshold.",
+    "Safe RLHF, arXiv 2310.12773, its code's run scripts",
+    &[
+        ("stage", "ppo_lag"),
+        ("num_train_epochs", "1"),
+        ("per_device_train_batch_size", "16"),
+        ("learning_rate", "1e-5"),
+        ("lr_scheduler_type", "cosine"),
+        ("warmup_ratio", "0.03"),
+        ("weight_decay", "0.01"),
+        ("adam_beta2", "0.95"),
+        ("max_length", "512"),
+        ("eval_split", "0"),
+    ],
+);
+
+const SAFE_RLHF: Preset = Preset {
+    name: "safe-rlhf",
+    doc: "Safe RLHF: a reward model, a cost model, then PPO-Lagrangian with both.",
+    source: "Safe RLHF, arXiv 2310.12773, its code's run scripts",
+    base: Some(&PPO_LAG),
+    own: &[("recipe", "safe-rlhf")],
+};
 
 const SACPO: Preset = preset(
     "sacpo",
@@ -340,10 +351,6 @@ const PAPER_LLAMA: Preset = Preset {
 /// Other names for presets.
 const ALSO: &[(&str, &str)] = &[("dpo", "dpo-helpful"), ("bso-sba", "bso"), ("bso-paper", "paper")];
 
-/// Methods one could ask for that are not there, with what to do instead.
-const NOT_YET: &[(&str, &str)] =
-    &[("safe-rlhf", "run its stages one after another: `config init reward`, `cost`, then `ppo-lag`")];
-
 /// Names compare without regard to case, hyphens and underscores.
 fn plain(name: &str) -> String {
     name.trim().to_lowercase().replace('_', "-")
@@ -352,18 +359,14 @@ fn plain(name: &str) -> String {
 /// The preset called `name`; `kind` ("preset" or "method") is for the message.
 ///
 /// # Errors
-/// [`ConfigError::UnknownName`] with a suggestion, or with what to do where the method is planned.
+/// [`ConfigError::UnknownName`] with a suggestion.
 pub fn find(name: &str, kind: &'static str) -> Result<&'static Preset, ConfigError> {
     let wanted = plain(name);
     let wanted = ALSO.iter().find(|(also, _)| *also == wanted).map_or(wanted, |(_, preset)| plain(preset));
     if let Some(preset) = PRESETS.iter().find(|preset| plain(preset.name) == wanted) {
         return Ok(preset);
     }
-    let planned = NOT_YET.iter().find(|(name, _)| *name == wanted);
-    let suggestion = match planned {
-        Some((name, instead)) => format!(" {name} is not there yet: {instead}."),
-        None => did_you_mean(name, PRESETS.iter().map(|preset| preset.name)),
-    };
+    let suggestion = did_you_mean(name, PRESETS.iter().map(|preset| preset.name));
     let known = PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", ");
     Err(ConfigError::UnknownName { kind, name: name.to_owned(), suggestion, known })
 }

@@ -76,6 +76,11 @@ pub fn of(config: &TrainConfig, recipe: &RecipeSection) -> Vec<StageOf> {
             }),
             last,
         ],
+        Recipe::SafeRlhf => vec![
+            stage("reward", "the reward model", |p| Ok(scorer(p, Stage::Reward))),
+            stage("cost", "the cost model", |p| Ok(scorer(p, Stage::Cost))),
+            stage("", "PPO-Lagrangian with both", |p| Ok(p.training("", |_| {}))),
+        ],
         Recipe::Pecan => vec![
             first,
             stage("safe", "DPO on safety", |p| Ok(safe(p, "safe", p.config.objective.beta()))),

@@ -1,5 +1,6 @@
 //! PPO-Lagrangian: models, rollouts, losses, multiplier.
 
+use super::super::choices::Recipe;
 use super::super::dataset::DatasetSource;
 use super::super::error::ConfigError;
 use super::super::resolve::Resolver;
@@ -36,9 +37,15 @@ pub struct PpoLagSection {
 
 impl PpoLagSection {
     pub(super) fn read(r: &Resolver) -> Result<Self, ConfigError> {
+        // Those that a recipe trains itself lie in its folder.
+        let made = r.optional_choice("recipe")? == Some(Recipe::SafeRlhf);
+        let scorer = |key: &str, stage: &str| match made {
+            true => Ok(r.path("output_dir")?.join(stage)),
+            false => r.path(key),
+        };
         Ok(Self {
-            reward_model: r.path("reward_model")?,
-            cost_model: r.path("cost_model")?,
+            reward_model: scorer("reward_model", "reward")?,
+            cost_model: scorer("cost_model", "cost")?,
             ptx_datasets: match r.get("ptx_dataset_name")? {
                 Setting::Datasets(sources) => sources,
                 _ => Vec::new(),

@@ -1,6 +1,6 @@
 //! Keys of methods of several stages.
 
-use super::super::key::{Category::Stages, Choice, Key, Kind, Range, choice, known_as, later};
+use super::super::key::{Category::Stages, Choice, Key, Kind, Range, choice, known_as};
 use super::{HERE, MOST};
 
 const RECIPES: &[Choice] = &[
@@ -9,11 +9,7 @@ const RECIPES: &[Choice] = &[
     choice("modpo"),
     choice("mocan"),
     choice("pecan"),
-    later(
-        "safe-rlhf",
-        &["safe_rlhf"],
-        "its models are `config init reward` and `cost`; online training with them is no stage of a recipe yet",
-    ),
+    known_as("safe-rlhf", &["safe_rlhf"]),
 ];
 const SECOND: &[Choice] = &[choice("dpo"), choice("kto")];
 const COUNT: Kind = Kind::Integer { min: 1, max: MOST };
@@ -45,7 +41,7 @@ pub(super) const KEYS: &[Key] = &[
         .unit("tokens")
         .says(HERE, "mocan, pecan: the longest of these responses."),
     Key::new("score_learning_rate", Stages, Kind::Real(Range::POSITIVE), "2e-5")
-        .says("safe-rlhf's run scripts", "mocan: learning rate of the reward and the cost model."),
+        .says("safe-rlhf's run scripts", "mocan, safe-rlhf: learning rate of the reward and the cost model."),
     Key::new("score_num_train_epochs", Stages, Kind::Real(Range::POSITIVE), "2")
-        .says("safe-rlhf's run scripts", "mocan: passes over the data of the reward and the cost model."),
+        .says("safe-rlhf's run scripts", "mocan, safe-rlhf: passes over the data of the reward and the cost model."),
 ];
