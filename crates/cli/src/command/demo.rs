@@ -4,8 +4,8 @@ use crate::exit::Outcome;
 use crate::signal;
 use crate::terminal::Terminal;
 use bso_recipes::RecipeError;
-use bso_recipes::demo::{DemoTask, Estimate, Line, Sizes, demo};
-use clap::Args;
+use bso_recipes::demo::{DemoTask, Estimate, Line, Method, Sizes, demo};
+use clap::{Args, ValueEnum};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use std::io::Write;
 use std::path::PathBuf;
@@ -22,6 +22,21 @@ pub struct DemoArgs {
     /// How many seeds to run and pool; each takes as long as one
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: u64,
+    /// What is compared: six methods, or every comparator, those of several stages and PPO-Lagrangian included
+    #[arg(long, value_enum, default_value_t = Suite::Quick)]
+    suite: Suite,
+    /// Compare these methods instead: a YAML list of `name`, `about` and `settings` (lines of a config)
+    #[arg(long, value_name = "FILE", conflicts_with = "suite")]
+    methods: Option<PathBuf>,
+    /// Preference pairs to train on
+    #[arg(long, default_value_t = 6_000, value_parser = clap::value_parser!(u32).range(40..=1_000_000))]
+    pairs: u32,
+    /// Share of safety labels that are flipped, 0 to 0.5
+    #[arg(long = "safety_noise", alias = "safety-noise", default_value_t = 0.0)]
+    safety_noise: f64,
+    /// Share of preferences that are flipped, 0 to 0.5
+    #[arg(long = "preference_noise", alias = "preference-noise", default_value_t = 0.0)]
+    preference_noise: f64,
     /// Threads; default: one per core
     #[arg(long = "num_threads", alias = "num-threads")]
     num_threads: Option<usize>,
@@ -30,13 +45,32 @@ pub struct DemoArgs {
     json: bool,
 }
 
+/// A list of methods that the program brings along.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Suite {
+    /// Six methods of one stage: seconds each
+    Quick,
+    /// Every comparator: minutes a seed
+    Full,
+}
+
 /// Runs the demo and prints its table.
 pub fn run(args: &DemoArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
     let task = DemoTask {
         output_dir: args.output_dir.clone(),
         seed: args.seed,
         seeds: args.seeds,
-        sizes: Sizes::default(),
+        methods: match (&args.methods, args.suite) {
+            (Some(file), _) => Method::from_file(file)?,
+            (None, Suite::Quick) => Method::quick()?,
+            (None, Suite::Full) => Method::full()?,
+        },
+        sizes: Sizes {
+            pairs: args.pairs as usize,
+            safety_noise: args.safety_noise,
+            preference_noise: args.preference_noise,
+            ..Sizes::default()
+        },
         num_threads: args.num_threads,
     };
     let interrupt = signal::on_ctrl_c()?;
@@ -57,7 +91,8 @@ pub fn run(args: &DemoArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
         )?;
         writeln!(
             out,
-            "TV and KL: exact distance from the optimal safe policy, and KL from the reference in nats"
+            "TV and KL: exact distance from the optimal safe policy, and KL from the reference in nats; forwards: sequences computed by \
+             any model"
         )?;
     }
     writeln!(out, "report   {}", outcome.report.display())?;
@@ -75,6 +110,7 @@ fn table(lines: &[Line]) -> Table {
         "TV to optimum",
         "KL from ref.",
         "train s",
+        "forwards",
     ]);
     for line in lines {
         let s = &line.scores;
@@ -88,6 +124,7 @@ fn table(lines: &[Line]) -> Table {
             right(plain(s.tv_to_optimum)),
             right(plain(s.kl_from_reference)),
             right(line.seconds.map_or_else(String::new, |s| format!("{s:.0}"))),
+            right(line.forwards.map_or_else(String::new, |n| format!("{n:.0}"))),
         ]);
     }
     table

@@ -1,13 +1,15 @@
 //! What the demo trains from, as real files that a user can look at and train from again: SafeWorld's rows as
 //! JSONL, and a small decoder with random weights beside its word-level tokenizer.
 
-use super::{Sizes, method};
+use super::Sizes;
+use super::method::{self, Method};
 use crate::RecipeError;
 use bso_data::ChatTokenizer;
 use bso_durable::{Seed, atomic_write, ensure_dir};
 use bso_model::{DType, Decoder, Engine, ModelConfig};
 use bso_world::{
-    World, WorldConfig, preference_pairs, preference_row, prompt_row, sft_examples, sft_row, vocabulary,
+    PreferencePair, World, WorldConfig, preference_pairs, preference_row, prompt_row, sft_examples, sft_row,
+    vocabulary,
 };
 use serde_json::{Value, json};
 use std::fs;
@@ -18,7 +20,12 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// When something cannot be written.
-pub fn write(dir: &Path, sizes: &Sizes, seed: u64, engine: &Arc<Engine>) -> Result<World, RecipeError> {
+pub fn write(
+    dir: &Path,
+    (methods, sizes): (&[Method], &Sizes),
+    seed: u64,
+    engine: &Arc<Engine>,
+) -> Result<World, RecipeError> {
     let root = Seed::new(seed);
     let world = World::new(WorldConfig::default(), root.derive("world", 0))?;
     let data = dir.join("data");
@@ -27,15 +34,23 @@ pub fn write(dir: &Path, sizes: &Sizes, seed: u64, engine: &Arc<Engine>) -> Resu
     write_rows(&data.join("sft.jsonl"), sft.iter().map(sft_row))?;
     let pairs = preference_pairs(world.train(), &sizes.pairs(), root.derive("pairs", 0))?;
     write_rows(&data.join("pairs.jsonl"), pairs.iter().map(preference_row))?;
+    write_rows(&data.join("judged.jsonl"), pairs.iter().flat_map(judged_rows))?;
     write_rows(&data.join("held_out_prompts.jsonl"), world.held_out().iter().map(prompt_row))?;
     write_base_model(&dir.join("base"), sizes, root.derive("weights", 0), engine)?;
     let configs = [("sft", method::sft_config(sizes, seed))]
         .into_iter()
-        .chain(method::METHODS.iter().map(|m| (m.name, method::preference_config(m, sizes, seed))));
+        .chain(methods.iter().map(|m| (m.name.as_str(), method::preference_config(m, sizes, seed))));
     for (name, text) in configs {
         atomic_write(&dir.join(format!("{name}.yaml")), |out| out.write_all(text.as_bytes()))?;
     }
     Ok(world)
+}
+
+/// A pair as two responses that are desirable where they are labelled safe.
+fn judged_rows(pair: &PreferencePair) -> [Value; 2] {
+    [0, 1].map(
+        |i| json!({"prompt": pair.prompt.text(), "completion": pair.response(i), "label": pair.is_safe[i]}),
+    )
 }
 
 fn write_rows(path: &Path, rows: impl Iterator<Item = Value>) -> Result<(), RecipeError> {

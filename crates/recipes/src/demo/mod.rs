@@ -7,6 +7,7 @@ mod method;
 mod page;
 
 pub use bso_runs::report::Estimate;
+pub use method::Method;
 pub use page::Line;
 
 use crate::RecipeError;
@@ -33,6 +34,10 @@ pub struct Sizes {
     pub sft_epochs: u32,
     /// Preference pairs.
     pub pairs: usize,
+    /// Share of safety labels that are flipped, 0 to 0.5.
+    pub safety_noise: f64,
+    /// Share of preferences that are flipped, 0 to 0.5.
+    pub preference_noise: f64,
     /// Passes over them.
     pub preference_epochs: u32,
     /// Learning rate of every method.
@@ -48,6 +53,8 @@ impl Default for Sizes {
             sft_rows: 32_000,
             sft_epochs: 1,
             pairs: 6_000,
+            safety_noise: 0.0,
+            preference_noise: 0.0,
             preference_epochs: 1,
             learning_rate: 5e-4,
         }
@@ -56,7 +63,12 @@ impl Default for Sizes {
 
 impl Sizes {
     fn pairs(&self) -> PreferenceConfig {
-        PreferenceConfig { pairs: self.pairs, ..PreferenceConfig::default() }
+        PreferenceConfig {
+            pairs: self.pairs,
+            safety_noise: self.safety_noise,
+            preference_noise: self.preference_noise,
+            ..PreferenceConfig::default()
+        }
     }
 }
 
@@ -69,6 +81,8 @@ pub struct DemoTask {
     pub seed: u64,
     /// Seeds run one after another and pooled in the table.
     pub seeds: u64,
+    /// What is compared.
+    pub methods: Vec<Method>,
     /// Sizes.
     pub sizes: Sizes,
     /// Threads; none: one per core.
@@ -89,7 +103,14 @@ struct SeedResult {
     prompts: Vec<Prompt>,
     reference_candidates: Vec<Vec<f64>>,
     /// The reference, then the methods.
-    measured: Vec<(String, Measured, Option<f64>)>,
+    measured: Vec<(String, Measured, Option<Cost>)>,
+}
+
+/// What a method took.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    seconds: f64,
+    forwards: u64,
 }
 
 /// Runs the demo.
@@ -107,7 +128,7 @@ pub fn demo(
         let dir = task.output_dir.join(format!("seed-{seed}"));
         results.push(one_seed(task, &dir, seed, &engine, (interrupt, observer))?);
     }
-    let lines = lines(&results)?;
+    let lines = lines(&task.methods, &results)?;
     let report = task.output_dir.join("report.html");
     let first = &results[0];
     let greedy: Vec<(String, Vec<String>)> =
@@ -119,6 +140,7 @@ pub fn demo(
         greedy: &greedy,
         seeds: results.len() as u64,
         sizes: &task.sizes,
+        methods: &task.methods,
     })?;
     write_report(&report, &data)?;
     bso_durable::write_json(&task.output_dir.join("report.json"), &data)?;
@@ -138,47 +160,65 @@ fn one_seed(
     (interrupt, observer): (&Interrupt, &dyn Observer),
 ) -> Result<SeedResult, RecipeError> {
     bso_durable::ensure_dir(dir)?;
-    let world = files::write(dir, &task.sizes, seed, engine)?;
+    let world = files::write(dir, (&task.methods, &task.sizes), seed, engine)?;
     let prompts = world.held_out().to_vec();
     let mut quiet = Quiet { observer, of: String::new() };
-    let mut run = |name: &str| -> Result<f64, RecipeError> {
+    let mut run = |name: &str| -> Result<Cost, RecipeError> {
         quiet.of = format!("seed {seed}, {name}");
         let overrides: Vec<(String, String)> =
             task.num_threads.map(|n| ("num_threads".to_owned(), n.to_string())).into_iter().collect();
         let resolved = config::load(&dir.join(format!("{name}.yaml")), &overrides)?;
         let trained = train(&resolved.config, interrupt, &quiet)?;
-        if trained.interrupted { Err(RecipeError::Interrupted) } else { Ok(trained.seconds) }
+        let cost = Cost { seconds: trained.seconds, forwards: trained.forwards };
+        if trained.interrupted { Err(RecipeError::Interrupted) } else { Ok(cost) }
     };
-    let seconds = run("sft")?;
+    let Cost { seconds, .. } = run("sft")?;
     observer.event(Event::Note(format!("seed {seed}: supervised model trained in {seconds:.0} s")));
     let reference = measure::open(&dir.join("sft"), engine)?;
     let reference_candidates = measure::candidate_log_probs(&reference, &prompts)?;
     let measured = measure::measure(&reference, &prompts, &reference_candidates, seed, interrupt)?;
     let mut all = vec![("reference".to_owned(), measured, None)];
-    for method in &method::METHODS {
-        let seconds = run(method.name)?;
-        let model = measure::open(&dir.join(method.name), engine)?;
+    for Method { name, .. } in &task.methods {
+        let cost = match run(name) {
+            Err(RecipeError::Interrupted) => return Err(RecipeError::Interrupted),
+            // One method that fails on one seed is a result, and takes nothing from the others.
+            Err(error) => {
+                observer.event(Event::Warning(format!("seed {seed}: {name} failed: {error}")));
+                continue;
+            }
+            Ok(cost) => cost,
+        };
+        let model = measure::open(&dir.join(name), engine)?;
         let measured = measure::measure(&model, &prompts, &reference_candidates, seed, interrupt)?;
-        observer.event(Event::Note(format!("seed {seed}: {} trained in {seconds:.0} s", method.name)));
-        all.push((method.name.to_owned(), measured, Some(seconds)));
+        let Cost { seconds, forwards } = cost;
+        observer.event(Event::Note(format!(
+            "seed {seed}: {name} trained in {seconds:.0} s, {forwards} model forwards"
+        )));
+        all.push((name.clone(), measured, Some(cost)));
     }
     Ok(SeedResult { prompts, reference_candidates, measured: all })
 }
 
-/// All seeds pooled: the reference, the optimum, then the methods.
-fn lines(results: &[SeedResult]) -> Result<Vec<Line>, RecipeError> {
+/// All seeds pooled: the reference, the optimum, then the methods that some seed has a result of.
+fn lines(methods: &[Method], results: &[SeedResult]) -> Result<Vec<Line>, RecipeError> {
     let mut lines = Vec::new();
-    for (i, (name, ..)) in results[0].measured.iter().enumerate() {
+    for name in std::iter::once("reference").chain(methods.iter().map(|m| m.name.as_str())) {
         let mut pooled = Measured::default();
-        let mut seconds = Vec::new();
-        for result in results {
-            let (_, measured, took) = &result.measured[i];
+        let mut costs = Vec::new();
+        let of_method = results.iter().flat_map(|r| r.measured.iter().filter(|(of, ..)| of == name));
+        for (_, measured, cost) in of_method {
             pooled.answers.extend_from_slice(&measured.answers);
             pooled.exact.extend_from_slice(&measured.exact);
-            seconds.extend(*took);
+            costs.extend(*cost);
         }
-        let mean = (!seconds.is_empty()).then(|| seconds.iter().sum::<f64>() / seconds.len() as f64);
-        lines.push(page::line(name, &pooled, mean)?);
+        if pooled.answers.is_empty() {
+            continue;
+        }
+        let mean = |of: fn(&Cost) -> f64| {
+            (!costs.is_empty()).then(|| costs.iter().map(of).sum::<f64>() / costs.len() as f64)
+        };
+        let cost = (mean(|c| c.seconds), mean(|c| c.forwards as f64));
+        lines.push(page::line(name, &pooled, cost)?);
     }
     let prompts: Vec<(Prompt, Vec<f64>)> = results
         .iter()

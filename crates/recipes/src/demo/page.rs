@@ -2,7 +2,7 @@
 
 use super::Sizes;
 use super::measure::{ANSWERS_PER_PROMPT, Measured, TARGET};
-use super::method::METHODS;
+use super::method::Method;
 use crate::RecipeError;
 use bso_evaluation::statistics::{Bootstrap, Estimate as Interval};
 use bso_runs::RunDirectory;
@@ -25,15 +25,21 @@ pub struct Line {
     pub scores: Scores,
     /// Mean probability that the policy gives to the candidates together.
     pub candidate_mass: Option<Estimate>,
-    /// Seconds of training.
+    /// Seconds of training, all stages; a mean over seeds.
     pub seconds: Option<f64>,
+    /// Sequences that any model computed for it ([`crate::train::Trained::forwards`]); a mean over seeds.
+    pub forwards: Option<f64>,
 }
 
 /// The figures of a policy from everything measured of it (all seeds pooled).
 ///
 /// # Errors
 /// Never for outcomes that were measured; passed on from the statistics.
-pub fn line(name: &str, measured: &Measured, seconds: Option<f64>) -> Result<Line, RecipeError> {
+pub fn line(
+    name: &str,
+    measured: &Measured,
+    (seconds, forwards): (Option<f64>, Option<f64>),
+) -> Result<Line, RecipeError> {
     let texts = Summary::of(&measured.answers, Bootstrap::default());
     let exact = Summary::of(&measured.exact, Bootstrap::default());
     let optimum = exact.all.as_ref();
@@ -46,7 +52,7 @@ pub fn line(name: &str, measured: &Measured, seconds: Option<f64>) -> Result<Lin
         kl_from_reference: optimum.and_then(|g| g.kl_from_reference).map(shown),
     };
     let candidate_mass = optimum.and_then(|g| g.candidate_mass).map(shown);
-    Ok(Line { name: name.to_owned(), scores, candidate_mass, seconds })
+    Ok(Line { name: name.to_owned(), scores, candidate_mass, seconds, forwards })
 }
 
 fn shown(interval: Interval) -> Estimate {
@@ -71,7 +77,7 @@ pub fn optimum_line(prompts: &[(Prompt, Vec<f64>)]) -> Result<Line, RecipeError>
     });
     let exact: Vec<PromptOutcome> = outcomes.collect::<Result<_, _>>()?;
     let measured = Measured { answers: exact.clone(), exact, greedy: Vec::new() };
-    let mut line = line("optimum", &measured, None)?;
+    let mut line = line("optimum", &measured, (None, None))?;
     line.candidate_mass = None;
     for distance in [&mut line.scores.tv_to_optimum, &mut line.scores.kl_from_optimum].into_iter().flatten() {
         // The distance from itself: what is not 0 is the rounding of the sums.
@@ -96,6 +102,8 @@ pub struct Page<'a> {
     pub seeds: u64,
     /// Sizes of data and model.
     pub sizes: &'a Sizes,
+    /// What is compared.
+    pub methods: &'a [Method],
 }
 
 /// Gathers the page from the run directories and the figures.
@@ -105,13 +113,20 @@ pub struct Page<'a> {
 pub fn page(page: &Page<'_>) -> Result<ReportData, RecipeError> {
     let mut methods: Vec<MethodReport> = Vec::new();
     let (mut ledgers, mut environment, mut made) = (Vec::new(), Vec::new(), String::new());
-    for method in &METHODS {
-        let run = run_report(&RunDirectory::at(page.dir.join(method.name)))?;
-        let Some(one) = run.methods.into_iter().next() else { continue };
+    for method in page.methods {
         let line = page.lines.iter().find(|l| l.name == method.name);
+        let dir = RunDirectory::at(page.dir.join(&method.name));
+        // What failed on the first seed, or ended in an average of weights, has no run of its own there.
+        if line.is_none() || !matches!(dir.record(), Ok(Some(_))) {
+            continue;
+        }
+        let run = run_report(&dir)?;
+        let Some(one) = run.methods.into_iter().next() else { continue };
+        let cost =
+            line.and_then(|l| l.forwards).map(|n| format!("; {n:.0} model forwards")).unwrap_or_default();
         methods.push(MethodReport {
-            name: method.name.to_owned(),
-            description: method.about.to_owned(),
+            name: method.name.clone(),
+            description: format!("{}{cost}", method.about),
             scores: line.map(|l| l.scores),
             seconds: line.and_then(|l| l.seconds),
             ..one
@@ -119,7 +134,7 @@ pub fn page(page: &Page<'_>) -> Result<ReportData, RecipeError> {
         ledgers.extend(
             run.ledgers
                 .into_iter()
-                .map(|l| bso_runs::report::LedgerTable { title: method.name.to_owned(), ..l }),
+                .map(|l| bso_runs::report::LedgerTable { title: method.name.clone(), ..l }),
         );
         (environment, made) = (run.environment, run.made);
     }
