@@ -468,6 +468,8 @@ metric_for_best_model: loss";
         // PPO-Lagrangian samples from whole weights.
         let more = if p.name == "ppo-lag" {
             more.replace("use_peft: true", "ptx_dataset_name: rows.jsonl")
+        } else if p.name == "bfpo" {
+            format!("{more}\nreplay_dataset_name: rows.jsonl")
         } else {
             more.into()
         };
