@@ -120,8 +120,8 @@ fn folder() -> tempfile::TempDir {
     };
     let labelled = |i: usize| {
         let mut row = row(i);
-        row["chosen_unsafe"] = json!(i.is_multiple_of(4));
-        row["rejected_unsafe"] = json!(i.is_multiple_of(3));
+        row["chosen_safe"] = json!(!i.is_multiple_of(4));
+        row["rejected_safe"] = json!(!i.is_multiple_of(3));
         row.to_string() + "\n"
     };
     fs::write(dir.path().join("pairs.jsonl"), (0..22).map(labelled).collect::<String>()).unwrap();
@@ -209,7 +209,6 @@ fn rows_that_do_not_do_are_refused_with_a_remedy() {
         ("replay_dataset_name: nowhere.jsonl", ["replay_dataset_name", "nowhere.jsonl", "does not exist"]),
         ("replay_dataset_name: broken.jsonl", ["broken.jsonl", "2", "JSON"]),
         ("replay_dataset_name: empty.jsonl", ["empty.jsonl", "", ""]),
-        ("loss_type: dpo\nreplay_dataset_name: general.jsonl", ["replay_dataset_name", "bfpo", "dpo"]),
     ] {
         let error = run(dir, "out", more, (&Interrupt::new(), &Notes::default())).unwrap_err().to_string();
         for part in parts {
