@@ -59,7 +59,7 @@ impl BatchPlan {
     /// The order of `others` examples beside these, from place `from` on: round after round without end, each in another order.
     pub fn beside(&self, others: usize, from: usize) -> impl Iterator<Item = usize> {
         let plan = Self { examples: others, seed: self.seed.derive("beside", 0), ..*self };
-        let rounds = if others == 0 { 0..0 } else { (from / others) as u64..u64::MAX };
+        let rounds = from.checked_div(others).map_or(0..0, |round| round as u64..u64::MAX);
         rounds.flat_map(move |round| plan.order(round)).skip(from.checked_rem(others).unwrap_or(0))
     }
 
