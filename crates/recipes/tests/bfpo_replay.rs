@@ -1,6 +1,6 @@
 //! BFPO with general pairs beside the others: one step is that of both losses' summed gradients, a stopped run ends in the
 //! same bytes, and rows that do not do are refused.
-#![allow(clippy::unwrap_used, reason = "a failing test panics")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing test panics")]
 
 mod support;
 
