@@ -69,6 +69,11 @@ impl Facts {
             let role = if key == "margin_model" { "margins" } else { key };
             fingerprints.push(named(role, dir.display().to_string(), of_model(key)));
         }
+        if !ingredients.replay.is_empty() {
+            let paths = config.objective.datasets().1.iter().map(|source| source.path.display().to_string());
+            let name = paths.collect::<Vec<_>>().join(", ");
+            fingerprints.push(named("replay", name, ingredients.replay.to_owned()));
+        }
         let ledger = told.ledger.lines().into_iter();
         let manifest = Manifest {
             format: Manifest::FORMAT,

@@ -49,6 +49,20 @@ impl BatchPlan {
         order
     }
 
+    /// Examples that the steps before `step` see.
+    pub fn seen_before(&self, step: u64) -> usize {
+        let per_epoch = self.steps_per_epoch().max(1);
+        let (epochs, steps) = ((step / per_epoch) as usize, (step % per_epoch) as usize);
+        epochs * self.examples + steps.saturating_mul(self.per_step()).min(self.examples)
+    }
+
+    /// The order of `others` examples beside these, from place `from` on: round after round without end, each in another order.
+    pub fn beside(&self, others: usize, from: usize) -> impl Iterator<Item = usize> {
+        let plan = Self { examples: others, seed: self.seed.derive("beside", 0), ..*self };
+        let rounds = from.checked_div(others).map_or(0..0, |round| round as u64..u64::MAX);
+        rounds.flat_map(move |round| plan.order(round)).skip(from.checked_rem(others).unwrap_or(0))
+    }
+
     /// The micro-batches, as example indices, of optimiser step `step` counted from 0 over the whole run.
     pub fn step(&self, step: u64) -> Vec<Vec<usize>> {
         let per_epoch = self.steps_per_epoch().max(1);
@@ -103,6 +117,22 @@ mod tests {
     fn the_largest_batch_that_a_config_allows_is_the_whole_data() {
         let plan = BatchPlan::new(5, 1 << 32, 1 << 32, Seed::new(1));
         assert_eq!((plan.steps_per_epoch(), plan.step(1).concat().len()), (1, 5));
+    }
+
+    #[test]
+    fn examples_beside_come_round_and_round_wherever_one_begins() {
+        let plan = BatchPlan::new(23, 3, 2, Seed::new(1));
+        let seen: Vec<usize> = (0..9).map(|step| plan.seen_before(step)).collect();
+        assert_eq!(seen, [0, 6, 12, 18, 23, 29, 35, 41, 46]);
+        let whole: Vec<usize> = plan.beside(5, 0).take(60).collect();
+        assert_eq!(plan.beside(5, 29).take(31).collect::<Vec<_>>(), whole[29..]);
+        for round in whole.chunks(5) {
+            let mut round = round.to_vec();
+            round.sort_unstable();
+            assert_eq!(round, [0, 1, 2, 3, 4]);
+        }
+        assert_ne!(whole[..5], whole[5..10]);
+        assert_eq!(plan.beside(0, 7).count(), 0);
     }
 
     #[test]

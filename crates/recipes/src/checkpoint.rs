@@ -32,6 +32,9 @@ pub struct Progress {
     pub sequences: u64,
     /// Observations since the last logged row.
     pub pending: Vec<Observation>,
+    /// Losses of replayed pairs since then.
+    #[serde(default)]
+    pub replay: Vec<f64>,
     /// Gradient norm of the last step.
     pub grad_norm: f64,
 }
@@ -45,6 +48,9 @@ struct State<P> {
     sequences: String,
     /// Fingerprint of their labels, margins and judgements.
     labels: String,
+    /// Fingerprint of the replayed pairs; empty without any.
+    #[serde(default)]
+    replay: String,
     /// Fingerprints of the models that the run reads and does not train.
     #[serde(default)]
     models: ModelFingerprints,
@@ -58,6 +64,8 @@ pub struct Ingredients<'a> {
     pub sequences: &'a str,
     /// [`crate::reference::fingerprint_labels`].
     pub labels: &'a str,
+    /// [`crate::reference::fingerprint_sequences`] of the replayed pairs; empty without any.
+    pub replay: &'a str,
     /// [`crate::reference::fingerprint_models`].
     pub models: &'a ModelFingerprints,
 }
@@ -112,6 +120,7 @@ pub fn save<P: Serialize + Clone>(
         settings: ingredients.settings(),
         sequences: ingredients.sequences.to_owned(),
         labels: ingredients.labels.to_owned(),
+        replay: ingredients.replay.to_owned(),
         models: ingredients.models.clone(),
     };
     write_json(&building.path().join(STATE), &state)?;
@@ -151,6 +160,9 @@ pub fn load_progress<P: DeserializeOwned>(
     }
     if state.labels != ingredients.labels {
         differences.push("the labels or margins of the data differ".to_owned());
+    }
+    if state.replay != ingredients.replay {
+        differences.push("the token sequences of replay_dataset_name differ".to_owned());
     }
     // Their log-probs are read from files beside the checkpoint, and computed anew where such a file is gone.
     for (key, was) in &state.models {

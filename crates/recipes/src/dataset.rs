@@ -1,16 +1,16 @@
 //! From the configured data sets to training and held-out examples in tokens, every row accounted for.
 
 use crate::RecipeError;
-use crate::config::{ChatTemplate, DatasetSource, LossType, TrainConfig};
+use crate::config::{ChatTemplate, DatasetSource, LossType, ObjectiveSection, TrainConfig};
 use crate::example::{Example, mismatch};
 use crate::reference::ReferenceLogProbs;
 use bso_data::{
-    ChatTokenizer, DataError, Ledger, LoadOptions, Loaded, Needs, Part, PreferencePair, Prompted,
-    TemplateChoice, Truncation, load_pairs, load_sft, load_unpaired, mix, split_by_prompt, tokenise_pairs,
-    tokenise_sft, tokenise_unpaired,
+    ChatTokenizer, DataError, Ledger, LoadOptions, Loaded, Needs, Part, Preference, PreferencePair, Prompted,
+    SafetyTransform, TemplateChoice, Truncation, load_pairs, load_sft, load_unpaired, mix, split_by_prompt,
+    tokenise_pairs, tokenise_sft, tokenise_unpaired,
 };
 use bso_durable::{Observer, Seed};
-use bso_objective::PreferenceLoss;
+use bso_objective::{PreferenceLoss, SafetyLabels};
 use std::path::Path;
 
 /// Examples ready for the model.
@@ -20,6 +20,8 @@ pub struct Dataset {
     pub train: Vec<Example>,
     /// Held out, by prompt.
     pub eval: Vec<Example>,
+    /// General pairs to train on beside each micro-batch, labelled safe; none without `replay_dataset_name`.
+    pub replay: Vec<Example>,
     /// The account of every row.
     pub ledger: Ledger,
     /// The schema and how it was found.
@@ -78,15 +80,48 @@ impl Dataset {
                 dataset.ledger
             )));
         }
-        dataset.ledger.kept = dataset.train.len() + dataset.eval.len();
+        dataset.add_replay(config, tokenizer, observer)?;
+        dataset.ledger.kept = dataset.all().count();
         Ok(dataset)
+    }
+
+    /// BFPO's general pairs, whatever labels they have.
+    fn add_replay(
+        &mut self,
+        config: &TrainConfig,
+        tokenizer: &ChatTokenizer,
+        observer: &dyn Observer,
+    ) -> Result<(), RecipeError> {
+        let ObjectiveSection::Bfpo { replay_datasets, .. } = &config.objective else { return Ok(()) };
+        if replay_datasets.is_empty() {
+            return Ok(());
+        }
+        let read = gather_beside(config, replay_datasets, observer, load_pairs)?;
+        let truncation = Truncation { max_length: config.data.max_length, mode: config.data.truncation_mode };
+        let mut account = read.ledger;
+        let pairs = tokenise_pairs(&read.train, tokenizer, truncation, &mut account, observer)?;
+        if pairs.is_empty() {
+            return Err(RecipeError::input(format!(
+                "replay_dataset_name: no pair is left to train on ({account}); see `bso data check`"
+            )));
+        }
+        self.replay = into_examples(pairs);
+        let labels = Some(SafetyLabels { chosen_unsafe: false, rejected_unsafe: false });
+        self.replay.iter_mut().for_each(|example| example.labels = labels);
+        self.ledger.absorb(account);
+        Ok(())
     }
 }
 
 impl Dataset {
     /// Sequences that a frozen model computes for it once.
     pub fn sequences(&self) -> u64 {
-        self.train.iter().chain(&self.eval).map(|e| e.scored().count() as u64).sum()
+        self.all().map(|e| e.scored().count() as u64).sum()
+    }
+
+    /// Every example.
+    pub fn all(&self) -> impl Iterator<Item = &Example> {
+        self.train.iter().chain(&self.eval).chain(&self.replay)
     }
 
     /// MODPO's margins m(y) = beta (log pi_margin(y) - log pi_ref(y)), summed over the response; no gradient passes them.
@@ -198,6 +233,25 @@ pub fn gather<T: Prompted>(
     Ok(Gathered { train, eval, ledger, detected: detected.join(", ") })
 }
 
+/// As [`gather`], of data sets that are trained on beside those of the configuration: whole, each in its own schema, as they are.
+///
+/// # Errors
+/// As [`gather`].
+pub fn gather_beside<T: Prompted>(
+    config: &TrainConfig,
+    datasets: &[DatasetSource],
+    observer: &dyn Observer,
+    load: Load<T>,
+) -> Result<Gathered<T>, RecipeError> {
+    let mut beside = config.clone();
+    let data = &mut beside.data;
+    data.datasets = datasets.to_vec();
+    (data.train_split, data.test_split) = (None, None);
+    (data.dataset_format, data.columns) = (None, Default::default());
+    (data.preference, data.safety_transform) = (Preference::Better, SafetyTransform::None);
+    gather(&beside, &Needs::default(), observer, load)
+}
+
 /// Splits by prompt before anything is cut, so that a prompt is on one side whatever the truncation.
 fn split<T: Prompted>(
     gathered: Gathered<T>,
@@ -211,5 +265,5 @@ fn split<T: Prompted>(
     };
     let train = tokenise(&train, &mut ledger)?;
     let eval = if eval.is_empty() { Vec::new() } else { tokenise(&eval, &mut ledger)? };
-    Ok(Dataset { train, eval, ledger, detected })
+    Ok(Dataset { train, eval, replay: Vec::new(), ledger, detected })
 }

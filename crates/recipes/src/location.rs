@@ -49,7 +49,7 @@ pub fn located(config: &TrainConfig, observer: &dyn Observer) -> Result<TrainCon
         splits.extend(data.test_split.as_deref().map(Some));
         source.path = local_rows(&source.path, &splits, observer)?;
     }
-    for source in config.objective.ptx_datasets_mut() {
+    for source in config.objective.datasets_mut() {
         source.path = local_rows(&source.path, &[source.split.as_deref()], observer)?;
     }
     Ok(config)

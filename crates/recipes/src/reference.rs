@@ -111,6 +111,11 @@ pub fn fingerprint_sequences(train: &[Example], eval: &[Example]) -> String {
     fingerprint.finish()
 }
 
+/// The same of pairs that are replayed; empty without any.
+pub fn fingerprint_replay(pairs: &[Example]) -> String {
+    if pairs.is_empty() { String::new() } else { fingerprint_sequences(pairs, &[]) }
+}
+
 impl ReferenceLogProbs {
     /// Reads the file at `path` if it was made from the same ingredients; computes and writes it if there is none. Where the user
     /// stops the computation, what is done is kept beside it (`.part`), and the next call goes on from there.

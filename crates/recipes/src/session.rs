@@ -37,6 +37,8 @@ pub struct Inputs<'a> {
     pub dataset: &'a Dataset,
     /// The reference's log-probs of them; empty for SFT.
     pub reference: &'a ReferenceLogProbs,
+    /// Likewise of the replayed pairs, as `train`.
+    pub replay: &'a ReferenceLogProbs,
     /// Goes into checkpoints.
     pub tokenizer: &'a ChatTokenizer,
 }
@@ -141,7 +143,7 @@ impl<'a> Session<'a> {
         }
         let log = RunLog::open(run, config, checkpoint.is_some().then_some(progress.step))?;
         let mut memory = StepMemory::new(decoder, config.model.gradient_checkpointing);
-        let largest = largest_batch(config, decoder.config().reads(), &inputs.dataset.train)?;
+        let largest = largest_batch(config, decoder.config().reads(), inputs.dataset)?;
         log_memory(config, decoder, largest);
         memory.reserve(decoder, largest)?;
         let rows = if checkpoint.is_some() { read_metrics(&run.metrics())?.rows } else { Vec::new() };
@@ -301,10 +303,13 @@ impl<'a> Session<'a> {
     fn step(&mut self, decoder: &mut Decoder) -> Result<StepOutcome, RecipeError> {
         let (dataset, reference) = (self.inputs.dataset, &self.inputs.reference.train);
         let index = self.progress.step;
-        let micro_batches =
-            self.plan.step(index).iter().map(|micro| micro_batch(micro, &dataset.train, reference)).collect();
+        let planned = self.plan.step(index);
+        let mut order = self.plan.beside(dataset.replay.len(), self.plan.seen_before(index));
+        let replayed = planned.iter().map(|micro| order.by_ref().take(micro.len()).collect::<Vec<_>>());
+        let replay = replayed.filter(|micro| !micro.is_empty());
         let step = Step {
-            micro_batches,
+            micro_batches: planned.iter().map(|m| micro_batch(m, &dataset.train, reference)).collect(),
+            replay: replay.map(|m| micro_batch(&m, &dataset.replay, &self.inputs.replay.train)).collect(),
             rate: self.schedule.rate(index),
             max_grad_norm: self.inputs.config.optimiser.max_grad_norm,
             dropout: Seed::new(self.inputs.config.model.seed).derive("dropout", index),
@@ -327,6 +332,7 @@ impl<'a> Session<'a> {
         self.progress.sequences += outcome.sequences as u64;
         self.progress.grad_norm = outcome.grad_norm;
         self.progress.pending.extend(outcome.observations.iter().cloned());
+        self.progress.replay.extend(outcome.replay.iter().map(|o| o.loss));
         self.window.tokens += outcome.tokens as u64;
         Ok(outcome)
     }
@@ -356,6 +362,10 @@ impl<'a> Session<'a> {
     fn log_training(&mut self, per_epoch: u64) -> Result<(), RecipeError> {
         let mut row = self.row(per_epoch);
         put_observations(&mut row, "", &self.progress.pending, self.beta());
+        let replay = std::mem::take(&mut self.progress.replay);
+        if !replay.is_empty() {
+            row.put(key::REPLAY_LOSS, replay.iter().sum::<f64>() / replay.len() as f64);
+        }
         row.put(key::GRAD_NORM, self.progress.grad_norm);
         row.put(key::LEARNING_RATE, self.schedule.rate(self.progress.step.saturating_sub(1)));
         row.put_count(key::NUM_TOKENS, self.progress.tokens);

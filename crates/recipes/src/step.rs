@@ -32,6 +32,8 @@ pub struct MicroBatch<'a> {
 pub struct StepOutcome {
     /// Every example, in the order of the micro-batches.
     pub observations: Vec<Observation>,
+    /// Likewise of the replayed ones.
+    pub replay: Vec<Observation>,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
     /// Tokens that entered the model, shared prompts counted each time.
@@ -80,6 +82,8 @@ pub fn optimise(
 ) -> Result<StepOutcome, RecipeError> {
     let mut outcome = accumulate(decoder, memory, objective, step)?;
     check(&outcome.observations)?;
+    outcome.replay =
+        outcome.observations.split_off(step.micro_batches.iter().map(|m| m.examples.len()).sum());
     outcome.grad_norm = memory.gradients.apply((decoder, optimiser), step.rate, step.max_grad_norm)?;
     update_normaliser(decoder, step, &outcome.observations);
     Ok(outcome)
@@ -103,6 +107,8 @@ fn update_normaliser(decoder: &mut Decoder, step: &Step<'_>, observations: &[Obs
 pub struct Step<'a> {
     /// Accumulated into one gradient.
     pub micro_batches: Vec<MicroBatch<'a>>,
+    /// General pairs (BFPO) whose loss, by a mean of its own, is added.
+    pub replay: Vec<MicroBatch<'a>>,
     /// Learning rate.
     pub rate: f64,
     /// Clipping of the global norm, if any.
@@ -111,17 +117,27 @@ pub struct Step<'a> {
     pub dropout: Seed,
 }
 
-/// Leaves the step's mean gradient in `memory` and returns what was seen; the norm is not yet known.
+/// Leaves the step's mean gradient in `memory` and returns what was seen, replayed examples last; the norm is not yet known.
 fn accumulate(
     decoder: &Decoder,
     memory: &mut StepMemory,
     objective: &TrainingObjective,
     step: &Step<'_>,
 ) -> Result<StepOutcome, RecipeError> {
-    let divisor = objective.divisor(step.micro_batches.iter().flat_map(|m| m.examples.iter().copied()));
-    let mut outcome = StepOutcome { observations: Vec::new(), grad_norm: f64::NAN, tokens: 0, sequences: 0 };
+    let divisor =
+        |part: &[MicroBatch<'_>]| objective.divisor(part.iter().flat_map(|m| m.examples.iter().copied()));
+    let parts = [&step.micro_batches, &step.replay];
+    let micro_batches =
+        parts.into_iter().flat_map(|part| part.iter().map(move |micro| (micro, divisor(part))));
+    let mut outcome = StepOutcome {
+        observations: Vec::new(),
+        replay: Vec::new(),
+        grad_norm: f64::NAN,
+        tokens: 0,
+        sequences: 0,
+    };
     memory.gradients.clear();
-    for (index, micro) in step.micro_batches.iter().enumerate() {
+    for (index, (micro, divisor)) in micro_batches.enumerate() {
         memory.activations.drop_by(Some(step.dropout.derive("micro-batch", index as u64)));
         let mismatched = mismatched_log_probs(decoder, memory, &micro.examples)?;
         let sequences = micro.examples.iter().flat_map(|e| &e.sequences);

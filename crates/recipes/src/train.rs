@@ -3,8 +3,9 @@
 use crate::RecipeError;
 use crate::artefacts::{self, Facts, Told};
 use crate::checkpoint::{Ingredients, Progress, load_progress};
-use crate::config::{DeviceChoice, ObjectiveSection, Resume, TrainConfig};
+use crate::config::{DeviceChoice, LossType, ObjectiveSection, Resume, TrainConfig};
 use crate::dataset::{Dataset, template_choice};
+use crate::example::Example;
 use crate::fitting::{check_context, check_vocabulary, warn_of_padding, warn_of_template};
 use crate::loaded::tell_of_model;
 use crate::location::located;
@@ -12,7 +13,8 @@ use crate::objective::TrainingObjective;
 use crate::policy;
 use crate::ppo;
 use crate::reference::{
-    Dependencies, ReferenceLogProbs, fingerprint_labels, fingerprint_models, fingerprint_sequences,
+    Dependencies, ReferenceLogProbs, fingerprint_labels, fingerprint_models, fingerprint_replay,
+    fingerprint_sequences,
 };
 use crate::session::{Inputs, Session, resumed_checkpoint};
 use bso_data::ChatTokenizer;
@@ -119,18 +121,20 @@ fn run_until(
     let mut dataset = Dataset::load(config, &tokenizer, objective.pair_loss(), observer)?;
     let sequences = fingerprint_sequences(&dataset.train, &dataset.eval);
     let labels = fingerprint_labels(&dataset.train, &dataset.eval);
+    let replay = fingerprint_replay(&dataset.replay);
     let models = fingerprint_models(config)?;
     let loading = Instant::now();
     let mut decoder = policy::load(config, &engine, observer)?;
     tell_of_model(&decoder, model_dir, loading, observer);
-    check_context(dataset.train.iter().chain(&dataset.eval), decoder.config(), model_dir)?;
+    check_context(dataset.all(), decoder.config(), model_dir)?;
     // Last of the checks: opening may replace an earlier run.
     let run = RunDirectory::open(&config.run.output_dir, &opening(config, until)?)?;
     announce(config, &objective, &dataset, &decoder, observer);
-    warn_of_template(&tokenizer, dataset.train.iter().chain(&dataset.eval), observer);
-    warn_of_padding(&decoder, dataset.train.iter().chain(&dataset.eval), observer);
+    warn_of_template(&tokenizer, dataset.all(), observer);
+    warn_of_padding(&decoder, dataset.all(), observer);
 
-    let ingredients = Ingredients { config, sequences: &sequences, labels: &labels, models: &models };
+    let ingredients =
+        Ingredients { config, sequences: &sequences, labels: &labels, replay: &replay, models: &models };
     if let Some(checkpoint) = resumed_checkpoint(&run, config)? {
         // Before anything is computed for a run that this is not.
         load_progress::<Progress>(&checkpoint, &ingredients)?;
@@ -142,34 +146,34 @@ fn run_until(
     };
     let facts = Facts::gather(&ingredients, &told, &tokenizer, &decoder)?;
     // None: the policy before its first step, which needs no second copy of the weights.
-    let frozen = |other: Option<(&str, &Path)>, file: PathBuf, dataset: &Dataset| {
-        let key = other.map_or("model_name_or_path", |(key, _)| key);
-        let mut depends_on = dependencies(config, &models[key], &tokenizer, &sequences);
-        if let (None, Some(kind)) = (other, config.quantisation) {
-            depends_on.insert("weights in few bits".to_owned(), kind.to_string());
-        }
-        let load = || {
-            let Some((_, dir)) = other else { return Ok(Cow::Borrowed(&decoder)) };
-            let loading = Instant::now();
-            let mut model = Decoder::load(dir, engine.clone())?;
-            tell_of_model(&model, dir, loading, observer);
-            model.compute_in(config.model.compute_dtype(), false)?;
-            Ok(Cow::Owned(model))
+    let frozen =
+        |other: Option<(&str, &Path)>, file: PathBuf, data: (&[Example], &[Example]), sequences: &str| {
+            let key = other.map_or("model_name_or_path", |(key, _)| key);
+            let mut depends_on = dependencies(config, &models[key], &tokenizer, sequences);
+            if let (None, Some(kind)) = (other, config.quantisation) {
+                depends_on.insert("weights in few bits".to_owned(), kind.to_string());
+            }
+            let load = || {
+                let Some((_, dir)) = other else { return Ok(Cow::Borrowed(&decoder)) };
+                let loading = Instant::now();
+                let mut model = Decoder::load(dir, engine.clone())?;
+                tell_of_model(&model, dir, loading, observer);
+                model.compute_in(config.model.compute_dtype(), false)?;
+                Ok(Cow::Owned(model))
+            };
+            ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer))
         };
-        let data = (dataset.train.as_slice(), dataset.eval.as_slice());
-        ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer))
-    };
-    let reference = if objective.needs_reference() {
-        frozen(
-            config.model.ref_model.as_deref().map(|dir| ("ref_model", dir)),
-            run.reference_log_probs(),
-            &dataset,
-        )?
-    } else {
-        ReferenceLogProbs::default()
-    };
+    let (mut reference, mut of_replay) = (ReferenceLogProbs::default(), ReferenceLogProbs::default());
+    if objective.needs_reference() {
+        let model = config.model.ref_model.as_deref().map(|dir| ("ref_model", dir));
+        reference = frozen(model, run.reference_log_probs(), (&dataset.train, &dataset.eval), &sequences)?;
+        if !dataset.replay.is_empty() {
+            of_replay = frozen(model, run.replay_log_probs(), (&dataset.replay, &[]), &replay)?;
+        }
+    }
     if let Some(dir) = config.objective.margin_model() {
-        let margin = frozen(Some(("margin_model", dir)), run.margin_log_probs(), &dataset)?;
+        let data = (dataset.train.as_slice(), dataset.eval.as_slice());
+        let margin = frozen(Some(("margin_model", dir)), run.margin_log_probs(), data, &sequences)?;
         dataset.set_margins(&margin, &reference, config.objective.beta());
     }
     let of_frozen = (u64::from(objective.needs_reference())
@@ -186,6 +190,7 @@ fn run_until(
         objective: &objective,
         dataset: &dataset,
         reference: &reference,
+        replay: &of_replay,
         tokenizer: &tokenizer,
     };
     let mut session = Session::begin(&run, &inputs, &ingredients, &mut decoder, observer)?;
@@ -231,7 +236,7 @@ pub(crate) fn opening(config: &TrainConfig, until: Until) -> Result<Opening, Rec
     let base = ModelDirectory::find(&config.model.model_name_or_path)?.base;
     let models = [&config.model.model_name_or_path, &base].into_iter().chain(&config.model.ref_model);
     let frozen = config.objective.models().into_iter().map(|(_, dir)| dir);
-    let rows = config.data.datasets.iter().chain(config.objective.ptx_datasets()).map(|source| &source.path);
+    let rows = config.data.datasets.iter().chain(config.objective.datasets().1).map(|source| &source.path);
     let inputs = models.chain(frozen).chain(rows);
     let holds_run = || RunDirectory::at(&config.run.output_dir).record().is_ok_and(|found| found.is_some());
     Ok(Opening {
@@ -297,5 +302,13 @@ fn announce(
             None => "split by prompt".to_owned(),
         }
     ));
+    if config.objective.loss_type() == LossType::Bfpo {
+        note(match dataset.replay.len() {
+            0 => "replay      none: replay_dataset_name would add the loss of general pairs".to_owned(),
+            pairs => format!(
+                "replay      {pairs} general pairs that count as safe, as many as examples in every step"
+            ),
+        });
+    }
     note(format!("parameters  {} trainable, of {}", decoder.trained_count(), decoder.parameter_count()));
 }

@@ -251,6 +251,7 @@ fn over_100_steps_bf16_follows_the_losses_of_f32_within_one_percent() {
                 };
                 let step = Step {
                     micro_batches: vec![micro],
+                    replay: Vec::new(),
                     rate: 1e-4,
                     max_grad_norm: Some(1.0),
                     dropout: bso_durable::Seed::new(0),

@@ -63,6 +63,7 @@ fn train(loss: ScoreLoss, examples: &[Example], micro: usize) -> (Vec<f64>, Deco
                 .chunks(micro)
                 .map(|pairs| MicroBatch { examples: pairs.iter().collect(), reference: Vec::new() })
                 .collect(),
+            replay: Vec::new(),
             rate: 1e-3,
             max_grad_norm: None,
             dropout: Seed::new(index),

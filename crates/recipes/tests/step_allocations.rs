@@ -89,6 +89,7 @@ fn measure(path: CpuPath, dtype: DType, checkpointed: bool, loss: &str) -> (usiz
         };
         let step = Step {
             micro_batches: vec![micro(), micro()],
+            replay: Vec::new(),
             rate: 1e-5,
             max_grad_norm: Some(1.0),
             dropout: bso_durable::Seed::new(0),

@@ -11,11 +11,13 @@ use std::sync::Arc;
 const RECORDS: [&str; 3] = ["manifest.json", "metrics.jsonl", "trainer_state.json"];
 
 /// What a run that has not begun its first step may leave: the next one reads it, or goes on from a part.
-const BEGUN: [&str; 4] = [
+const BEGUN: [&str; 6] = [
     "reference_log_probs.jsonl",
     "reference_log_probs.jsonl.part",
     "margin_log_probs.jsonl",
     "margin_log_probs.jsonl.part",
+    "replay_log_probs.jsonl",
+    "replay_log_probs.jsonl.part",
 ];
 
 /// Files of a run whose names others use as well. They belong to a run only where a record says so.
@@ -125,6 +127,11 @@ impl RunDirectory {
     /// The same of the model that MODPO's margins come from.
     pub fn margin_log_probs(&self) -> PathBuf {
         self.root.join("margin_log_probs.jsonl")
+    }
+
+    /// The reference's log-probs of BFPO's general pairs.
+    pub fn replay_log_probs(&self) -> PathBuf {
+        self.root.join("replay_log_probs.jsonl")
     }
 
     /// The Hugging Face trainer's view of the run.

@@ -12,6 +12,8 @@ pub mod key {
     pub const EPOCH: &str = "epoch";
     /// Mean loss since the last row: nats per pair, or per token for supervised training.
     pub const LOSS: &str = "loss";
+    /// Mean loss of BFPO's general pairs, which is added to [`LOSS`] in training and not in this figure.
+    pub const REPLAY_LOSS: &str = "replay_loss";
     /// Global gradient norm before clipping.
     pub const GRAD_NORM: &str = "grad_norm";
     /// Learning rate of the last step.

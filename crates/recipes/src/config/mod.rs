@@ -172,7 +172,8 @@ impl TrainConfig {
             self.objective.models().into_iter().try_for_each(|(key, path)| folder(key, path))?;
         }
         self.data.datasets.iter().try_for_each(|source| exists("dataset_name", &source.path))?;
-        self.objective.ptx_datasets().iter().try_for_each(|s| exists("ptx_dataset_name", &s.path))?;
+        let (key, others) = self.objective.datasets();
+        others.iter().try_for_each(|source| exists(key, &source.path))?;
         if let ChatTemplate::File(path) = &self.data.chat_template {
             exists("chat_template", path)?;
         }

@@ -163,7 +163,7 @@ pub const PRESETS: &[Preset] = &[
     ),
     preset(
         "bfpo",
-        "BFPO: a squared loss whose target follows the safety labels. (Its replay batch of general pairs is not there yet.)",
+        "BFPO: a squared loss whose target follows the safety labels. replay_dataset_name adds the same loss on general pairs, as the published run does.",
         "BFPO, arXiv 2408.15313, published run",
         &[("loss_type", "bfpo"), ("beta", "0.01"), ("b1", "3"), ("alpha", "0.5"), ("preference", "better")],
     ),

@@ -3,6 +3,7 @@
 //! its parameters, and SafeDPO's delta.
 
 use super::choices::{ClosedSet, LossType, Stage};
+use super::dataset::DatasetSource;
 use super::error::{ConfigError, Place};
 use super::expand::{self, Failure};
 use super::key::{Fallback, Key, Status};
@@ -147,6 +148,14 @@ impl Resolver {
     }
     pub fn path(&self, name: &str) -> Result<PathBuf, ConfigError> {
         self.optional_path(name)?.ok_or_else(|| mistyped(name, &Setting::Absent))
+    }
+    /// No data set where none is named.
+    pub fn optional_datasets(&self, name: &str) -> Result<Vec<DatasetSource>, ConfigError> {
+        match self.get(name)? {
+            Setting::Datasets(sources) => Ok(sources),
+            Setting::Absent => Ok(Vec::new()),
+            other => Err(mistyped(name, &other)),
+        }
     }
     pub fn optional_path(&self, name: &str) -> Result<Option<PathBuf>, ConfigError> {
         match self.get(name)? {

@@ -464,6 +464,7 @@ metric_for_best_model: loss";
         // PPO-Lagrangian samples from whole weights; some recipes need them in a stage.
         let more = match p.name {
             "ppo-lag" | "safe-rlhf" => more.replace("use_peft: true", "ptx_dataset_name: rows.jsonl"),
+            "bfpo" => format!("{more}\nreplay_dataset_name: rows.jsonl"),
             "p-sacpo" | "mocan" => more.replace("use_peft: true", ""),
             _ => more.into(),
         };

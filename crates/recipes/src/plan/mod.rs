@@ -101,7 +101,7 @@ pub fn plan(
     let started = Instant::now();
     let dataset = Dataset::load(config, &tokenizer, objective.pair_loss(), observer)?;
     let tokenising = started.elapsed().as_secs_f64();
-    check_context(dataset.train.iter().chain(&dataset.eval), &model, dir)?;
+    check_context(dataset.all(), &model, dir)?;
     // The same data and tokenizer lie in memory as in the run: what the process takes now, the run takes too.
     let base = machine::resident_memory().unwrap_or(0);
 

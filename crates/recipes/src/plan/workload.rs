@@ -107,7 +107,7 @@ impl Workload {
             .filter(|step| *step == steps || config.run.evaluates_after(*step, per_epoch))
             .count() as u64;
         let (mut packer, mut all) = (Packer::new(reads, cut), Self::empty(steps, evaluations));
-        let mut seen = 0.0;
+        let (mut seen, mut order) = (0.0, plan.beside(dataset.replay.len(), 0));
         for epoch in (0..steps.div_ceil(per_epoch)).take(MOST.div_ceil(per_epoch as usize)) {
             let left = steps - epoch * per_epoch;
             for (index, micro) in plan.epoch(epoch).iter().enumerate() {
@@ -116,10 +116,15 @@ impl Workload {
                     break;
                 }
                 let members = || micro.iter().map(|i| &examples[*i]);
-                all.training.add(packer.size(members().flat_map(|e| &e.sequences), &mut all.largest)?);
-                if epoch == 0 {
-                    all.epoch_passes += 1.0;
-                    all.tokens.add(&packer, members().flat_map(|e| &e.sequences))?;
+                let replayed: Vec<&Example> =
+                    order.by_ref().take(micro.len()).map(|i| &dataset.replay[i]).collect();
+                for part in [members().collect(), replayed].iter().filter(|part| !part.is_empty()) {
+                    let sequences = || part.iter().flat_map(|e| &e.sequences);
+                    all.training.add(packer.size(sequences(), &mut all.largest)?);
+                    if epoch == 0 {
+                        all.epoch_passes += 1.0;
+                        all.tokens.add(&packer, sequences())?;
+                    }
                 }
                 if members().any(|e| e.mismatched.is_some()) {
                     let largest = all.largest_mismatched.get_or_insert_default();
@@ -131,17 +136,17 @@ impl Workload {
         let passes = (steps as f64 * plan.passes_per_step()).max(seen);
         (all.training, all.mismatched) =
             (all.training.times(passes / seen.max(1.0)), all.mismatched.times(passes / seen.max(1.0)));
-        let mut evaluated = None;
-        for (examples, work, largest) in [
-            (&dataset.train, &mut all.train_scored, &mut all.largest_scored),
-            (&dataset.eval, &mut all.eval_scored, &mut evaluated),
-        ] {
+        for (examples, held_out) in [(&dataset.train, false), (&dataset.replay, false), (&dataset.eval, true)]
+        {
+            let (work, largest) = match held_out {
+                false => (&mut all.train_scored, &mut all.largest_scored),
+                true => (&mut all.eval_scored, &mut all.largest_evaluated),
+            };
             for group in by_tokens(examples.iter().map(Example::tokens), TOKENS) {
                 let sequences = examples[group].iter().flat_map(Example::scored);
                 work.add(packer.size(sequences, largest.get_or_insert_default())?);
             }
         }
-        all.largest_evaluated = evaluated;
         all.sample = sample(examples);
         Ok(all)
     }
@@ -172,15 +177,21 @@ impl Workload {
 pub(crate) fn largest_batch(
     config: &TrainConfig,
     reads: Reads,
-    examples: &[Example],
+    dataset: &Dataset,
 ) -> Result<BatchSize, RecipeError> {
+    let (examples, replay) = (&dataset.train, &dataset.replay);
     let plan = batch_plan(config, examples.len());
     let steps = config.schedule.total_steps(plan.steps_per_epoch());
     let passes = (steps as f64 * plan.passes_per_step()).ceil().min(MOST as f64) as usize;
     let epochs = steps.div_ceil(plan.steps_per_epoch().max(1));
     let (mut packer, mut largest) = (Packer::new(reads, None), BatchSize::default());
+    let mut order = plan.beside(replay.len(), 0);
     for micro in (0..epochs).flat_map(|epoch| plan.epoch(epoch)).take(passes) {
         packer.size(micro.iter().flat_map(|i| &examples[*i].sequences), &mut largest)?;
+        if !replay.is_empty() {
+            let replayed = order.by_ref().take(micro.len());
+            packer.size(replayed.flat_map(|i| &replay[i].sequences), &mut largest)?;
+        }
     }
     Ok(largest)
 }
@@ -195,7 +206,7 @@ fn batch_plan(config: &TrainConfig, examples: usize) -> BatchPlan {
 pub(super) fn token_bytes(dataset: &Dataset) -> u64 {
     let sequence = |s: &TokenisedSequence| size_of::<TokenisedSequence>() + 4 * s.len();
     let example = |e: &Example| size_of::<Example>() + e.scored().map(sequence).sum::<usize>();
-    dataset.train.iter().chain(&dataset.eval).map(|e| example(e) as u64).sum()
+    dataset.all().map(|e| example(e) as u64).sum()
 }
 
 /// Packs to count, in one batch's memory.

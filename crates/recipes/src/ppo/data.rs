@@ -2,7 +2,7 @@
 
 use crate::RecipeError;
 use crate::config::{PpoLagSection, TrainConfig};
-use crate::dataset::{gather, template_choice};
+use crate::dataset::{gather, gather_beside, template_choice};
 use crate::example::Example;
 use crate::policy;
 use bso_data::{
@@ -121,11 +121,7 @@ fn rows_to_imitate(
     if section.ptx_datasets.is_empty() {
         return Ok(Vec::new());
     }
-    let mut of_rows = config.clone();
-    of_rows.data.datasets = section.ptx_datasets.clone();
-    (of_rows.data.train_split, of_rows.data.test_split) = (None, None);
-    (of_rows.data.dataset_format, of_rows.data.columns) = (None, Default::default());
-    let read = gather(&of_rows, &Needs::default(), observer, load_sft)?;
+    let read = gather_beside(config, &section.ptx_datasets, observer, load_sft)?;
     let truncation = Truncation { max_length: config.data.max_length, mode: config.data.truncation_mode };
     let mut account = read.ledger;
     let examples = tokenise_sft(&read.train, tokenizer, truncation, &mut account, observer)?;

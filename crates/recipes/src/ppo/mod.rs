@@ -48,7 +48,8 @@ pub fn train(
     // Prompts stand for sequences without a response.
     let sequences = fingerprint_sequences(&data.as_examples(), &data.ptx);
     let labels = fingerprint_labels(&[], &[]);
-    let ingredients = Ingredients { config, sequences: &sequences, labels: &labels, models: &fingerprints };
+    let ingredients =
+        Ingredients { config, sequences: &sequences, labels: &labels, replay: "", models: &fingerprints };
     // Last of the checks: opening may replace an earlier run.
     let run = RunDirectory::open(&config.run.output_dir, &opening(config, Until::End)?)?;
     announce(config, section, (&models, &data), observer);

@@ -23,6 +23,7 @@ pub use run::{Resume, RunSection};
 pub use schedule::{ScheduleSection, Warmup};
 
 use super::choices::ClosedSet;
+use super::dataset::DatasetSource;
 use super::value::Setting;
 use std::path::Path;
 
@@ -45,6 +46,11 @@ impl Settings {
     }
     fn optional_real(&mut self, name: &'static str, x: Option<f64>) {
         self.put(name, x.map_or(Setting::Absent, Setting::Real));
+    }
+    fn optional_datasets(&mut self, name: &'static str, sources: &[DatasetSource]) {
+        if !sources.is_empty() {
+            self.put(name, Setting::Datasets(sources.to_vec()));
+        }
     }
     fn bool(&mut self, name: &'static str, flag: bool) {
         self.put(name, Setting::Bool(flag));

@@ -33,7 +33,7 @@ pub enum ObjectiveSection {
     /// SafeDPO.
     SafeDpo { beta: f64, delta: f64 },
     /// BFPO.
-    Bfpo { beta: f64, b1: f64, alpha: f64 },
+    Bfpo { beta: f64, b1: f64, alpha: f64, replay_datasets: Vec<DatasetSource> },
     /// MODPO.
     Modpo { beta: f64, w0: f64, margin_model: Option<PathBuf> },
     /// A reward model's loss.
@@ -77,7 +77,12 @@ impl ObjectiveSection {
             LossType::IpoMean => Self::IpoMean { beta },
             LossType::Hinge => Self::Hinge { beta },
             LossType::SafeDpo => Self::SafeDpo { beta, delta: r.delta()? },
-            LossType::Bfpo => Self::Bfpo { beta, b1: r.real("b1")?, alpha: r.real("alpha")? },
+            LossType::Bfpo => Self::Bfpo {
+                beta,
+                b1: r.real("b1")?,
+                alpha: r.real("alpha")?,
+                replay_datasets: r.optional_datasets("replay_dataset_name")?,
+            },
             LossType::Modpo => {
                 Self::Modpo { beta, w0: r.real("w0")?, margin_model: r.optional_path("margin_model")? }
             }
@@ -106,10 +111,11 @@ impl ObjectiveSection {
                 out.real("beta", *beta);
                 out.real("delta", *delta);
             }
-            Self::Bfpo { beta, b1, alpha } => {
+            Self::Bfpo { beta, b1, alpha, replay_datasets } => {
                 out.real("beta", *beta);
                 out.real("b1", *b1);
                 out.real("alpha", *alpha);
+                out.optional_datasets("replay_dataset_name", replay_datasets);
             }
             Self::Modpo { beta, w0, margin_model } => {
                 out.real("beta", *beta);
@@ -204,18 +210,21 @@ impl ObjectiveSection {
         }
     }
 
-    /// The data sets that PPO-Lagrangian imitates beside its samples.
-    pub fn ptx_datasets(&self) -> &[DatasetSource] {
+    /// The data sets that the loss itself names, by their key: those that PPO-Lagrangian imitates beside its samples, and
+    /// BFPO's general pairs.
+    pub fn datasets(&self) -> (&'static str, &[DatasetSource]) {
         match self {
-            Self::PpoLag(section) => &section.ptx_datasets,
-            _ => &[],
+            Self::PpoLag(section) => ("ptx_dataset_name", &section.ptx_datasets),
+            Self::Bfpo { replay_datasets, .. } => ("replay_dataset_name", replay_datasets),
+            _ => ("", &[]),
         }
     }
 
     /// The same, to put local files in place of names.
-    pub(crate) fn ptx_datasets_mut(&mut self) -> &mut [DatasetSource] {
+    pub(crate) fn datasets_mut(&mut self) -> &mut [DatasetSource] {
         match self {
             Self::PpoLag(section) => &mut section.ptx_datasets,
+            Self::Bfpo { replay_datasets, .. } => replay_datasets,
             _ => &mut [],
         }
     }
@@ -266,7 +275,7 @@ impl ObjectiveSection {
             Self::IpoMean { beta } => PreferenceLoss::ipo_mean(*beta),
             Self::Hinge { beta } => PreferenceLoss::hinge(*beta),
             Self::SafeDpo { beta, delta } => PreferenceLoss::safedpo(*beta, *delta),
-            Self::Bfpo { beta, b1, alpha } => PreferenceLoss::bfpo(*beta, *b1, *alpha),
+            Self::Bfpo { beta, b1, alpha, .. } => PreferenceLoss::bfpo(*beta, *b1, *alpha),
             Self::Modpo { beta, w0, .. } => PreferenceLoss::modpo(*beta, *w0),
         };
         Ok(TrainingObjective::Pairs(pairs?))

@@ -4,7 +4,6 @@ use super::super::choices::Recipe;
 use super::super::dataset::DatasetSource;
 use super::super::error::ConfigError;
 use super::super::resolve::Resolver;
-use super::super::value::Setting;
 use super::Settings;
 use crate::schedule::Decay;
 use bso_objective::{Multiplier, MultiplierSettings, Ppo, PpoSettings};
@@ -46,10 +45,7 @@ impl PpoLagSection {
         Ok(Self {
             reward_model: scorer("reward_model", "reward")?,
             cost_model: scorer("cost_model", "cost")?,
-            ptx_datasets: match r.get("ptx_dataset_name")? {
-                Setting::Datasets(sources) => sources,
-                _ => Vec::new(),
-            },
+            ptx_datasets: r.optional_datasets("ptx_dataset_name")?,
             ptx_coeff: r.real("ptx_coeff")?,
             max_new_tokens: r.optional_integer("max_new_tokens")?.map(|n| n as usize),
             update_iters: r.integer("update_iters")?,
@@ -77,9 +73,7 @@ impl PpoLagSection {
         let (ppo, multiplier) = (&self.ppo, &self.multiplier);
         out.path("reward_model", &self.reward_model);
         out.path("cost_model", &self.cost_model);
-        if !self.ptx_datasets.is_empty() {
-            out.put("ptx_dataset_name", Setting::Datasets(self.ptx_datasets.clone()));
-        }
+        out.optional_datasets("ptx_dataset_name", &self.ptx_datasets);
         out.real("ptx_coeff", self.ptx_coeff);
         out.optional_integer("max_new_tokens", self.max_new_tokens.map(|n| n as u64));
         out.integer("update_iters", self.update_iters);

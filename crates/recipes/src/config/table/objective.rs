@@ -120,6 +120,10 @@ pub(super) const KEYS: &[Key] = &[
         .says("BFPO", "Shift of BFPO's labels.")
         .only(&[Bfpo])
         .prominent(),
+    Key::optional("replay_dataset_name", Objective, Kind::Datasets, &["none"], "no such term")
+        .says("BFPO", "General pairs whose responses count as safe: the same loss of as many of them is added in every micro-batch, by its own mean. They need no safety labels and take no safety_transform; as dataset_name.")
+        .only(&[Bfpo])
+        .aliases(&["replay_datasets"]),
     Key::new("w0", Objective, Kind::Real(Range::above(0.0, 1.0)), "0.5")
         .says("MODPO, middle of {0.1, 0.5, 0.9}", "Weight of the preference trained on; the margin has 1 - w0.")
         .only(&[Modpo])
