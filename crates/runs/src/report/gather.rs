@@ -3,7 +3,10 @@
 use super::data::{Curve, KeyFigure, LedgerTable, MethodReport, ReportData};
 use super::format::{duration, minus, number, percent};
 use crate::json::read_text;
-use crate::{Manifest, Results, RunDirectory, RunsError, Status, StepMetrics, key, read_metrics};
+use super::settings::family;
+use crate::{
+    Evidence, Manifest, Results, RunDirectory, RunsError, Status, StepMetrics, diagnose, key, read_metrics,
+};
 
 /// A configuration is a page of YAML; what is longer is none.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -26,6 +29,8 @@ pub fn run_report(run: &RunDirectory) -> Result<ReportData, RunsError> {
         key_figures: key_figures(&rows, results.as_ref()),
         methods: vec![MethodReport {
             name,
+            family: family(&config),
+            findings: diagnose(&Evidence { rows: &rows, ..Evidence::default() }),
             config,
             seconds: results.as_ref().and_then(|r| r.get("train_runtime")),
             curves: Curve::of_metrics(&rows),
