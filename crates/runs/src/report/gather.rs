@@ -7,6 +7,7 @@ use super::settings::family;
 use crate::{
     Evidence, Manifest, Results, RunDirectory, RunsError, Status, StepMetrics, diagnose, key, read_metrics,
 };
+use std::path::Path;
 
 /// A configuration is a page of YAML; what is longer is none.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -16,11 +17,23 @@ const MAX_CONFIG: u64 = 1 << 20;
 /// # Errors
 /// When a file that is there cannot be read or understood.
 pub fn run_report(run: &RunDirectory) -> Result<ReportData, RunsError> {
-    let rows = read_metrics(&run.metrics())?.rows;
-    let manifest = run.manifest().exists().then(|| Manifest::read(&run.manifest())).transpose()?;
-    let results = run.all_results().exists().then(|| Results::read(&run.all_results())).transpose()?;
-    let config = run.config();
-    let config = if config.exists() { read_text(&config, MAX_CONFIG)? } else { String::new() };
+    let (data, errors) = gathered(run);
+    errors.into_iter().next().map_or(Ok(data), Err)
+}
+
+/// The same of a run that may be half written, killed or damaged: what cannot be read is left out and named under `problems`.
+pub fn salvaged_report(run: &RunDirectory) -> ReportData {
+    let (mut data, errors) = gathered(run);
+    data.problems = errors.iter().map(ToString::to_string).collect();
+    data
+}
+
+fn gathered(run: &RunDirectory) -> (ReportData, Vec<RunsError>) {
+    let mut errors = Vec::new();
+    let rows = kept(read_metrics(&run.metrics()), &mut errors).map_or_else(Vec::new, |file| file.rows);
+    let manifest = if_there(&run.manifest(), Manifest::read, &mut errors);
+    let results = if_there(&run.all_results(), Results::read, &mut errors);
+    let config = if_there(&run.config(), |path| read_text(path, MAX_CONFIG), &mut errors).unwrap_or_default();
     let name = run.root().canonicalize().ok();
     let name = name.as_deref().unwrap_or(run.root()).file_name().map(|n| n.to_string_lossy().into_owned());
     let name = name.unwrap_or_else(|| "run".to_owned());
@@ -41,7 +54,19 @@ pub fn run_report(run: &RunDirectory) -> Result<ReportData, RunsError> {
     if let Some(manifest) = manifest {
         describe(&mut data, &manifest);
     }
-    Ok(data)
+    (data, errors)
+}
+
+fn if_there<T>(
+    path: &Path,
+    read: impl FnOnce(&Path) -> Result<T, RunsError>,
+    errors: &mut Vec<RunsError>,
+) -> Option<T> {
+    if path.exists() { kept(read(path), errors) } else { None }
+}
+
+fn kept<T>(read: Result<T, RunsError>, errors: &mut Vec<RunsError>) -> Option<T> {
+    read.map_err(|error| errors.push(error)).ok()
 }
 
 fn describe(data: &mut ReportData, manifest: &Manifest) {

@@ -1,5 +1,5 @@
 //! The report: a pure function from [`ReportData`] to one self-contained HTML page. No network, no library, no
-//! reading of files except in [`run_report`], which gathers the data of a single run.
+//! reading of files except in [`run_report`] and [`salvaged_report`], which gather the data of a single run.
 
 mod curves;
 mod data;
@@ -24,7 +24,7 @@ pub use data::{
 };
 pub use estimate::Estimate;
 pub use format::number;
-pub use gather::run_report;
+pub use gather::{run_report, salvaged_report};
 pub use html::{Polling, render_live, render_report};
 
 use crate::RunsError;
