@@ -179,8 +179,15 @@ fn run_until(
         * dataset.sequences();
     if until == Until::LogProbs {
         let (output_dir, seconds) = (run.root().to_owned(), started.elapsed().as_secs_f64());
-        let (interrupted, steps, results) = (false, 0, Vec::new());
-        return Ok(Trained { output_dir, interrupted, steps, seconds, forwards: of_frozen, results });
+        return Ok(Trained {
+            output_dir,
+            interrupted: false,
+            steps: 0,
+            seconds,
+            forwards: of_frozen,
+            results: Vec::new(),
+            findings: Vec::new(),
+        });
     }
 
     let inputs = Inputs {

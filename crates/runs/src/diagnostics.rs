@@ -13,8 +13,7 @@ const COLLAPSE_NATS: f64 = 10.0;
 /// The same as a share of where it began: long responses have large sums, in which ten nats are a small change a token.
 const COLLAPSE_SHARE: f64 = 0.2;
 
-/// Share of all pairs beyond the clamp. Such a pair has no gradient: the batch is effectively smaller by this share, and a
-/// quarter is as much as halving a gradient accumulation of two to one and a half.
+/// Share of all pairs beyond the clamp. Such a pair has no gradient: the batch is effectively smaller by this share.
 const CLAMPED: f64 = 0.25;
 /// The same in one quadrant, which is the smaller sample: most of its pairs take no part.
 const CLAMPED_QUADRANT: f64 = 0.5;

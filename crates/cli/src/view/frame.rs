@@ -60,7 +60,7 @@ impl Frame {
             let curve = run.curves.iter().find(|c| c.key == key)?;
             let last = curve.points.iter().rev().find_map(|(step, value)| Some((*step, (*value)?)));
             let last = last.map_or(String::new(), |(step, v)| format!(" {} at step {step}", number(v)));
-            let title = format!("{title}{last}");
+            let title: String = format!("{title}{last}").chars().take(width).collect();
             let mut lines = vec![format!("{title:<width$}")];
             lines.extend(chart(&curve.points, width, height)?);
             Some(lines)
