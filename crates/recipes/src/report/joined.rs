@@ -185,8 +185,12 @@ impl Joined {
         let names: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
         match self.single.take().filter(|_| sources == 1) {
             Some((title, summary, made, key_figures)) => {
+                let evaluated = match self.evaluations.len() {
+                    0 => String::new(),
+                    count => format!(" With {}", counted(&[(count, "evaluation")])),
+                };
                 self.data.title = title;
-                self.data.summary = summary;
+                self.data.summary = summary + &evaluated;
                 self.data.made = made;
                 self.data.key_figures = key_figures;
             }
