@@ -116,8 +116,11 @@ impl Joined {
 
     /// The output of `bso eval`.
     pub(super) fn add_evaluation(&mut self, dir: &Path) {
+        let known = self.data.problems.len();
         let Some(evaluation) = Evaluation::read(dir, &mut self.data.problems) else {
-            self.data.problems.push(format!("{} holds no answers yet", dir.display()));
+            if self.data.problems.len() == known {
+                self.data.problems.push(format!("{} holds no answers yet", dir.display()));
+            }
             return;
         };
         let names: Vec<String> = evaluation.models.iter().map(|model| self.name_of(model, &evaluation)).collect();
@@ -414,8 +417,11 @@ mod tests {
         json!({"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "n": 100})
     }
 
-    /// A results.json: models with name, path and metrics.
-    fn evaluation(dir: &Path, models: &[(&str, &Path, &[(&str, f64)])]) {
+    /// A model's name, path and metrics.
+    type Told<'a> = (&'a str, &'a Path, &'a [(&'a str, f64)]);
+
+    /// A results.json.
+    fn evaluation(dir: &Path, models: &[Told]) {
         let models: Vec<_> = models
             .iter()
             .map(|(name, path, metrics)| {
