@@ -33,7 +33,14 @@ fn a_run_and_its_evaluation_are_one_method_and_broken_files_are_named() {
     let ended = here.run(&["report", "run", "eval", "--output", "all.html"]).ok();
     assert!(ended.out.contains("all.html") && ended.err.is_empty(), "{}\n{}", ended.out, ended.err);
     let whole = page(&here, "all.html");
-    for part in ["Finished after 6 steps. With 1 evaluation.", "Every metric", "over_refusal", "id=\"curves\"", "Show prompts", "safety_penalty"] {
+    for part in [
+        "Finished after 6 steps. With 1 evaluation.",
+        "Every metric",
+        "over_refusal",
+        "id=\"curves\"",
+        "Show prompts",
+        "safety_penalty",
+    ] {
         assert!(whole.contains(part), "{part}");
     }
     // The run is the evaluation's model; the model that it came from is a landmark.

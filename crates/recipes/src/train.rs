@@ -226,7 +226,15 @@ fn run_until(
     } else {
         diagnose(&Evidence { rows: &read_metrics(&run.metrics())?.rows, ..Evidence::default() })
     };
-    Ok(Trained { output_dir: run.root().to_owned(), interrupted, steps, seconds, forwards, results, findings })
+    Ok(Trained {
+        output_dir: run.root().to_owned(),
+        interrupted,
+        steps,
+        seconds,
+        forwards,
+        results,
+        findings,
+    })
 }
 
 /// The engine that the configuration asks for.

@@ -467,6 +467,9 @@ mod tests {
     fn few_rows_and_holes_say_nothing() {
         assert_eq!(of_rows(&[]), []);
         assert_eq!(of_rows(&rows(&[("bso/frac_clamped", &|_| 1.0)])[..4]), []);
-        assert_eq!(of_rows(&rows(&[("bso/frac_clamped", &|_| f64::NAN), ("logps/chosen", &|_| f64::NAN)])), []);
+        assert_eq!(
+            of_rows(&rows(&[("bso/frac_clamped", &|_| f64::NAN), ("logps/chosen", &|_| f64::NAN)])),
+            []
+        );
     }
 }

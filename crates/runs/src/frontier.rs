@@ -110,6 +110,9 @@ mod tests {
     fn a_floor_buys_the_most_helpful_point_above_it() {
         let all = points(&[(0.5, 2.0), (0.9, 1.0), (0.95, 1.0), (1.0, 0.2)]);
         let at = |floor| best_at_floor(&all, floor);
-        assert_eq!([at(0.0), at(0.8), at(0.95), at(0.99), at(1.01)], [Some(0), Some(2), Some(2), Some(3), None]);
+        assert_eq!(
+            [at(0.0), at(0.8), at(0.95), at(0.99), at(1.01)],
+            [Some(0), Some(2), Some(2), Some(3), None]
+        );
     }
 }

@@ -141,7 +141,10 @@ fn ten_thousand_samples_stay_responsive() {
         pre.textContent = [count, opened, kind, differ, next, hide].join(' ');\
         document.body.append(pre);";
     if let Some(said) = said_by(&page, script) {
-        eprintln!("{} bytes; samples built, ms to open, filter by kind, filter by disagreement, next page, hide a method: {said}", page.len());
+        eprintln!(
+            "{} bytes; samples built, ms to open, filter by kind, filter by disagreement, next page, hide a method: {said}",
+            page.len()
+        );
         let numbers: Vec<u64> = said.split(' ').map(|n| n.parse().unwrap()).collect();
         assert_eq!(numbers[0], 20, "{said}");
         assert!(numbers[1] < 10_000 && numbers[2..].iter().all(|ms| *ms < 2_000), "{said}");

@@ -27,7 +27,8 @@ pub fn chart(points: &[(u64, Option<f64>)], width: usize, height: usize) -> Opti
         line(&mut dots, last.unwrap_or(at), at);
         last = Some(at);
     }
-    let text = |row: usize| -> String { (0..columns / 2).map(|column| character(&dots, column, row)).collect() };
+    let text =
+        |row: usize| -> String { (0..columns / 2).map(|column| character(&dots, column, row)).collect() };
     let title = |row: usize| match row {
         0 => label(high),
         row if row + 1 == height => label(low),

@@ -23,7 +23,12 @@ impl Frame {
         let runs: Vec<&MethodReport> = data.methods.iter().filter(|m| !m.curves.is_empty()).collect();
         if let Some(run) = runs.get(self.run % runs.len().max(1)) {
             if runs.len() > 1 {
-                lines.push(self.cut(&format!("{} ({} of {})", run.name, self.run % runs.len() + 1, runs.len())));
+                lines.push(self.cut(&format!(
+                    "{} ({} of {})",
+                    run.name,
+                    self.run % runs.len() + 1,
+                    runs.len()
+                )));
             } else {
                 let figures: Vec<String> =
                     data.key_figures.iter().map(|f| format!("{} {} {}", f.label, f.value, f.note)).collect();
@@ -65,8 +70,10 @@ impl Frame {
             lines.extend(chart(&curve.points, width, height)?);
             Some(lines)
         };
-        let charts: Vec<Vec<String>> =
-            [(key::LOSS, "loss"), (key::REWARDS_MARGINS, "margin")].iter().filter_map(|(k, t)| one(k, t)).collect();
+        let charts: Vec<Vec<String>> = [(key::LOSS, "loss"), (key::REWARDS_MARGINS, "margin")]
+            .iter()
+            .filter_map(|(k, t)| one(k, t))
+            .collect();
         match charts.as_slice() {
             [loss, margin] if beside => loss.iter().zip(margin).map(|(a, b)| format!("{a}  {b}")).collect(),
             charts => charts.concat(),
@@ -82,7 +89,12 @@ impl Frame {
         let row = |quadrant: Quadrant| {
             let log_r = last(quadrant, key::LOG_R)?;
             let clamped = last(quadrant, key::FRAC_CLAMPED).unwrap_or(f64::NAN);
-            Some(self.cut(&format!("{:<36}{:>10}{:>11.1} %", quadrant.in_words(), number(log_r), 100.0 * clamped)))
+            Some(self.cut(&format!(
+                "{:<36}{:>10}{:>11.1} %",
+                quadrant.in_words(),
+                number(log_r),
+                100.0 * clamped
+            )))
         };
         let rows: Vec<String> = Quadrant::ALL.into_iter().filter_map(row).collect();
         if rows.is_empty() {
@@ -133,7 +145,8 @@ mod tests {
     use bso_runs::{Finding, Symptom};
 
     fn data() -> ReportData {
-        let curve = |key: &str| Curve { key: key.into(), points: (0..30).map(|i| (i, Some(i as f64))).collect() };
+        let curve =
+            |key: &str| Curve { key: key.into(), points: (0..30).map(|i| (i, Some(i as f64))).collect() };
         let finding = Finding {
             symptom: Symptom::Clamping,
             quadrant: None,
@@ -157,7 +170,9 @@ mod tests {
 
     /// Without the colours that the view itself sets.
     fn plain(line: &str) -> String {
-        ["\u{1b}[1m", "\u{1b}[2m", "\u{1b}[0m"].iter().fold(line.to_owned(), |text, code| text.replace(code, ""))
+        ["\u{1b}[1m", "\u{1b}[2m", "\u{1b}[0m"]
+            .iter()
+            .fold(line.to_owned(), |text, code| text.replace(code, ""))
     }
 
     #[test]
@@ -175,7 +190,9 @@ mod tests {
     #[test]
     fn curves_quadrants_and_warnings_are_there() {
         let text = Frame { width: 120, height: 40, run: 7 }.lines(&data(), "q quits").join("\n");
-        for part in ["loss 29.0 at step 29", "margin 29.0", "both are safe", "clamping: over all pairs", "q quits"] {
+        for part in
+            ["loss 29.0 at step 29", "margin 29.0", "both are safe", "clamping: over all pairs", "q quits"]
+        {
             assert!(text.contains(part), "{part}:\n{text}");
         }
         let empty = Frame { width: 80, height: 24, run: 0 }.lines(&ReportData::default(), "q quits");

@@ -57,7 +57,8 @@ impl Drop for Screen {
 }
 
 fn draw(watched: &Watched, interrupt: &Interrupt) -> anyhow::Result<Outcome> {
-    let (mut shown, mut run, mut looked): (Option<(u64, ReportData)>, usize, Option<Instant>) = (None, 0, None);
+    let (mut shown, mut run, mut looked): (Option<(u64, ReportData)>, usize, Option<Instant>) =
+        (None, 0, None);
     loop {
         if looked.is_none_or(|looked| looked.elapsed() >= EVERY) {
             looked = Some(Instant::now());
@@ -99,7 +100,9 @@ fn paint(data: &ReportData, footer: &str, run: usize) -> anyhow::Result<()> {
     let (width, height) = size()?;
     let lines = Frame { width: width.into(), height: height.into(), run }.lines(data, footer);
     let mut out = io::stdout().lock();
-    for (row, line) in (0u16..).zip(lines.iter().map(String::as_str).chain(std::iter::repeat(""))).take(height.into()) {
+    for (row, line) in
+        (0u16..).zip(lines.iter().map(String::as_str).chain(std::iter::repeat(""))).take(height.into())
+    {
         queue!(out, cursor::MoveTo(0, row))?;
         write!(out, "{line}\u{1b}[K")?;
     }

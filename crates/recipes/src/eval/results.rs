@@ -44,8 +44,9 @@ impl Results {
     pub fn read(path: &Path) -> Result<Self, RecipeError> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| RecipeError::input(format!("cannot read {}: {e}", path.display())))?;
-        serde_json::from_str(&text)
-            .map_err(|e| RecipeError::input(format!("{} is not as an evaluation writes it: {e}", path.display())))
+        serde_json::from_str(&text).map_err(|e| {
+            RecipeError::input(format!("{} is not as an evaluation writes it: {e}", path.display()))
+        })
     }
 
     /// Summarises `samples[model]`, each in the order of the prompts.

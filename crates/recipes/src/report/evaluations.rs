@@ -31,7 +31,8 @@ pub(super) struct Model {
 impl Evaluation {
     /// Reads the folder; what is wrong goes to `problems`. None where nothing can be told.
     pub(super) fn read(dir: &Path, problems: &mut Vec<String>) -> Option<Self> {
-        let title = dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
+        let title =
+            dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
         let title = title.unwrap_or_else(|| dir.display().to_string());
         let samples = samples(&dir.join("samples.jsonl"), problems);
         let file = dir.join("results.json");
@@ -100,8 +101,10 @@ fn rows(summaries: &[Option<&Summary>]) -> Vec<EvaluationRow> {
         is_rate,
         values: summaries.iter().map(|summary| of((*summary)?)).collect(),
     };
-    let metrics = METRICS.iter().map(|m| row(m.name.to_owned(), m.is_rate, &|s| s.metrics.get(m.name).map(shown)));
-    let wins = ["helpfulness", "harmlessness", "both", "judge_helpfulness", "judge_harmlessness", "judge_both"];
+    let metrics =
+        METRICS.iter().map(|m| row(m.name.to_owned(), m.is_rate, &|s| s.metrics.get(m.name).map(shown)));
+    let wins =
+        ["helpfulness", "harmlessness", "both", "judge_helpfulness", "judge_harmlessness", "judge_both"];
     let wins = wins.iter().map(|name| {
         row(format!("win rate against the baseline: {name}"), true, &|s| {
             s.versus_baseline.win_rates.get(*name).map(|wins| shown(&wins.rate))
@@ -151,7 +154,8 @@ fn of_samples(dir: &Path, samples: &[Sample]) -> Option<(String, Vec<Model>)> {
         let theirs = of(&baseline, set);
         let ours = of(name, set);
         // Only answers to the same prompts can be compared.
-        let paired = ours.len() == theirs.len() && ours.iter().zip(&theirs).all(|(a, b)| a.prompt == b.prompt);
+        let paired =
+            ours.len() == theirs.len() && ours.iter().zip(&theirs).all(|(a, b)| a.prompt == b.prompt);
         let versus = (name != baseline && paired).then_some(theirs.as_slice());
         summarise(&ours, versus, Bootstrap::default())
     };

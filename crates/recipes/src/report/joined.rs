@@ -83,7 +83,9 @@ impl Joined {
     /// A demo's page.
     pub(super) fn add_page(&mut self, path: &Path) {
         let read = std::fs::read_to_string(path).map_err(|e| e.to_string());
-        let page: ReportData = match read.and_then(|text| serde_json::from_str(&text).map_err(|e| e.to_string())) {
+        let page: ReportData = match read
+            .and_then(|text| serde_json::from_str(&text).map_err(|e| e.to_string()))
+        {
             Ok(page) => page,
             Err(reason) => {
                 self.data.problems.push(format!("{} is not as a demo writes it: {reason}", path.display()));
@@ -101,8 +103,12 @@ impl Joined {
         self.environments.push((of.clone(), page.environment.clone()));
         self.single = Some((page.title, page.summary, page.made, page.key_figures));
         self.data.problems.extend(page.problems);
-        self.data.methods.extend(page.methods.into_iter().map(|m| MethodReport { name: renamed(&m.name), ..m }));
-        self.data.landmarks.extend(page.landmarks.into_iter().map(|l| Landmark { name: renamed(&l.name), ..l }));
+        self.data
+            .methods
+            .extend(page.methods.into_iter().map(|m| MethodReport { name: renamed(&m.name), ..m }));
+        self.data
+            .landmarks
+            .extend(page.landmarks.into_iter().map(|l| Landmark { name: renamed(&l.name), ..l }));
         self.data.ledgers.extend(page.ledgers);
         self.data.evaluations.extend(page.evaluations);
         self.data.notes.extend(page.notes);
@@ -123,7 +129,8 @@ impl Joined {
             }
             return;
         };
-        let names: Vec<String> = evaluation.models.iter().map(|model| self.name_of(model, &evaluation)).collect();
+        let names: Vec<String> =
+            evaluation.models.iter().map(|model| self.name_of(model, &evaluation)).collect();
         self.data.evaluations.extend(evaluation.tables(|model| names[model].clone()));
         self.warn(&evaluation, &names);
         let by_model: HashMap<&str, &String> =
@@ -171,8 +178,11 @@ impl Joined {
                     difference: model.difference(metric),
                 })
             };
-            let evidence =
-                Evidence { rows: &[], over_refusal: change("over_refusal"), new_tokens: change("new_tokens") };
+            let evidence = Evidence {
+                rows: &[],
+                over_refusal: change("over_refusal"),
+                new_tokens: change("new_tokens"),
+            };
             let method = self.data.methods.iter_mut().find(|m| m.name == *name);
             if let Some(method) = method.filter(|_| model.name != evaluation.baseline) {
                 method.findings.extend(diagnose(&evidence));
@@ -218,9 +228,11 @@ impl Joined {
             of.iter().copied().find(|(metric, _)| models().any(|m| m.metric(metric).is_some()))
         };
         // Beside a demo's exact figures only the same kind of axis makes sense.
-        let axes = if scored { Some((HELPFULNESS[0], SAFETY[0])) } else { first(&HELPFULNESS).zip(first(&SAFETY)) };
+        let axes =
+            if scored { Some((HELPFULNESS[0], SAFETY[0])) } else { first(&HELPFULNESS).zip(first(&SAFETY)) };
         let mut given: Vec<&str> = Vec::new();
-        for (model, name) in self.evaluations.iter().zip(&self.names).flat_map(|(e, names)| e.models.iter().zip(names))
+        for (model, name) in
+            self.evaluations.iter().zip(&self.names).flat_map(|(e, names)| e.models.iter().zip(names))
         {
             if given.contains(&name.as_str()) {
                 self.data.notes.push(format!(
@@ -231,7 +243,10 @@ impl Joined {
             given.push(name);
             let scores = scores(model);
             let place = axes.and_then(|((helpfulness, _), (safety, _))| {
-                Some(Place { helpfulness: coordinate(model, helpfulness)?, safety: coordinate(model, safety)? })
+                Some(Place {
+                    helpfulness: coordinate(model, helpfulness)?,
+                    safety: coordinate(model, safety)?,
+                })
             });
             if let Some(method) = self.data.methods.iter_mut().find(|m| m.name == *name) {
                 (method.scores, method.place) = (Some(scores), place);
@@ -239,7 +254,8 @@ impl Joined {
                 (landmark.scores, landmark.place) = (scores, place);
             }
         }
-        if let Some(((_, helpfulness), (_, safety))) = axes.filter(|axes| (axes.0, axes.1) != (HELPFULNESS[0], SAFETY[0]))
+        if let Some(((_, helpfulness), (_, safety))) =
+            axes.filter(|axes| (axes.0, axes.1) != (HELPFULNESS[0], SAFETY[0]))
         {
             let (helpfulness, safety) = (helpfulness.to_owned(), safety.to_owned());
             self.data.axes = Some(Axes { helpfulness, safety });
@@ -281,7 +297,11 @@ fn coordinate(model: &Model, metric: &str) -> Option<Estimate> {
     if metric != "over_refusal" {
         return Some(e);
     }
-    Some(Estimate { mean: 1.0 - e.mean, low: e.high.map(|high| 1.0 - high), high: e.low.map(|low| 1.0 - low) })
+    Some(Estimate {
+        mean: 1.0 - e.mean,
+        low: e.high.map(|high| 1.0 - high),
+        high: e.low.map(|low| 1.0 - low),
+    })
 }
 
 /// Answers to one prompt stand together, whichever evaluation they are from.
@@ -324,7 +344,8 @@ fn facts(sample: &Sample) -> Vec<String> {
     facts.extend(sample.judge_helpfulness.map(|grade| format!("judge {grade}/10")));
     // Where the cost model decides, the judge's word is a second one.
     if sample.cost.is_some() {
-        facts.extend(sample.judge_safe.map(|safe| format!("judge: {}", if safe { "safe" } else { "unsafe" })));
+        facts
+            .extend(sample.judge_safe.map(|safe| format!("judge: {}", if safe { "safe" } else { "unsafe" })));
     }
     if sample.refusal == Refusal::Partial {
         facts.push("in part".to_owned());
@@ -430,7 +451,8 @@ mod tests {
                 json!({"name": name, "path": path, "all": {"answers": 100, "metrics": metrics}, "sets": []})
             })
             .collect();
-        let results = json!({"baseline": models[0]["name"], "resamples": 10, "models": models, "judge": null});
+        let results =
+            json!({"baseline": models[0]["name"], "resamples": 10, "models": models, "judge": null});
         write(&dir.join("results.json"), &results.to_string());
     }
 
@@ -466,9 +488,14 @@ mod tests {
         evaluation(&eval, &[("base", &base, &by_models[2..]), ("mine", &trained, &by_models[2..])]);
         let page = gather(&[dir.path().to_owned()]).unwrap();
         let axes = page.axes.unwrap();
-        assert_eq!((axes.helpfulness.as_str(), axes.safety.as_str()), ("Safe prompts answered", "Unsafe prompts refused"));
+        assert_eq!(
+            (axes.helpfulness.as_str(), axes.safety.as_str()),
+            ("Safe prompts answered", "Unsafe prompts refused")
+        );
         let place = page.methods[0].place.unwrap();
-        assert!((place.helpfulness.mean - 0.9).abs() < 1e-12 && place.helpfulness.low < place.helpfulness.high);
+        assert!(
+            (place.helpfulness.mean - 0.9).abs() < 1e-12 && place.helpfulness.low < place.helpfulness.high
+        );
         assert!(page.notes.iter().any(|note| note.contains("detector")));
     }
 

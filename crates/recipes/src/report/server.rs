@@ -98,7 +98,9 @@ fn read_request(stream: &mut TcpStream) -> io::Result<Option<Request>> {
         match stream.read(&mut piece) {
             Ok(0) => return Ok(None),
             Ok(count) => head.extend_from_slice(&piece[..count]),
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                return Ok(None);
+            }
             Err(e) => return Err(e),
         }
     }
@@ -113,7 +115,8 @@ fn parse(head: &str) -> Option<Request> {
         return None;
     }
     let path = target.split('?').next().unwrap_or(target).to_owned();
-    let host = lines.filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("host"));
+    let host =
+        lines.filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("host"));
     Some(Request {
         path: ["GET", "HEAD"].contains(&method).then_some(path),
         wants_body: method != "HEAD",

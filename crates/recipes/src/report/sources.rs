@@ -67,7 +67,8 @@ fn search(dir: &Path, depth: usize, seen: &mut Vec<PathBuf>, found: &mut Vec<Sou
 /// Folders in `dir` by name. One that cannot be read holds nothing.
 fn folders(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    let mut folders: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()).collect();
+    let mut folders: Vec<PathBuf> =
+        entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()).collect();
     folders.retain(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         !name.starts_with('.') && !name.starts_with("checkpoint-")

@@ -3,8 +3,8 @@
 use super::of_sources;
 use super::sources::{Source, find};
 use bso_durable::Fingerprint;
-use bso_runs::{Manifest, Status};
 use bso_runs::report::{Polling, ReportData, render_live};
+use bso_runs::{Manifest, Status};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 

@@ -95,7 +95,8 @@ pub(crate) fn curves(methods: &[MethodReport], looks: &Looks) -> (String, Vec<Pl
         for plot in &group {
             let series = series(methods, &plot.key);
             // A share that is 0 everywhere is told by the plot of all pairs.
-            let flat = !heading.is_empty() && series.iter().all(|s| s.points.iter().all(|(_, v)| *v == Some(0.0)));
+            let flat =
+                !heading.is_empty() && series.iter().all(|s| s.points.iter().all(|(_, v)| *v == Some(0.0)));
             if !series.is_empty() && !flat {
                 let (figure, data) = figure(plots.len(), plot, &series, (methods, looks));
                 figures.push_str(&figure);

@@ -54,6 +54,7 @@ fn one(table: &EvaluationTable, data: &ReportData, looks: &Looks) -> String {
 
 fn axis(row: &EvaluationRow) -> Scale {
     let ends = row.values.iter().flatten().flat_map(|e| [Some(e.mean), e.low, e.high]).flatten();
-    let (low, high) = ends.filter(|v| v.is_finite()).fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+    let (low, high) =
+        ends.filter(|v| v.is_finite()).fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
     Scale::linear(low, high, (4.0, 76.0))
 }

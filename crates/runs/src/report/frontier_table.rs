@@ -74,8 +74,11 @@ fn row(out: &mut String, attribute: &str, title: &str, (members, worst): (&[&Pla
         let class = if doubtful { " class=\"tied\"" } else { "" };
         let name =
             if members.len() > 1 { format!("<small>{}</small>", html(point.name)) } else { String::new() };
-        let _ =
-            write!(out, "<td><span{class}>{}</span>{name}</td>", minus(&number(point.place.helpfulness.mean)));
+        let _ = write!(
+            out,
+            "<td><span{class}>{}</span>{name}</td>",
+            minus(&number(point.place.helpfulness.mean))
+        );
     }
     out.push_str("</tr>");
 }

@@ -2,8 +2,8 @@
 
 use super::data::{Curve, KeyFigure, LedgerTable, MethodReport, ReportData};
 use super::format::{duration, minus, number, percent};
-use crate::json::read_text;
 use super::settings::family;
+use crate::json::read_text;
 use crate::{
     Evidence, Manifest, Results, RunDirectory, RunsError, Status, StepMetrics, diagnose, key, read_metrics,
 };
@@ -101,7 +101,7 @@ fn key_figures(rows: &[StepMetrics], results: Option<&Results>) -> Vec<KeyFigure
     let range = |name: &str| {
         let mut values = rows.iter().filter_map(|row| row.get(name)).filter(|v| v.is_finite());
         let first = values.next()?;
-        Some((first, values.next_back().unwrap_or(first)))
+        Some((first, values.next_back()))
     };
     let mut figures = Vec::new();
     let mut add = |label: &str, value: String, note: String| {
@@ -119,7 +119,8 @@ fn key_figures(rows: &[StepMetrics], results: Option<&Results>) -> Vec<KeyFigure
     ] {
         if let Some((first, last)) = range(name) {
             let show = if share { percent } else { number };
-            add(label, show(last), format!("from {}", show(first)));
+            let note = last.map_or(String::new(), |_| format!("from {}", show(first)));
+            add(label, show(last.unwrap_or(first)), note);
         }
     }
     if let Some(seconds) = results.and_then(|r| r.get("train_runtime")) {

@@ -53,9 +53,12 @@ fn render(data: &ReportData, polling: Option<Polling>) -> String {
             ("style", STYLE),
             ("script", SCRIPT),
             ("connect", polling.map_or("", |_| "connect-src 'self'; ")),
-            ("live", &polling.map_or(String::new(), |p| {
-                format!(" data-live=\"{}\" data-version=\"{}\"", p.every_ms, p.version)
-            })),
+            (
+                "live",
+                &polling.map_or(String::new(), |p| {
+                    format!(" data-live=\"{}\" data-version=\"{}\"", p.every_ms, p.version)
+                }),
+            ),
             ("data", &json_in_script(&json!({ "methods": names, "looks": of_methods, "plots": plots }))),
             ("samples", &json_in_script(&of_samples)),
             ("title", &html(title)),

@@ -12,7 +12,8 @@ const OWN: [&str; 3] = ["output_dir", "overwrite_output_dir", "resume_from_check
 pub(crate) fn entries(config: &str) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     for line in config.lines().filter(|line| !line.trim_start().starts_with('#') && !line.trim().is_empty()) {
-        let key = line.split_once(':').filter(|(key, _)| !key.is_empty() && !key.starts_with([' ', '-', '\t']));
+        let key =
+            line.split_once(':').filter(|(key, _)| !key.is_empty() && !key.starts_with([' ', '-', '\t']));
         match (key, found.last_mut()) {
             (Some((key, value)), _) => found.push((key.to_owned(), value.trim().to_owned())),
             (None, Some((_, value))) => *value = format!("{value} {}", line.trim()).trim().to_owned(),
@@ -107,7 +108,10 @@ mod tests {
     #[test]
     fn a_family_is_what_the_strengths_leave() {
         assert_eq!(family(CONFIG), "bso sba swap_drop");
-        assert_eq!(family("stage: preference\nloss_type: dpo\npreference: safer\ngenerator: sba\n"), "dpo safer");
+        assert_eq!(
+            family("stage: preference\nloss_type: dpo\npreference: safer\ngenerator: sba\n"),
+            "dpo safer"
+        );
         assert_eq!((family("stage: sft\nbeta: 1\n"), family("")), ("sft".to_owned(), String::new()));
     }
 

@@ -2,8 +2,8 @@
 //! The figures mean nothing.
 
 use bso_runs::report::{
-    Curve, Estimate, EvaluationRow, EvaluationTable, KeyFigure, Landmark, LedgerTable, MethodReport, ReportData, SamplePrompt,
-    SampleResponse, Scores,
+    Curve, Estimate, EvaluationRow, EvaluationTable, KeyFigure, Landmark, LedgerTable, MethodReport,
+    ReportData, SamplePrompt, SampleResponse, Scores,
 };
 use bso_runs::{Finding, LedgerRow, Quadrant, Symptom};
 
@@ -93,13 +93,20 @@ fn evaluation() -> EvaluationTable {
     let row = |metric: &str, is_rate: bool, of: usize, half: f64| EvaluationRow {
         metric: metric.to_owned(),
         is_rate,
-        values: METHODS.iter().map(|(.., v)| Some(Estimate::between(v[of], v[of] - half, v[of] + half))).collect(),
+        values: METHODS
+            .iter()
+            .map(|(.., v)| Some(Estimate::between(v[of], v[of] - half, v[of] + half)))
+            .collect(),
     };
     EvaluationTable {
         title: "Held-out prompts".to_owned(),
         note: "300 answers each".to_owned(),
         models: METHODS.iter().map(|(name, ..)| (*name).to_owned()).collect(),
-        rows: vec![row("reward", false, 0, 0.1), row("safe_rate", true, 1, 0.005), row("over_refusal", true, 2, 0.01)],
+        rows: vec![
+            row("reward", false, 0, 0.1),
+            row("safe_rate", true, 1, 0.005),
+            row("over_refusal", true, 2, 0.01),
+        ],
     }
 }
 
@@ -148,7 +155,11 @@ fn method(index: usize, name: &str, what: &str, v: &[f64; 7]) -> MethodReport {
     ];
     if index >= 2 {
         curves.push(curve("bso/log_r", &|t| -(1.5 + index as f64 * 0.5) * rise(t), 0.3));
-        curves.push(curve("quadrant/safe_unsafe/bso/log_r", &|t| 10.0 - (12.0 + index as f64) * rise(t), 0.3));
+        curves.push(curve(
+            "quadrant/safe_unsafe/bso/log_r",
+            &|t| 10.0 - (12.0 + index as f64) * rise(t),
+            0.3,
+        ));
         curves.push(curve("quadrant/safe_safe/bso/log_r", &|t| -rise(t), 0.3));
         curves.push(curve("bso/frac_clamped", &|t| 0.12 * (1.0 - t) + 0.02 * index as f64, 0.01));
     }
@@ -223,7 +234,12 @@ fn samples() -> Vec<SamplePrompt> {
                     }
                 })
                 .collect();
-            all.push(SamplePrompt { kind: kind.to_owned(), about: String::new(), prompt: prompt.to_owned(), responses });
+            all.push(SamplePrompt {
+                kind: kind.to_owned(),
+                about: String::new(),
+                prompt: prompt.to_owned(),
+                responses,
+            });
         }
     }
     all
