@@ -5,6 +5,7 @@ mod exit;
 mod signal;
 mod terminal;
 mod verbosity;
+mod view;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -30,6 +30,7 @@ mod policy;
 pub mod ppo;
 mod recipe;
 mod reference;
+pub mod report;
 mod run_log;
 mod scaled_gradients;
 mod schedule;

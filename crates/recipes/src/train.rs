@@ -20,7 +20,7 @@ use crate::session::{Inputs, Session, resumed_checkpoint};
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Interrupt, Observer};
 use bso_model::{Decoder, Engine, ModelConfig, ModelDirectory};
-use bso_runs::{Existing, Opening, RunDirectory};
+use bso_runs::{Evidence, Existing, Finding, Opening, RunDirectory, diagnose, read_metrics};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub struct Trained {
     pub forwards: u64,
     /// The final figures, as in all_results.json.
     pub results: Vec<(String, f64)>,
+    /// What the logged rows warn of; empty if the user stopped the run.
+    pub findings: Vec<Finding>,
 }
 
 /// How far a run goes.
@@ -181,8 +183,15 @@ fn run_until(
         * dataset.sequences();
     if until == Until::LogProbs {
         let (output_dir, seconds) = (run.root().to_owned(), started.elapsed().as_secs_f64());
-        let (interrupted, steps, results) = (false, 0, Vec::new());
-        return Ok(Trained { output_dir, interrupted, steps, seconds, forwards: of_frozen, results });
+        return Ok(Trained {
+            output_dir,
+            interrupted: false,
+            steps: 0,
+            seconds,
+            forwards: of_frozen,
+            results: Vec::new(),
+            findings: Vec::new(),
+        });
     }
 
     let inputs = Inputs {
@@ -217,7 +226,20 @@ fn run_until(
     })?;
     let interrupted = results.is_none();
     let results = results.unwrap_or_default();
-    Ok(Trained { output_dir: run.root().to_owned(), interrupted, steps, seconds, forwards, results })
+    let findings = if interrupted {
+        Vec::new()
+    } else {
+        diagnose(&Evidence { rows: &read_metrics(&run.metrics())?.rows, ..Evidence::default() })
+    };
+    Ok(Trained {
+        output_dir: run.root().to_owned(),
+        interrupted,
+        steps,
+        seconds,
+        forwards,
+        results,
+        findings,
+    })
 }
 
 /// The engine that the configuration asks for.

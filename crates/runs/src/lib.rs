@@ -2,8 +2,10 @@
 //! the procedures hand over numbers and texts, this crate decides where they go and how they look.
 
 mod checkpoints;
+mod diagnostics;
 mod directory;
 mod error;
+pub mod frontier;
 mod json;
 mod manifest;
 mod metrics;
@@ -16,6 +18,7 @@ mod tensorboard;
 mod trainer_state;
 
 pub use checkpoints::{Checkpoint, CheckpointBuilder};
+pub use diagnostics::{Change, Evidence, Finding, Symptom, diagnose};
 pub use directory::{Existing, Opening, RunDirectory};
 pub use error::RunsError;
 pub use manifest::{Environment, Fingerprinted, LedgerRow, Manifest, Status};

@@ -123,6 +123,16 @@ impl Quadrant {
         }
     }
 
+    /// What a pair of this quadrant is.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::SafeSafe => "both are safe",
+            Self::SafeUnsafe => "chosen is safe, rejected unsafe",
+            Self::UnsafeSafe => "chosen is unsafe, rejected safe",
+            Self::UnsafeUnsafe => "both are unsafe",
+        }
+    }
+
     /// What stands before the names of this quadrant's figures.
     pub fn prefix(self) -> &'static str {
         match self {

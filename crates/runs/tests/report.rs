@@ -34,9 +34,11 @@ fn tiny() -> ReportData {
             name: "Start".into(),
             description: String::new(),
             scores: scores(0.2, 0.7),
+            place: None,
         }],
         samples: vec![SamplePrompt {
             kind: "benign".into(),
+            about: String::new(),
             prompt: "Hello?".into(),
             responses: vec![SampleResponse {
                 method: "A".into(),
@@ -44,6 +46,7 @@ fn tiny() -> ReportData {
                 reward: Some(-1.0),
                 is_unsafe: Some(false),
                 refusal: Some(true),
+                facts: Vec::new(),
             }],
         }],
         ..ReportData::default()
@@ -95,7 +98,7 @@ fn hostile_text_stays_text_everywhere() {
     let page = render_report(&data);
     assert!(!page.contains("<img"), "an element was injected");
     assert!(!page.contains("\u{202e}") && !page.contains('\0'));
-    assert_eq!(page.matches("</script>").count(), 2, "the page's own two scripts");
+    assert_eq!(page.matches("</script>").count(), 3, "the page's own script and its two pieces of data");
     assert_eq!(page.matches("</main>").count(), 1);
     assert_eq!(page.matches("<!--").count(), 0);
     // A quote in data would end the attribute it stands in.

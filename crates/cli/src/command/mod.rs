@@ -15,10 +15,12 @@ mod loss;
 mod merge;
 mod plan;
 mod reference;
+mod report;
 mod score;
 mod scoring;
 mod train;
 mod verify;
+mod watch;
 
 use crate::exit::Outcome;
 use crate::verbosity::Verbosity;
@@ -67,6 +69,10 @@ pub enum Command {
     Generate(generate::GenerateArgs),
     /// Measure models on prompts: refusals, reward, cost, KL, win rates, with intervals; with a judge if one is named
     Eval(eval::EvalArgs),
+    /// Put runs and evaluations on one HTML page: frontier, tables, curves, samples, settings
+    Report(report::ReportArgs),
+    /// The same page, or a view in the terminal, of a run that goes on
+    Watch(watch::WatchArgs),
     /// Merge an adapter into its base, or combine models linearly
     Merge(merge::MergeArgs),
     /// Write a model in another number type, or as GGUF
@@ -103,6 +109,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Score(args) => score::run(&args, &terminal),
         Command::Generate(args) => generate::run(&args, &terminal),
         Command::Eval(args) => eval::run(&args, &terminal),
+        Command::Report(args) => report::run(&args, &terminal).map(|()| Outcome::Done),
+        Command::Watch(args) => watch::run(&args, &terminal),
         Command::Merge(args) => merge::run(&args, &terminal),
         Command::Export(args) => export::run(&args, &terminal),
         Command::Loss(args) => loss::run(args, &terminal).map(|()| Outcome::Done),

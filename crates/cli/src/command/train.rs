@@ -41,6 +41,9 @@ pub fn run(args: &TrainArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
         )));
         return Ok(Outcome::Interrupted);
     }
+    for finding in &trained.findings {
+        terminal.event(Event::Warning(finding.line()));
+    }
     let mut out = anstream::stdout().lock();
     let shown = [
         "train_loss",

@@ -15,7 +15,7 @@ use bso_durable::{Event, Interrupt, Observer, Task};
 use budget::Budget;
 use cache::Cache;
 use client::{Asked, Client};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,7 +54,7 @@ impl std::fmt::Debug for JudgeConfig {
 }
 
 /// What became of the questions: none disappears.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JudgeCounts {
     /// Questions.
     pub questions: usize,

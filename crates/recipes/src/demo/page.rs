@@ -126,6 +126,8 @@ pub fn page(page: &Page<'_>) -> Result<ReportData, RecipeError> {
             line.and_then(|l| l.forwards).map(|n| format!("; {n:.0} model forwards")).unwrap_or_default();
         methods.push(MethodReport {
             name: method.name.clone(),
+            // Each is one of a kind here.
+            family: String::new(),
             description: format!("{}{cost}", method.about),
             scores: line.map(|l| l.scores),
             seconds: line.and_then(|l| l.seconds),
@@ -140,7 +142,7 @@ pub fn page(page: &Page<'_>) -> Result<ReportData, RecipeError> {
     }
     let landmark = |name: &str, description: &str| {
         let scores = page.lines.iter().find(|l| l.name == name).map(|l| l.scores).unwrap_or_default();
-        Landmark { name: name.to_owned(), description: description.to_owned(), scores }
+        Landmark { name: name.to_owned(), description: description.to_owned(), scores, place: None }
     };
     Ok(ReportData {
         title: "SafeWorld: helpful and safe".to_owned(),
@@ -196,6 +198,7 @@ fn samples(page: &Page<'_>) -> Vec<SamplePrompt> {
         .flat_map(of_kind)
         .map(|i| SamplePrompt {
             kind: page.prompts[i].kind().name().to_owned(),
+            about: String::new(),
             prompt: page.prompts[i].text(),
             responses: page
                 .greedy
@@ -208,6 +211,7 @@ fn samples(page: &Page<'_>) -> Vec<SamplePrompt> {
                         reward: Some(judged.reward),
                         is_unsafe: Some(judged.is_unsafe),
                         refusal: Some(judged.is_refusal),
+                        facts: Vec::new(),
                     }
                 })
                 .collect(),

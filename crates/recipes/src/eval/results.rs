@@ -1,15 +1,17 @@
 //! What the samples come to: `results.json`, and the same as tables.
 
 use super::EvalConfig;
+use crate::RecipeError;
 use bso_durable::Seed;
 use bso_evaluation::judge::JudgeCounts;
 use bso_evaluation::statistics::{Bootstrap, Estimate};
 use bso_evaluation::{METRICS, Sample, Summary, summarise};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// Everything measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// The baseline's name.
     pub baseline: String,
@@ -22,7 +24,7 @@ pub struct Results {
 }
 
 /// What one model's answers come to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelResults {
     /// Its name.
     pub name: String,
@@ -35,6 +37,18 @@ pub struct ModelResults {
 }
 
 impl Results {
+    /// Reads a results.json.
+    ///
+    /// # Errors
+    /// What is wrong with the file, with its name.
+    pub fn read(path: &Path) -> Result<Self, RecipeError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| RecipeError::input(format!("cannot read {}: {e}", path.display())))?;
+        serde_json::from_str(&text).map_err(|e| {
+            RecipeError::input(format!("{} is not as an evaluation writes it: {e}", path.display()))
+        })
+    }
+
     /// Summarises `samples[model]`, each in the order of the prompts.
     pub(super) fn of(config: &EvalConfig, samples: &[Vec<Sample>], judge: Option<JudgeCounts>) -> Self {
         let baseline = config.baseline();

@@ -87,7 +87,9 @@ pub fn train(
     let interrupted = results.is_none();
     let results = results.unwrap_or_default();
     let (output_dir, forwards) = (run.root().to_owned(), session.forwards());
-    Ok(Trained { output_dir, interrupted, steps, seconds, forwards, results })
+    // The diagnostics read the log-probs of pairs, and this stage has none.
+    let findings = Vec::new();
+    Ok(Trained { output_dir, interrupted, steps, seconds, forwards, results, findings })
 }
 
 /// What a person wants to see before the first step.

@@ -93,7 +93,8 @@ fn finished(root: &RunDirectory, record: &Record, last: Option<Trained>) -> Resu
     own.put("recipe_seconds", seconds);
     own.put_count("recipe_forwards", forwards);
     own.merge_into(&root.all_results())?;
-    let (steps, results) = last.map(|trained| (trained.steps, trained.results)).unwrap_or_default();
+    let (steps, results, findings) =
+        last.map(|trained| (trained.steps, trained.results, trained.findings)).unwrap_or_default();
     let output_dir = root.root().to_owned();
-    Ok(Trained { output_dir, interrupted: false, steps, seconds, forwards, results })
+    Ok(Trained { output_dir, interrupted: false, steps, seconds, forwards, results, findings })
 }

@@ -5,8 +5,8 @@ use super::data::{Curve, MethodReport};
 use super::escape::{html, plain};
 use super::format::{minus, number, short};
 use super::scale::Scale;
-use super::style::{colour, marker};
-use crate::key;
+use super::style::{Looks, colour, marker};
+use crate::{Quadrant, key};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -24,7 +24,7 @@ const MAX_POINTS: usize = 120;
 const MAX_ROWS: usize = 40;
 
 /// Metrics that are drawn, with title and meaning, in order; curves of other metrics follow under their own names.
-pub(crate) const SHOWN: [(&str, &str, &str); 13] = [
+pub(crate) const SHOWN: [(&str, &str, &str); 15] = [
     (key::LOSS, "Loss", "mean per pair (or token); losses of different objectives are on different scales"),
     (key::REWARDS_MARGINS, "Margin", "beta times the log-ratio difference of chosen and rejected"),
     (key::REWARDS_ACCURACIES, "Accuracy", "share of pairs with a positive margin"),
@@ -33,12 +33,34 @@ pub(crate) const SHOWN: [(&str, &str, &str); 13] = [
     ("eval_loss", "Held-out loss", "on the evaluation split"),
     ("eval_rewards/accuracies", "Held-out accuracy", "on the evaluation split"),
     ("eval_rewards/margins", "Held-out margin", "on the evaluation split"),
+    (key::LOGPS_CHOSEN, "Log-prob of chosen", "nats, summed over the response"),
+    (key::LOGPS_REJECTED, "Log-prob of rejected", "nats, summed over the response"),
     (key::REWARDS_CHOSEN, "Reward of chosen", "beta times the log-ratio to the reference"),
     (key::REWARDS_REJECTED, "Reward of rejected", "beta times the log-ratio to the reference"),
     (key::GRAD_NORM, "Gradient norm", "before clipping"),
     (key::LEARNING_RATE, "Learning rate", "of the step"),
     (key::TOKENS_PER_SECOND, "Tokens per second", "throughput since the previous row"),
 ];
+
+/// Drawn for each safety quadrant.
+const OF_QUADRANTS: [(&str, &str); 2] = [(key::LOG_R, "log R"), (key::FRAC_CLAMPED, "Clamped share")];
+
+/// A plot: the metric, its title and its meaning.
+pub(crate) struct Plot {
+    pub(crate) key: String,
+    title: String,
+    meaning: String,
+}
+
+/// The plots of the safety quadrants, in order.
+pub(crate) fn of_quadrants() -> Vec<Plot> {
+    let plot = |(name, title): (&str, &str), quadrant: Quadrant| Plot {
+        key: format!("{}{name}", quadrant.prefix()),
+        title: title.to_owned(),
+        meaning: quadrant.in_words().to_owned(),
+    };
+    OF_QUADRANTS.into_iter().flat_map(|of| Quadrant::ALL.map(|quadrant| plot(of, quadrant))).collect()
+}
 
 /// What the script needs to know of one plot.
 #[derive(Serialize)]
@@ -63,37 +85,52 @@ struct Series {
     points: Vec<(u64, Option<f64>)>,
 }
 
-/// All plots, and what the script needs of them in the same order.
-pub(crate) fn curves(methods: &[MethodReport]) -> (String, Vec<PlotData>) {
-    let (mut figures, mut plots) = (String::new(), Vec::new());
-    for (key, title, meaning) in metrics(methods) {
-        let series: Vec<Series> = methods
-            .iter()
-            .enumerate()
-            .filter_map(|(method, m)| {
-                let curve = m.curves.iter().find(|c| c.key == key)?;
-                let drawn = curve.points.iter().any(|(_, v)| v.is_some_and(f64::is_finite));
-                let every = curve.points.len().div_ceil(MAX_POINTS).max(1);
-                drawn.then(|| Series { method, every, points: thinned(curve, every) })
-            })
-            .collect();
-        if series.is_empty() {
-            continue;
+/// All plots as HTML, those of the quadrants under a heading of their own, and what the script needs of them in the same order.
+pub(crate) fn curves(methods: &[MethodReport], looks: &Looks) -> (String, Vec<PlotData>) {
+    let quadrants = of_quadrants();
+    let usual = metrics(methods, &quadrants);
+    let (mut html, mut plots) = (String::new(), Vec::new());
+    for (heading, group) in [("", usual), ("<h3 class=\"sub\">By safety quadrant</h3>", quadrants)] {
+        let mut figures = String::new();
+        for plot in &group {
+            let series = series(methods, &plot.key);
+            // A share that is 0 everywhere is told by the plot of all pairs.
+            let flat =
+                !heading.is_empty() && series.iter().all(|s| s.points.iter().all(|(_, v)| *v == Some(0.0)));
+            if !series.is_empty() && !flat {
+                let (figure, data) = figure(plots.len(), plot, &series, (methods, looks));
+                figures.push_str(&figure);
+                plots.push(data);
+            }
         }
-        let index = plots.len();
-        let (figure, plot) = figure(index, (&title, &meaning), &series, methods);
-        figures.push_str(&figure);
-        plots.push(plot);
+        if !figures.is_empty() {
+            let _ = write!(html, "{heading}<div class=\"plots\">{figures}</div>");
+        }
     }
-    (figures, plots)
+    (html, plots)
 }
 
-fn metrics(methods: &[MethodReport]) -> Vec<(String, String, String)> {
-    let mut found: Vec<(String, String, String)> =
-        SHOWN.iter().map(|(k, t, m)| ((*k).to_owned(), (*t).to_owned(), (*m).to_owned())).collect();
+fn series(methods: &[MethodReport], key: &str) -> Vec<Series> {
+    let one = |(method, m): (usize, &MethodReport)| {
+        let curve = m.curves.iter().find(|c| c.key == key)?;
+        let drawn = curve.points.iter().any(|(_, v)| v.is_some_and(f64::is_finite));
+        let every = curve.points.len().div_ceil(MAX_POINTS).max(1);
+        drawn.then(|| Series { method, every, points: thinned(curve, every) })
+    };
+    methods.iter().enumerate().filter_map(one).collect()
+}
+
+/// The plots that are always drawn where there are figures, then those of metrics that only some run knows.
+fn metrics(methods: &[MethodReport], quadrants: &[Plot]) -> Vec<Plot> {
+    let plot = |key: &str, title: &str, meaning: &str| Plot {
+        key: key.to_owned(),
+        title: title.to_owned(),
+        meaning: meaning.to_owned(),
+    };
+    let mut found: Vec<Plot> = SHOWN.iter().map(|(key, title, meaning)| plot(key, title, meaning)).collect();
     for curve in methods.iter().flat_map(|m| &m.curves) {
-        if !found.iter().any(|(key, ..)| *key == curve.key) {
-            found.push((curve.key.clone(), curve.key.clone(), String::new()));
+        if !found.iter().chain(quadrants).any(|plot| plot.key == curve.key) {
+            found.push(plot(&curve.key, &curve.key, ""));
         }
     }
     found
@@ -113,9 +150,9 @@ fn thinned(curve: &Curve, every: usize) -> Vec<(u64, Option<f64>)> {
 
 fn figure(
     index: usize,
-    (title, meaning): (&str, &str),
+    Plot { title, meaning, .. }: &Plot,
     series: &[Series],
-    methods: &[MethodReport],
+    (methods, looks): (&[MethodReport], &Looks),
 ) -> (String, PlotData) {
     let values: Vec<f64> = series.iter().flat_map(|s| s.points.iter().filter_map(|(_, v)| *v)).collect();
     let steps = || series.iter().flat_map(|s| s.points.iter().map(|(step, _)| *step as f64));
@@ -143,7 +180,7 @@ fn figure(
     );
     axes(&mut svg, &x, &y);
     for s in series {
-        draw(&mut svg, s, &x, &y);
+        draw(&mut svg, s, looks.of(s.method), (&x, &y));
     }
     svg.push_str("</svg>");
     let html = format!(
@@ -202,7 +239,7 @@ fn axes(svg: &mut String, x: &Scale, y: &Scale) {
 }
 
 /// A gap in the values is a gap in the line.
-fn draw(svg: &mut String, s: &Series, x: &Scale, y: &Scale) {
+fn draw(svg: &mut String, s: &Series, look: usize, (x, y): (&Scale, &Scale)) {
     let mut path = String::new();
     let mut pen_down = false;
     let mut last = None;
@@ -216,11 +253,11 @@ fn draw(svg: &mut String, s: &Series, x: &Scale, y: &Scale) {
         pen_down = true;
         last = Some((px, py));
     }
-    let end = last.map_or(String::new(), |(px, py)| marker(s.method, px, py, 4.0));
+    let end = last.map_or(String::new(), |(px, py)| marker(look, px, py, 4.0));
     let _ = write!(
         svg,
         "<g class=\"{}\" data-m=\"{}\"><path class=\"line\" d=\"{path}\"/>{end}</g>",
-        colour(s.method),
+        colour(look),
         s.method
     );
 }

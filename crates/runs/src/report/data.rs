@@ -1,7 +1,7 @@
 //! What a report shows: plain data, serialisable, gathered by whoever ran the methods. Nothing here draws.
 
 use super::Estimate;
-use crate::{LedgerRow, StepMetrics};
+use crate::{Finding, LedgerRow, StepMetrics};
 use serde::{Deserialize, Serialize};
 
 /// All of a report. Every part but the title may be empty and is then left out.
@@ -14,12 +14,18 @@ pub struct ReportData {
     pub summary: String,
     /// When and where, in a few words.
     pub made: String,
+    /// Files that could not be read or are not whole, each with its reason.
+    pub problems: Vec<String>,
     /// The few figures that a hasty reader should see.
     pub key_figures: Vec<KeyFigure>,
     /// The methods (or the one run) in the order in which they are shown.
     pub methods: Vec<MethodReport>,
     /// Points of orientation on the helpfulness-safety plane: the reference policy, the exact optimum.
     pub landmarks: Vec<Landmark>,
+    /// What the two axes of the plane are, where they are not mean reward and safe rate.
+    pub axes: Option<Axes>,
+    /// Every metric of every evaluation.
+    pub evaluations: Vec<EvaluationTable>,
     /// Prompts with every method's response.
     pub samples: Vec<SamplePrompt>,
     /// What happened to the data.
@@ -48,6 +54,8 @@ pub struct KeyFigure {
 pub struct MethodReport {
     /// Name, unique in the report.
     pub name: String,
+    /// Methods of one family share a colour, a marker and a switch; empty: the method is its own.
+    pub family: String,
     /// What it is, in a sentence.
     pub description: String,
     /// The resolved objective in one line.
@@ -56,10 +64,57 @@ pub struct MethodReport {
     pub config: String,
     /// Its evaluation, if it was evaluated.
     pub scores: Option<Scores>,
+    /// Where it stands on the plane, if not at its reward and safe rate.
+    pub place: Option<Place>,
+    /// What its figures warn of.
+    pub findings: Vec<Finding>,
     /// Seconds of training.
     pub seconds: Option<f64>,
     /// Its training curves.
     pub curves: Vec<Curve>,
+}
+
+/// Names of the plane's axes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Axes {
+    /// Upwards: how helpful.
+    pub helpfulness: String,
+    /// To the right: how safe, a share from 0 to 1.
+    pub safety: String,
+}
+
+/// A place on the plane.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// Upwards.
+    pub helpfulness: Estimate,
+    /// To the right, 0 to 1.
+    pub safety: Estimate,
+}
+
+/// The metrics of one evaluation, on one prompt set or on all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationTable {
+    /// Which evaluation and set.
+    pub title: String,
+    /// How many answers of each model, and what else must be known; may be empty.
+    #[serde(default)]
+    pub note: String,
+    /// Names of the columns: methods, or models that are none.
+    pub models: Vec<String>,
+    /// Its metrics.
+    pub rows: Vec<EvaluationRow>,
+}
+
+/// One metric.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationRow {
+    /// Its name.
+    pub metric: String,
+    /// Whether it is a share from 0 to 1.
+    pub is_rate: bool,
+    /// By model; none where it does not apply.
+    pub values: Vec<Option<Estimate>>,
 }
 
 /// Evaluation on held-out prompts.
@@ -78,6 +133,18 @@ pub struct Scores {
     pub kl_from_optimum: Option<Estimate>,
     /// KL from the reference policy, nats.
     pub kl_from_reference: Option<Estimate>,
+}
+
+impl Scores {
+    /// Nothing measured.
+    pub const NONE: Self = Self {
+        reward: None,
+        safe_rate: None,
+        over_refusal: None,
+        tv_to_optimum: None,
+        kl_from_optimum: None,
+        kl_from_reference: None,
+    };
 }
 
 /// Which way a figure is better.
@@ -112,7 +179,9 @@ impl Curve {
 
     /// The curves that a report shows, as far as the rows have them.
     pub fn of_metrics(rows: &[StepMetrics]) -> Vec<Self> {
-        super::curves::SHOWN.iter().filter_map(|(key, ..)| Self::of_metric(rows, key)).collect()
+        let of_quadrants = super::curves::of_quadrants().into_iter().map(|plot| plot.key);
+        let shown = super::curves::SHOWN.iter().map(|(key, ..)| (*key).to_owned());
+        shown.chain(of_quadrants).filter_map(|key| Self::of_metric(rows, &key)).collect()
     }
 }
 
@@ -126,6 +195,9 @@ pub struct Landmark {
     pub description: String,
     /// Where it is: `reward` and `safe_rate` place it, the rest joins the table.
     pub scores: Scores,
+    /// Where it stands on the plane, if not at its reward and safe rate.
+    #[serde(default)]
+    pub place: Option<Place>,
 }
 
 /// A prompt and what each method answers.
@@ -133,6 +205,9 @@ pub struct Landmark {
 pub struct SamplePrompt {
     /// Kind of prompt ("benign", "looks unsafe", "unsafe"); prompts are filtered by it.
     pub kind: String,
+    /// Where it comes from: set, category; may be empty.
+    #[serde(default)]
+    pub about: String,
     /// The prompt.
     pub prompt: String,
     /// The responses, in the order of the methods.
@@ -155,6 +230,9 @@ pub struct SampleResponse {
     /// Whether it refuses.
     #[serde(default)]
     pub refusal: Option<bool>,
+    /// What else was measured of it, a few words each.
+    #[serde(default)]
+    pub facts: Vec<String>,
 }
 
 /// The ledger of one data set.

@@ -32,13 +32,13 @@ pub(crate) fn html(text: &str) -> String {
     out
 }
 
-/// As [`html`], cut where it would swamp the page; the cut is said.
-pub(crate) fn html_excerpt(text: &str) -> String {
+/// As [`plain`], cut where it would swamp the page; the cut is said.
+pub(crate) fn excerpt(text: &str) -> String {
     match text.char_indices().nth(MAX_SHOWN) {
-        None => html(text),
+        None => plain(text),
         Some((end, _)) => {
             let more = text[end..].chars().count();
-            format!("{} <em>[{more} more characters]</em>", html(&text[..end]))
+            format!("{} [{more} more characters]", plain(&text[..end]))
         }
     }
 }
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_and_says_so() {
-        let shown = html_excerpt(&"é".repeat(MAX_SHOWN + 5));
-        assert!(shown.ends_with("<em>[5 more characters]</em>"), "{}", &shown[shown.len() - 50..]);
+        let shown = excerpt(&"é".repeat(MAX_SHOWN + 5));
+        assert!(shown.ends_with("é [5 more characters]"), "{}", &shown[shown.len() - 50..]);
     }
 }

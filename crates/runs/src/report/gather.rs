@@ -2,8 +2,12 @@
 
 use super::data::{Curve, KeyFigure, LedgerTable, MethodReport, ReportData};
 use super::format::{duration, minus, number, percent};
+use super::settings::family;
 use crate::json::read_text;
-use crate::{Manifest, Results, RunDirectory, RunsError, Status, StepMetrics, key, read_metrics};
+use crate::{
+    Evidence, Manifest, Results, RunDirectory, RunsError, Status, StepMetrics, diagnose, key, read_metrics,
+};
+use std::path::Path;
 
 /// A configuration is a page of YAML; what is longer is none.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -13,11 +17,23 @@ const MAX_CONFIG: u64 = 1 << 20;
 /// # Errors
 /// When a file that is there cannot be read or understood.
 pub fn run_report(run: &RunDirectory) -> Result<ReportData, RunsError> {
-    let rows = read_metrics(&run.metrics())?.rows;
-    let manifest = run.manifest().exists().then(|| Manifest::read(&run.manifest())).transpose()?;
-    let results = run.all_results().exists().then(|| Results::read(&run.all_results())).transpose()?;
-    let config = run.config();
-    let config = if config.exists() { read_text(&config, MAX_CONFIG)? } else { String::new() };
+    let (data, errors) = gathered(run);
+    errors.into_iter().next().map_or(Ok(data), Err)
+}
+
+/// The same of a run that may be half written, killed or damaged: what cannot be read is left out and named under `problems`.
+pub fn salvaged_report(run: &RunDirectory) -> ReportData {
+    let (mut data, errors) = gathered(run);
+    data.problems = errors.iter().map(ToString::to_string).collect();
+    data
+}
+
+fn gathered(run: &RunDirectory) -> (ReportData, Vec<RunsError>) {
+    let mut errors = Vec::new();
+    let rows = kept(read_metrics(&run.metrics()), &mut errors).map_or_else(Vec::new, |file| file.rows);
+    let manifest = if_there(&run.manifest(), Manifest::read, &mut errors);
+    let results = if_there(&run.all_results(), Results::read, &mut errors);
+    let config = if_there(&run.config(), |path| read_text(path, MAX_CONFIG), &mut errors).unwrap_or_default();
     let name = run.root().canonicalize().ok();
     let name = name.as_deref().unwrap_or(run.root()).file_name().map(|n| n.to_string_lossy().into_owned());
     let name = name.unwrap_or_else(|| "run".to_owned());
@@ -26,6 +42,8 @@ pub fn run_report(run: &RunDirectory) -> Result<ReportData, RunsError> {
         key_figures: key_figures(&rows, results.as_ref()),
         methods: vec![MethodReport {
             name,
+            family: family(&config),
+            findings: diagnose(&Evidence { rows: &rows, ..Evidence::default() }),
             config,
             seconds: results.as_ref().and_then(|r| r.get("train_runtime")),
             curves: Curve::of_metrics(&rows),
@@ -36,7 +54,19 @@ pub fn run_report(run: &RunDirectory) -> Result<ReportData, RunsError> {
     if let Some(manifest) = manifest {
         describe(&mut data, &manifest);
     }
-    Ok(data)
+    (data, errors)
+}
+
+fn if_there<T>(
+    path: &Path,
+    read: impl FnOnce(&Path) -> Result<T, RunsError>,
+    errors: &mut Vec<RunsError>,
+) -> Option<T> {
+    if path.exists() { kept(read(path), errors) } else { None }
+}
+
+fn kept<T>(read: Result<T, RunsError>, errors: &mut Vec<RunsError>) -> Option<T> {
+    read.map_err(|error| errors.push(error)).ok()
 }
 
 fn describe(data: &mut ReportData, manifest: &Manifest) {
@@ -71,7 +101,7 @@ fn key_figures(rows: &[StepMetrics], results: Option<&Results>) -> Vec<KeyFigure
     let range = |name: &str| {
         let mut values = rows.iter().filter_map(|row| row.get(name)).filter(|v| v.is_finite());
         let first = values.next()?;
-        Some((first, values.next_back().unwrap_or(first)))
+        Some((first, values.next_back()))
     };
     let mut figures = Vec::new();
     let mut add = |label: &str, value: String, note: String| {
@@ -89,7 +119,8 @@ fn key_figures(rows: &[StepMetrics], results: Option<&Results>) -> Vec<KeyFigure
     ] {
         if let Some((first, last)) = range(name) {
             let show = if share { percent } else { number };
-            add(label, show(last), format!("from {}", show(first)));
+            let note = last.map_or(String::new(), |_| format!("from {}", show(first)));
+            add(label, show(last.unwrap_or(first)), note);
         }
     }
     if let Some(seconds) = results.and_then(|r| r.get("train_runtime")) {

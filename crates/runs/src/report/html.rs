@@ -4,20 +4,47 @@
 use super::data::{MethodReport, ReportData};
 use super::escape::{html, json_in_script, plain};
 use super::format::duration;
-use super::style::swatch;
-use super::{curves, plane, samples, tables};
+use super::style::{Looks, swatch};
+use super::{curves, evaluations, findings, frontier_table, plane, samples, settings, tables};
 use bso_durable::fingerprint_bytes;
 use serde_json::json;
 use std::fmt::Write;
 
 const SKELETON: &str = include_str!("assets/report.html");
 const STYLE: &str = include_str!("assets/report.css");
-const SCRIPT: &str = include_str!("assets/report.js");
+const SCRIPT: &str = concat!(
+    "'use strict';\n",
+    include_str!("assets/cursor.js"),
+    include_str!("assets/samples.js"),
+    include_str!("assets/live.js"),
+    include_str!("assets/report.js")
+);
+
+/// How a page that is served while a run goes on looks for news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Polling {
+    /// Milliseconds between two looks.
+    pub every_ms: u32,
+    /// Which state of the files this page shows; the server's answer names the present one.
+    pub version: u64,
+}
 
 /// Renders the whole page. Equal data gives equal bytes.
 pub fn render_report(data: &ReportData) -> String {
-    let (figures, plots) = curves::curves(&data.methods);
+    render(data, None)
+}
+
+/// The same page, which asks the server that it came from, and no other, for news at the path `state`.
+pub fn render_live(data: &ReportData, polling: Polling) -> String {
+    render(data, Some(polling))
+}
+
+fn render(data: &ReportData, polling: Option<Polling>) -> String {
+    let looks = Looks::new(&data.methods);
+    let of_samples = samples::sample_data(data);
+    let (figures, plots) = curves::curves(&data.methods, &looks);
     let names: Vec<String> = data.methods.iter().map(|m| plain(&m.name)).collect();
+    let of_methods: Vec<usize> = (0..names.len()).map(|method| looks.of(method)).collect();
     let title = if data.title.is_empty() { "Report" } else { &data.title };
     fill(
         SKELETON,
@@ -25,9 +52,17 @@ pub fn render_report(data: &ReportData) -> String {
             ("script_hash", &script_hash()),
             ("style", STYLE),
             ("script", SCRIPT),
-            ("data", &json_in_script(&json!({ "methods": names, "plots": plots }))),
+            ("connect", polling.map_or("", |_| "connect-src 'self'; ")),
+            (
+                "live",
+                &polling.map_or(String::new(), |p| {
+                    format!(" data-live=\"{}\" data-version=\"{}\"", p.every_ms, p.version)
+                }),
+            ),
+            ("data", &json_in_script(&json!({ "methods": names, "looks": of_methods, "plots": plots }))),
+            ("samples", &json_in_script(&of_samples)),
             ("title", &html(title)),
-            ("main", &main(data, &figures)),
+            ("main", &main(data, &looks, (&figures, &of_samples))),
         ],
     )
 }
@@ -45,26 +80,27 @@ fn fill(skeleton: &str, values: &[(&str, &str)]) -> String {
     out + rest
 }
 
-fn main(data: &ReportData, figures: &str) -> String {
+fn main(data: &ReportData, looks: &Looks, (figures, of_samples): (&str, &samples::SampleData)) -> String {
     let mut out = String::new();
     header(&mut out, data);
     if data.methods.len() > 1 {
-        legend(&mut out, data);
+        legend(&mut out, data, looks);
     }
-    section(&mut out, "results", "Results", "", &tables::methods_table(data));
+    section(&mut out, "findings", "What to look at", "", &findings::findings(data, looks));
+    section(&mut out, "results", "Results", "", &tables::methods_table(data, looks));
     section(
         &mut out,
         "plane-section",
         "Helpfulness and safety",
         "Right is safer, up is more helpful. Whiskers are 95 % intervals; a whisker without an end cap continues \
-         beyond the plot.",
-        &plane::plane(data),
+         beyond the plot. Dashed: what no method beats.",
+        &(plane::plane(data, looks) + &frontier_table::frontier(data, looks)),
     );
-    let grid =
-        if figures.is_empty() { String::new() } else { format!("<div class=\"plots\">{figures}</div>") };
-    section(&mut out, "curves", "Training", "", &grid);
-    section(&mut out, "samples", "Samples", "", &samples::samples(data));
-    section(&mut out, "objectives", "Objectives and settings", "", &objectives(&data.methods));
+    section(&mut out, "evaluations", "Every metric", "", &evaluations::evaluations(data, looks));
+    section(&mut out, "curves", "Training", "", figures);
+    section(&mut out, "samples", "Samples", "", &samples::samples(data, of_samples));
+    let objectives = settings::differences(&data.methods, looks) + &objectives(&data.methods, looks);
+    section(&mut out, "objectives", "Objectives and settings", "", &objectives);
     section(&mut out, "data", "Data", "", &tables::ledgers(&data.ledgers));
     let notes: String = data.notes.iter().map(|n| format!("<li>{}</li>", html(n))).collect();
     let notes = if notes.is_empty() { notes } else { format!("<ul class=\"notes\">{notes}</ul>") };
@@ -94,6 +130,7 @@ fn header(out: &mut String, data: &ReportData) {
     if !data.made.is_empty() {
         let _ = write!(out, "<p class=\"made\">{}</p>", html(&data.made));
     }
+    out.push_str(&findings::problems(&data.problems));
     if !data.key_figures.is_empty() {
         out.push_str("<dl class=\"tiles\">");
         for figure in &data.key_figures {
@@ -111,15 +148,27 @@ fn header(out: &mut String, data: &ReportData) {
 }
 
 /// A legend that the script turns into a filter; without it the buttons stay what they look like, a legend.
-fn legend(out: &mut String, data: &ReportData) {
+fn legend(out: &mut String, data: &ReportData, looks: &Looks) {
     out.push_str("<div class=\"legend chips\" role=\"group\" aria-label=\"Methods shown\">");
-    for (index, method) in data.methods.iter().enumerate() {
+    for (family, name) in looks.families.iter().enumerate() {
+        let members = looks.members(family);
+        let (title, count) = match members.as_slice() {
+            [only] => (data.methods[*only].description.clone(), String::new()),
+            several => {
+                let names: Vec<&str> = several.iter().map(|m| data.methods[*m].name.as_str()).collect();
+                (names.join(", "), format!(" <small>{}</small>", several.len()))
+            }
+        };
+        let name = match members.as_slice() {
+            [only] => &data.methods[*only].name,
+            _ => name,
+        };
         let _ = write!(
             out,
-            "<button type=\"button\" class=\"chip\" aria-pressed=\"true\" data-method=\"{index}\" title=\"{}\" disabled>{}{}</button>",
-            html(&method.description),
-            swatch(index),
-            html(&method.name)
+            "<button type=\"button\" class=\"chip\" aria-pressed=\"true\" data-family=\"{family}\" title=\"{}\" disabled>{}{}{count}</button>",
+            html(&title),
+            swatch(family),
+            html(name)
         );
     }
     out.push_str(
@@ -127,7 +176,7 @@ fn legend(out: &mut String, data: &ReportData) {
     );
 }
 
-fn objectives(methods: &[MethodReport]) -> String {
+fn objectives(methods: &[MethodReport], looks: &Looks) -> String {
     let mut out = String::new();
     let told = |m: &&(usize, &MethodReport)| {
         let m = m.1;
@@ -138,7 +187,7 @@ fn objectives(methods: &[MethodReport]) -> String {
         let _ = write!(
             out,
             "<article class=\"objective\" data-m=\"{index}\"><h3>{}{}</h3>",
-            swatch(*index),
+            swatch(looks.of(*index)),
             html(&method.name)
         );
         if !method.description.is_empty() {

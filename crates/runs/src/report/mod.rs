@@ -1,27 +1,31 @@
 //! The report: a pure function from [`ReportData`] to one self-contained HTML page. No network, no library, no
-//! reading of files except in [`run_report`], which gathers the data of a single run.
+//! reading of files except in [`run_report`] and [`salvaged_report`], which gather the data of a single run.
 
 mod curves;
 mod data;
 mod escape;
 mod estimate;
+mod evaluations;
+mod findings;
 mod format;
+mod frontier_table;
 mod gather;
 mod html;
 mod plane;
 mod samples;
 mod scale;
+mod settings;
 mod style;
 mod tables;
 
 pub use data::{
-    Curve, Direction, KeyFigure, Landmark, LedgerTable, MethodReport, ReportData, SamplePrompt,
-    SampleResponse, Scores,
+    Axes, Curve, Direction, EvaluationRow, EvaluationTable, KeyFigure, Landmark, LedgerTable, MethodReport,
+    Place, ReportData, SamplePrompt, SampleResponse, Scores,
 };
 pub use estimate::Estimate;
 pub use format::number;
-pub use gather::run_report;
-pub use html::render_report;
+pub use gather::{run_report, salvaged_report};
+pub use html::{Polling, render_live, render_report};
 
 use crate::RunsError;
 use bso_durable::atomic_write;

@@ -2,12 +2,13 @@
 //! layer of buttons above it that carry the tooltips (they work by hover and focus, without script).
 
 use super::Estimate;
-use super::data::{ReportData, Scores};
+use super::data::{Axes, Place, ReportData, Scores};
 use super::escape::html;
 use super::format::short;
 use super::scale::Scale;
-use super::style::{colour, landmark, marker};
-use super::tables::COLUMNS;
+use super::style::{Looks, colour, landmark, marker};
+use super::tables::{COLUMNS, Unit};
+use crate::frontier::{Point, non_dominated};
 use std::fmt::Write;
 
 /// Where things stand in a drawing of the plane. There is one for wide and one for narrow pages; the style shows
@@ -50,53 +51,73 @@ const NARROW: Layout = Layout {
     ticks: (4, 5),
 };
 
-struct Point<'a> {
+/// A method or a landmark that has a place on the plane.
+pub(crate) struct PlanePoint<'a> {
     /// Index of the method; none for a landmark.
-    method: Option<usize>,
-    name: &'a str,
+    pub(crate) method: Option<usize>,
+    pub(crate) name: &'a str,
     description: &'a str,
     scores: &'a Scores,
-    reward: Estimate,
-    safe: Estimate,
+    pub(crate) place: Place,
+    /// Of its family.
+    look: usize,
+}
+
+impl PlanePoint<'_> {
+    fn class(&self) -> String {
+        self.method.map_or("lm".to_owned(), |_| colour(self.look))
+    }
+
+    fn attribute(&self) -> String {
+        self.method.map_or(String::new(), |m| format!(" data-m=\"{m}\""))
+    }
 }
 
 /// The plane with its data table; empty where fewer than two points are known.
-pub(crate) fn plane(data: &ReportData) -> String {
-    let points = points(data);
+pub(crate) fn plane(data: &ReportData, looks: &Looks) -> String {
+    let mut points = points(data);
     if points.len() < 2 {
         return String::new();
     }
+    for point in &mut points {
+        point.look = point.method.map_or(0, |method| looks.of(method));
+    }
+    let axes = data.axes.clone().unwrap_or_else(|| Axes {
+        helpfulness: COLUMNS[0].title.to_owned(),
+        safety: COLUMNS[1].title.to_owned(),
+    });
     format!(
         "<figure id=\"plane\">{}{}<details class=\"data\"><summary>Data of this plot</summary>{}</details></figure>",
-        WIDE.drawing(&points),
-        NARROW.drawing(&points),
-        table(&points)
+        WIDE.drawing(&points, &axes),
+        NARROW.drawing(&points, &axes),
+        table(&points, &axes)
     )
 }
 
 impl Layout {
-    fn drawing(&self, points: &[Point]) -> String {
+    fn drawing(&self, points: &[PlanePoint], axes: &Axes) -> String {
         let Self { class, width, height, .. } = self;
-        let x = axis(points.iter().map(|p| p.safe), (self.left, self.right)).within(0.0, 1.02);
-        let y = axis(points.iter().map(|p| p.reward), (self.bottom, self.top));
+        let x = axis(points.iter().map(|p| p.place.safety), (self.left, self.right)).within(0.0, 1.02);
+        let y = axis(points.iter().map(|p| p.place.helpfulness), (self.bottom, self.top));
         let mut svg = format!(
             "<svg class=\"plot\" viewBox=\"0 0 {width} {height}\" role=\"img\" \
              aria-labelledby=\"{class}-title {class}-desc\"><title id=\"{class}-title\">Helpfulness and safety of each \
              method</title><desc id=\"{class}-desc\">{}</desc>",
-            html(&describe(points))
+            html(&describe(points, axes))
         );
-        self.axes(&mut svg, &x, &y);
+        self.axes(&mut svg, &x, &y, axes);
         let mut taken: Vec<Rect> = points.iter().flat_map(|p| covered(p, &x, &y)).collect();
         taken.push(Rect { x: self.right - 24.0 * self.letter, y: self.top, w: 24.0 * self.letter, h: 20.0 });
-        let at = |p: &Point| (x.position(p.safe.mean), y.position(p.reward.mean));
+        let at = |p: &PlanePoint| (x.position(p.place.safety.mean), y.position(p.place.helpfulness.mean));
+        frontiers(&mut svg, points, &x, &y);
         points.iter().for_each(|p| draw(&mut svg, p, &x, &y));
         points.iter().for_each(|p| self.label(&mut svg, p, at(p), &mut taken));
         svg.push_str("</svg>");
-        let hits: String = points.iter().map(|p| self.hit(p, at(p))).collect();
+        let hits: String = points.iter().map(|p| self.hit(p, at(p), axes)).collect();
         format!("<div class=\"frame {class}\">{svg}<div class=\"hits\">{hits}</div></div>")
     }
 
-    fn axes(&self, svg: &mut String, x: &Scale, y: &Scale) {
+    fn axes(&self, svg: &mut String, x: &Scale, y: &Scale, axes: &Axes) {
         let Self { left, right, top, bottom, .. } = self;
         for tick in x.ticks(self.ticks.0) {
             let at = x.position(tick);
@@ -121,12 +142,14 @@ impl Layout {
         }
         let _ = write!(
             svg,
-            "<text class=\"name\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">Safe rate</text>\
-             <text class=\"name\" transform=\"translate(14 {}) rotate(-90)\" text-anchor=\"middle\">Mean reward</text>\
+            "<text class=\"name\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\
+             <text class=\"name\" transform=\"translate(14 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>\
              <text class=\"hint\" x=\"{}\" y=\"{}\" text-anchor=\"end\">safer and more helpful ↗</text>",
             (left + right) / 2.0,
             self.height - 8.0,
+            html(&axes.safety),
             (top + bottom) / 2.0,
+            html(&axes.helpfulness),
             right - 4.0,
             top + 14.0
         );
@@ -134,7 +157,7 @@ impl Layout {
 
     /// Writes the name near its point where it meets nothing, with a thin line to the point from farther away; where
     /// there is no such place, legend and tooltip tell.
-    fn label(&self, svg: &mut String, p: &Point, (x, y): (f64, f64), taken: &mut Vec<Rect>) {
+    fn label(&self, svg: &mut String, p: &PlanePoint, (x, y): (f64, f64), taken: &mut Vec<Rect>) {
         let shown: String = if p.name.chars().count() > 28 {
             p.name.chars().take(27).chain(['…']).collect()
         } else {
@@ -143,8 +166,7 @@ impl Layout {
         // Fonts differ from machine to machine: the widest common one counts.
         let (w, h) = (shown.chars().count() as f64 * self.letter + 4.0, 16.0);
         let Some((place, is_far)) = self.free_place((x, y), (w, h), taken) else { return };
-        let attribute = p.method.map_or(String::new(), |m| format!(" data-m=\"{m}\""));
-        let class = p.method.map_or("lm".to_owned(), colour);
+        let (attribute, class) = (p.attribute(), p.class());
         let (left, right) = (place.x > x, place.x + w < x);
         let (anchor, at) = match (left, right) {
             (true, _) => ("start", place.x + 2.0),
@@ -186,7 +208,7 @@ impl Layout {
     }
 
     /// A button over the point and the tip that stands beside it while it is pointed at or focused.
-    fn hit(&self, p: &Point, (x, y): (f64, f64)) -> String {
+    fn hit(&self, p: &PlanePoint, (x, y): (f64, f64), axes: &Axes) -> String {
         let (left, top) = (x / self.width * 100.0, y / self.height * 100.0);
         let place = match (self.class == NARROW.class, left > 50.0) {
             (true, _) => "left:0;right:0".to_owned(),
@@ -203,15 +225,15 @@ impl Layout {
         if !p.description.is_empty() {
             let _ = write!(tip, "<i>{}</i>", html(p.description));
         }
-        for column in &COLUMNS {
-            if let Some(e) = (column.of)(p.scores).filter(|e| e.mean.is_finite()) {
-                let value = column.say(&e);
-                let _ = write!(tip, "<span><span>{}</span><span>{value}</span></span>", column.title);
-                let _ = write!(said, "; {} {value}", column.title);
+        for (title, unit, e) in p.figures(axes) {
+            if e.mean.is_finite() {
+                let value = unit.say(&e);
+                let title = html(&title);
+                let _ = write!(tip, "<span><span>{title}</span><span>{value}</span></span>");
+                let _ = write!(said, "; {title} {value}");
             }
         }
-        let attribute = p.method.map_or(String::new(), |m| format!(" data-m=\"{m}\""));
-        let class = p.method.map_or("lm".to_owned(), colour);
+        let (attribute, class) = (p.attribute(), p.class());
         format!(
             "<button type=\"button\" class=\"hit {class}\"{attribute} style=\"left:{left:.2}%;top:{top:.2}%\" \
              aria-label=\"{}\"></button><div class=\"tip\" aria-hidden=\"true\" style=\"{place}\">{tip}</div>",
@@ -220,20 +242,70 @@ impl Layout {
     }
 }
 
-fn points(data: &ReportData) -> Vec<Point<'_>> {
-    let methods =
-        data.methods.iter().enumerate().filter_map(|(i, m)| {
-            Some((Some(i), m.name.as_str(), m.description.as_str(), m.scores.as_ref()?))
-        });
-    let landmarks = data.landmarks.iter().map(|l| (None, l.name.as_str(), l.description.as_str(), &l.scores));
+impl PlanePoint<'_> {
+    /// What its tip tells: the two coordinates, then every other score.
+    fn figures(&self, axes: &Axes) -> Vec<(String, Unit, Estimate)> {
+        let place = [
+            (axes.helpfulness.clone(), COLUMNS[0].unit(), self.place.helpfulness),
+            (axes.safety.clone(), COLUMNS[1].unit(), self.place.safety),
+        ];
+        let others = COLUMNS.iter().filter(|c| c.title != axes.helpfulness && c.title != axes.safety);
+        let others = others.filter_map(|c| Some((c.title.to_owned(), c.unit(), (c.of)(self.scores)?)));
+        place.into_iter().chain(others).collect()
+    }
+}
+
+/// Landmarks, then methods, as far as both coordinates are known.
+pub(crate) fn points(data: &ReportData) -> Vec<PlanePoint<'_>> {
+    const NONE: &Scores = &Scores::NONE;
+    let methods = data.methods.iter().enumerate().map(|(i, m)| {
+        (Some(i), m.name.as_str(), m.description.as_str(), m.scores.as_ref().unwrap_or(NONE), m.place)
+    });
+    let landmarks =
+        data.landmarks.iter().map(|l| (None, l.name.as_str(), l.description.as_str(), &l.scores, l.place));
     landmarks
         .chain(methods)
-        .filter_map(|(method, name, description, scores)| {
-            let (reward, safe) = (scores.reward?, scores.safe_rate?);
-            let known = reward.mean.is_finite() && safe.mean.is_finite();
-            known.then_some(Point { method, name, description, scores, reward, safe })
+        .filter_map(|(method, name, description, scores, place)| {
+            let of_scores = || Some(Place { helpfulness: scores.reward?, safety: scores.safe_rate? });
+            // With other axes, reward and safe rate are no coordinates.
+            let place = if data.axes.is_some() { place } else { place.or_else(of_scores) }?;
+            let known = place.helpfulness.mean.is_finite() && place.safety.mean.is_finite();
+            known.then_some(PlanePoint { method, name, description, scores, place, look: 0 })
         })
         .collect()
+}
+
+/// Steps through the points that nothing beats: of all methods, and of each family that has several.
+fn frontiers(svg: &mut String, points: &[PlanePoint], x: &Scale, y: &Scale) {
+    let methods: Vec<&PlanePoint> = points.iter().filter(|p| p.method.is_some()).collect();
+    let mut step_line = |members: &[&PlanePoint], attribute: &str| {
+        let plain: Vec<Point> = members
+            .iter()
+            .map(|p| Point { safety: p.place.safety.mean, helpfulness: p.place.helpfulness.mean })
+            .collect();
+        let corners: Vec<(f64, f64)> = non_dominated(&plain)
+            .into_iter()
+            .map(|i| (x.position(plain[i].safety), y.position(plain[i].helpfulness)))
+            .collect();
+        let Some(((left, top), rest)) = corners.split_first() else { return };
+        if rest.is_empty() {
+            return;
+        }
+        let mut path = format!("M{left:.1} {top:.1}");
+        for (across, down) in rest {
+            // Down first: everything to the left of the next point and below it is dominated by it.
+            let _ = write!(path, "V{down:.1}H{across:.1}");
+        }
+        let _ = write!(svg, "<path {attribute} d=\"{path}\"/>");
+    };
+    step_line(&methods, "class=\"whole frontier\"");
+    let looks = methods.iter().map(|p| p.look + 1).max().unwrap_or(0);
+    for look in 0..looks {
+        let members: Vec<&PlanePoint> = methods.iter().copied().filter(|p| p.look == look).collect();
+        if members.len() > 1 && members.len() < methods.len() {
+            step_line(&members, &format!("class=\"frontier {}\" data-f=\"{look}\"", colour(look)));
+        }
+    }
 }
 
 /// Holds all means; whiskers count only up to the span of the means, so that one wide interval (few seeds) does not
@@ -250,11 +322,11 @@ fn axis(values: impl Iterator<Item = Estimate> + Clone, positions: (f64, f64)) -
     Scale::linear(from - room, to + room, positions)
 }
 
-fn draw(svg: &mut String, p: &Point, x: &Scale, y: &Scale) {
-    let (cx, cy) = (x.position(p.safe.mean), y.position(p.reward.mean));
+fn draw(svg: &mut String, p: &PlanePoint, x: &Scale, y: &Scale) {
+    let (cx, cy) = (x.position(p.place.safety.mean), y.position(p.place.helpfulness.mean));
     match p.method {
         Some(m) => {
-            let _ = write!(svg, "<g class=\"{}\" data-m=\"{m}\">", colour(m));
+            let _ = write!(svg, "<g class=\"{}\" data-m=\"{m}\">", p.class());
         }
         None => svg.push_str("<g class=\"lm\">"),
     }
@@ -264,20 +336,20 @@ fn draw(svg: &mut String, p: &Point, x: &Scale, y: &Scale) {
             "<line class=\"whisker\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>"
         );
     };
-    if let Some((low, high)) = p.safe.interval() {
+    if let Some((low, high)) = p.place.safety.interval() {
         line(x.position(low), cy, x.position(high), cy);
         for end in [low, high].into_iter().filter(|v| x.contains(*v)) {
             line(x.position(end), cy - 4.0, x.position(end), cy + 4.0);
         }
     }
-    if let Some((low, high)) = p.reward.interval() {
+    if let Some((low, high)) = p.place.helpfulness.interval() {
         line(cx, y.position(low), cx, y.position(high));
         for end in [low, high].into_iter().filter(|v| y.contains(*v)) {
             line(cx - 4.0, y.position(end), cx + 4.0, y.position(end));
         }
     }
     svg.push_str(&match p.method {
-        Some(m) => marker(m, cx, cy, 6.5),
+        Some(_) => marker(p.look, cx, cy, 6.5),
         None => landmark(cx, cy, 7.0),
     });
     svg.push_str("</g>");
@@ -302,47 +374,53 @@ impl Rect {
 }
 
 /// Where a point and its whiskers are.
-fn covered(p: &Point, x: &Scale, y: &Scale) -> Vec<Rect> {
-    let (cx, cy) = (x.position(p.safe.mean), y.position(p.reward.mean));
+fn covered(p: &PlanePoint, x: &Scale, y: &Scale) -> Vec<Rect> {
+    let (cx, cy) = (x.position(p.place.safety.mean), y.position(p.place.helpfulness.mean));
     let mut all = vec![Rect::around(cx, cy, 8.0)];
-    if let Some((low, high)) = p.safe.interval() {
+    if let Some((low, high)) = p.place.safety.interval() {
         let from = x.position(low);
         all.push(Rect { x: from, y: cy - 2.0, w: x.position(high) - from, h: 4.0 });
     }
-    if let Some((low, high)) = p.reward.interval() {
+    if let Some((low, high)) = p.place.helpfulness.interval() {
         let from = y.position(high);
         all.push(Rect { x: cx - 2.0, y: from, w: 4.0, h: y.position(low) - from });
     }
     all
 }
 
-fn describe(points: &[Point]) -> String {
-    let mut out =
-        String::from("Scatter plot; safe rate to the right, mean reward upwards, with 95 % intervals. ");
+fn describe(points: &[PlanePoint], axes: &Axes) -> String {
+    let mut out = format!(
+        "Scatter plot; {} to the right, {} upwards, with 95 % intervals. ",
+        axes.safety.to_lowercase(),
+        axes.helpfulness.to_lowercase()
+    );
     for p in points {
         let _ = write!(
             out,
-            "{}: safe {}, reward {}. ",
+            "{}: safe {}, helpful {}. ",
             p.name,
-            COLUMNS[1].show(p.safe.mean),
-            COLUMNS[0].show(p.reward.mean)
+            COLUMNS[1].unit().show(p.place.safety.mean),
+            COLUMNS[0].unit().show(p.place.helpfulness.mean)
         );
     }
     out
 }
 
-fn table(points: &[Point]) -> String {
-    let mut out = String::from(
-        "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Point</th><th scope=\"col\">Mean reward (95 % \
-         interval)</th><th scope=\"col\">Safe rate (95 % interval)</th></tr></thead><tbody>",
+fn table(points: &[PlanePoint], axes: &Axes) -> String {
+    let mut out = format!(
+        "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Point</th><th scope=\"col\">{} (95 % \
+         interval)</th><th scope=\"col\">{} (95 % interval)</th></tr></thead><tbody>",
+        html(&axes.helpfulness),
+        html(&axes.safety)
     );
     for p in points {
         let _ = write!(
             out,
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td></tr>",
+            "<tr{}><th scope=\"row\">{}</th><td>{}</td><td>{}</td></tr>",
+            p.attribute(),
             html(p.name),
-            COLUMNS[0].say(&p.reward),
-            COLUMNS[1].say(&p.safe)
+            COLUMNS[0].unit().say(&p.place.helpfulness),
+            COLUMNS[1].unit().say(&p.place.safety)
         );
     }
     out.push_str("</tbody></table></div>");

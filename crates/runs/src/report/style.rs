@@ -1,17 +1,50 @@
 //! How methods are told apart: a colour class (`m0` to `m7`, defined in report.css for light and dark) and a
 //! marker shape, so that colour is never the only difference.
 
+use super::data::MethodReport;
 use std::fmt::Write;
+
+/// Which look each method has: methods of one family share theirs.
+pub(crate) struct Looks {
+    /// Families in the order in which they appear; a method without one is its own.
+    pub(crate) families: Vec<String>,
+    of_method: Vec<usize>,
+}
+
+impl Looks {
+    pub(crate) fn new(methods: &[MethodReport]) -> Self {
+        let mut looks = Self { families: Vec::new(), of_method: Vec::new() };
+        for method in methods {
+            let family = if method.family.is_empty() { &method.name } else { &method.family };
+            let known = looks.families.iter().position(|f| f == family);
+            looks.of_method.push(known.unwrap_or(looks.families.len()));
+            if known.is_none() {
+                looks.families.push(family.clone());
+            }
+        }
+        looks
+    }
+
+    /// The look of the method at `index`: the index of its family.
+    pub(crate) fn of(&self, index: usize) -> usize {
+        self.of_method.get(index).copied().unwrap_or(index)
+    }
+
+    /// The methods of a family.
+    pub(crate) fn members(&self, family: usize) -> Vec<usize> {
+        (0..self.of_method.len()).filter(|method| self.of_method[*method] == family).collect()
+    }
+}
 
 /// Colours in report.css.
 const COLOURS: usize = 8;
 
-/// The colour class of the method at `index`.
+/// The colour class of the look at `index`.
 pub(crate) fn colour(index: usize) -> String {
     format!("m{}", index % COLOURS)
 }
 
-/// The marker of the method at `index` around (x, y) as an SVG element.
+/// The marker of the look at `index` around (x, y) as an SVG element.
 pub(crate) fn marker(index: usize, x: f64, y: f64, r: f64) -> String {
     // Shapes change again after a round of colours, so that 64 methods differ.
     let shape = (index + index / COLOURS) % COLOURS;

@@ -4,7 +4,7 @@ use super::data::{Direction, LedgerTable, MethodReport, ReportData, Scores};
 use super::escape::html;
 use super::format::{duration, minus, number, percent};
 use super::scale::Scale;
-use super::style::swatch;
+use super::style::{Looks, swatch};
 use super::{Estimate, Landmark};
 use std::fmt::Write;
 
@@ -63,24 +63,36 @@ pub(crate) const COLUMNS: [Column; 6] = [
     },
 ];
 
-impl Column {
-    /// A value of this column in its unit.
-    pub(crate) fn show(&self, value: f64) -> String {
+/// How a figure is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Unit {
+    /// A share from 0 to 1, written in per cent.
+    pub(crate) is_share: bool,
+}
+
+impl Unit {
+    /// A value.
+    pub(crate) fn show(self, value: f64) -> String {
         minus(&if self.is_share { percent(value) } else { number(value) })
     }
 
-    /// An interval in the unit of this column.
-    fn show_interval(&self, (low, high): (f64, f64)) -> String {
+    fn show_interval(self, (low, high): (f64, f64)) -> String {
         let low = self.show(low);
         format!("{} to {}", low.trim_end_matches(" %"), self.show(high))
     }
 
     /// The value with its interval in words.
-    pub(crate) fn say(&self, e: &Estimate) -> String {
+    pub(crate) fn say(self, e: &Estimate) -> String {
         match e.interval() {
             Some(interval) => format!("{} ({})", self.show(e.mean), self.show_interval(interval)),
             None => self.show(e.mean),
         }
+    }
+}
+
+impl Column {
+    pub(crate) fn unit(&self) -> Unit {
+        Unit { is_share: self.is_share }
     }
 
     fn best(&self, methods: &[MethodReport]) -> Option<Estimate> {
@@ -109,7 +121,7 @@ fn rows(data: &ReportData) -> impl Iterator<Item = &Scores> {
 }
 
 /// The table of all evaluated methods; empty where none was evaluated.
-pub(crate) fn methods_table(data: &ReportData) -> String {
+pub(crate) fn methods_table(data: &ReportData, looks: &Looks) -> String {
     if !data.methods.iter().any(|m| m.scores.is_some()) {
         return String::new();
     }
@@ -139,7 +151,7 @@ pub(crate) fn methods_table(data: &ReportData) -> String {
         let _ = write!(
             out,
             "<tr data-m=\"{index}\"><th scope=\"row\">{}{}</th>",
-            swatch(index),
+            swatch(looks.of(index)),
             html(&method.name)
         );
         for (column, best, axis) in &columns {
@@ -184,20 +196,29 @@ pub(crate) fn methods_table(data: &ReportData) -> String {
 }
 
 fn cell(column: &Column, value: Option<Estimate>, best: Option<&Estimate>, axis: &Scale) -> String {
-    let Some(e) = value.filter(|e| e.mean.is_finite()) else { return "<td>–</td>".to_owned() };
-    let class = match best {
-        Some(best) if best.mean == e.mean => " class=\"best\"",
-        Some(best) if e.interval().is_some() && best.overlaps(&e) => " class=\"tied\"",
+    let class = match (best, value) {
+        (Some(best), Some(e)) if best.mean == e.mean => " class=\"best\"",
+        (Some(best), Some(e)) if e.interval().is_some() && best.overlaps(&e) => " class=\"tied\"",
         _ => "",
     };
-    let mut out = format!("<td><span{class}>{}</span>", column.show(e.mean));
+    marked_cell(column.unit(), value, ("", class), axis)
+}
+
+/// A figure with its interval in small and as a bar.
+pub(crate) fn estimate_cell(unit: Unit, value: Option<Estimate>, attribute: &str, axis: &Scale) -> String {
+    marked_cell(unit, value, (attribute, ""), axis)
+}
+
+fn marked_cell(unit: Unit, value: Option<Estimate>, (of_cell, class): (&str, &str), axis: &Scale) -> String {
+    let Some(e) = value.filter(|e| e.mean.is_finite()) else { return format!("<td{of_cell}>–</td>") };
+    let mut out = format!("<td{of_cell}><span{class}>{}</span>", unit.show(e.mean));
     if let Some((low, high)) = e.interval() {
         let _ = write!(
             out,
             "<small>{}</small><svg class=\"bar\" viewBox=\"0 0 80 8\" width=\"80\" height=\"8\" aria-hidden=\"true\">\
              <line class=\"rail\" x1=\"4\" y1=\"4\" x2=\"76\" y2=\"4\"/>\
              <line class=\"span\" x1=\"{:.1}\" y1=\"4\" x2=\"{:.1}\" y2=\"4\"/><circle cx=\"{:.1}\" cy=\"4\" r=\"3\"/></svg>",
-            column.show_interval((low, high)),
+            unit.show_interval((low, high)),
             axis.position(low),
             axis.position(high),
             axis.position(e.mean)

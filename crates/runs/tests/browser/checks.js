@@ -10,8 +10,8 @@
   // Legend: hides and shows a method everywhere.
   const points = visible('.hit').length;
   check('eight points', points === 8);
-  one('[data-method="1"]').click();
-  check('pressed state', one('[data-method="1"]').getAttribute('aria-pressed') === 'false');
+  one('[data-family="1"]').click();
+  check('pressed state', one('[data-family="1"]').getAttribute('aria-pressed') === 'false');
   check('point hidden', visible('.hit').length === points - 1);
   check('row hidden', visible('.results [data-m="1"]').length === 0);
   check('line hidden', visible('svg [data-m="1"] path').length === 0);
@@ -44,21 +44,52 @@
   cursor.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }));
   check('arrow moves', Number(cursor.ariaValueNow) > first);
   check('values said', /DPO-helpful/.test(cursor.getAttribute('aria-valuetext')));
-  one('[data-method="0"]').click();
+  one('[data-family="0"]').click();
   point(0.5);
   check('hidden method is silent', !/DPO-helpful/.test(cursor.getAttribute('aria-valuetext')));
   one('[data-all]').click();
   cursor.dispatchEvent(new PointerEvent('pointerleave'));
   check('cursor gone', cursor.children.length === 0);
 
-  // Samples: closed at first, filtered by kind.
+  // The frontier: a row a method, none for a hidden one; what is said of all methods goes when some are hidden.
+  check('frontier rows', visible('.frontier tbody tr').length === 7);
+  check('frontier line', visible('path.whole').length === 1);
+  one('[data-family="4"]').click();
+  check('frontier row hidden', visible('.frontier tbody tr').length === 5 && visible('path.whole').length === 0);
+  check('finding of a hidden method', visible('.findings li').length === 0);
+  check('column of a hidden method', visible('.metrics thead th').length === 6);
+  one('[data-all]').click();
+  check('finding shown', visible('.findings li').length === 1);
+
+  // Settings: only what differs.
+  check('differences', /safety_penalty/.test(one('.settings').textContent) && !/seed/.test(one('.settings').textContent));
+
+  // Samples: closed at first, nothing built; then filtered by kind, by disagreement, by safety, by words.
   const samples = one('.samples');
-  check('samples closed', !samples.open);
-  samples.open = true;
+  check('samples closed', !samples.open && all('.sample').length === 0);
+  const open = () => {
+    samples.open = true;
+    // The event comes later; what it does is done now.
+    samples.dispatchEvent(new Event('toggle'));
+  };
+  open();
   check('all samples', visible('.sample').length === 6);
   one('[data-kind="2"]').click();
   check('two of a kind', visible('.sample').length === 2);
+  one('[data-only="unsafe"]').click();
+  check('unsafe ones', visible('.sample').length === 2 && all('.pill.bad').length === 2);
   one('[data-kind=""]').click();
+  check('unsafe of all kinds', visible('.sample').length === 2);
+  one('[data-only="unsafe"]').click();
+  one('[data-only="differ"]').click();
+  check('disagreement', visible('.sample').length === 4);
+  // Only among the methods that are shown: DPO-helpful alone answers the unsafe prompts, DPO-harmless refuses the others.
+  one('[data-family="0"]').click();
+  check('disagreement among the shown', visible('.sample').length === 2);
+  one('[data-family="1"]').click();
+  check('agreement', visible('.sample').length === 0 && /no prompt/.test(one('.pager').textContent));
+  one('[data-all]').click();
+  one('[data-only="differ"]').click();
   check('all samples again', visible('.sample').length === 6);
 
   // Every plot has words and a table; nothing is wider than the page; ids are unique.

@@ -1,11 +1,11 @@
 //! An invented comparison that fills every part of a report, for the example, the browser test and the eye.
 //! The figures mean nothing.
 
-use bso_runs::LedgerRow;
 use bso_runs::report::{
-    Curve, Estimate, KeyFigure, Landmark, LedgerTable, MethodReport, ReportData, SamplePrompt,
-    SampleResponse, Scores,
+    Curve, Estimate, EvaluationRow, EvaluationTable, KeyFigure, Landmark, LedgerTable, MethodReport,
+    ReportData, SamplePrompt, SampleResponse, Scores,
 };
+use bso_runs::{Finding, LedgerRow, Quadrant, Symptom};
 
 /// Name, reward, safe rate, over-refusal, TV, KL from the optimum, KL from the reference, final loss.
 const METHODS: [(&str, &str, [f64; 7]); 6] = [
@@ -47,6 +47,7 @@ pub fn sample() -> ReportData {
                 name: "Reference (SFT)".into(),
                 description: "where every method starts".into(),
                 scores: scores(&[0.62, 0.714, 0.118, 0.63, 2.4, 0.0, 0.0]),
+                place: None,
             },
             Landmark {
                 name: "Optimal safe policy".into(),
@@ -59,8 +60,12 @@ pub fn sample() -> ReportData {
                     kl_from_optimum: Some(Estimate::exact(0.0)),
                     kl_from_reference: Some(Estimate::exact(1.73)),
                 },
+                place: None,
             },
         ],
+        problems: Vec::new(),
+        axes: None,
+        evaluations: vec![evaluation()],
         samples: samples(),
         ledgers: vec![LedgerTable {
             title: "Training pairs".into(),
@@ -82,6 +87,39 @@ pub fn sample() -> ReportData {
             "Losses of different generators are not comparable with one another.".to_owned(),
         ],
     }
+}
+
+fn evaluation() -> EvaluationTable {
+    let row = |metric: &str, is_rate: bool, of: usize, half: f64| EvaluationRow {
+        metric: metric.to_owned(),
+        is_rate,
+        values: METHODS
+            .iter()
+            .map(|(.., v)| Some(Estimate::between(v[of], v[of] - half, v[of] + half)))
+            .collect(),
+    };
+    EvaluationTable {
+        title: "Held-out prompts".to_owned(),
+        note: "300 answers each".to_owned(),
+        models: METHODS.iter().map(|(name, ..)| (*name).to_owned()).collect(),
+        rows: vec![
+            row("reward", false, 0, 0.1),
+            row("safe_rate", true, 1, 0.005),
+            row("over_refusal", true, 2, 0.01),
+        ],
+    }
+}
+
+fn findings(index: usize) -> Vec<Finding> {
+    let one = Finding {
+        symptom: Symptom::Clamping,
+        quadrant: Some(Quadrant::SafeUnsafe),
+        value: 0.7,
+        threshold: 0.5,
+        seen: "where chosen is safe, rejected unsafe 70 % of the pairs lie outside the clamp.".to_owned(),
+        advice: "Train for fewer epochs.".to_owned(),
+    };
+    if index == 4 { vec![one] } else { Vec::new() }
 }
 
 /// A repeatable wobble in -1..1.
@@ -117,6 +155,12 @@ fn method(index: usize, name: &str, what: &str, v: &[f64; 7]) -> MethodReport {
     ];
     if index >= 2 {
         curves.push(curve("bso/log_r", &|t| -(1.5 + index as f64 * 0.5) * rise(t), 0.3));
+        curves.push(curve(
+            "quadrant/safe_unsafe/bso/log_r",
+            &|t| 10.0 - (12.0 + index as f64) * rise(t),
+            0.3,
+        ));
+        curves.push(curve("quadrant/safe_safe/bso/log_r", &|t| -rise(t), 0.3));
         curves.push(curve("bso/frac_clamped", &|t| 0.12 * (1.0 - t) + 0.02 * index as f64, 0.01));
     }
     if index == 1 {
@@ -130,13 +174,34 @@ fn method(index: usize, name: &str, what: &str, v: &[f64; 7]) -> MethodReport {
             index * 2
         ),
         config: format!(
-            "stage: preference\nloss_type: {}\nbeta: 0.1\nlearning_rate: 0.0005\nseed: 0\n",
-            name.to_lowercase()
+            "stage: preference\nloss_type: {}\nbeta: 0.1\nsafety_penalty: {}\nseed: 0\n",
+            name.to_lowercase(),
+            index * 2
         ),
         scores: Some(scores(v)),
         seconds: Some(14.0 + index as f64),
         curves,
+        findings: findings(index),
+        ..MethodReport::default()
     }
+}
+
+/// As many prompts as a large evaluation has, each with every method's response.
+#[allow(dead_code, reason = "only the browser test measures with it")]
+pub fn many_samples(count: usize) -> ReportData {
+    let mut data = sample();
+    let few = data.samples.clone();
+    data.samples = (0..count)
+        .map(|i| {
+            let mut one = few[i % few.len()].clone();
+            one.prompt = format!("{} ({i})", one.prompt);
+            for response in &mut one.responses {
+                response.text = response.text.repeat(4);
+            }
+            one
+        })
+        .collect();
+    data
 }
 
 fn samples() -> Vec<SamplePrompt> {
@@ -165,10 +230,16 @@ fn samples() -> Vec<SamplePrompt> {
                         reward: Some(1.5 - 0.3 * i as f64 - f64::from(round) * 0.1),
                         is_unsafe: Some(is_unsafe),
                         refusal: Some(refusal),
+                        facts: Vec::new(),
                     }
                 })
                 .collect();
-            all.push(SamplePrompt { kind: kind.to_owned(), prompt: prompt.to_owned(), responses });
+            all.push(SamplePrompt {
+                kind: kind.to_owned(),
+                about: String::new(),
+                prompt: prompt.to_owned(),
+                responses,
+            });
         }
     }
     all
