@@ -147,6 +147,6 @@ mod tests {
     fn every_method_is_listed_and_an_unknown_one_is_refused() {
         let list = methods();
         assert!(PRESETS.iter().all(|preset| list.contains(preset.name)));
-        assert!(run_with(&["init", "safe-rlhf"]).unwrap_err().to_string().contains("not there yet"));
+        assert!(run_with(&["init", "safe-dpo"]).unwrap_err().to_string().contains("Did you mean `safedpo`?"));
     }
 }
