@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 /// What `bso report` takes.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "DIR is a run directory, the output of `bso eval`, a demo's folder, or a folder that holds such folders. A model\n\
-                  that was both trained and evaluated here is shown as one. The page loads nothing from anywhere; docs/report.md\n\
+    after_help = "DIR is a run directory, the output of `bso eval`, a demo's folder, or a folder that holds such folders. A model \
+                  that was both trained and evaluated here is shown as one. The page loads nothing from anywhere; docs/report.md \
                   says what is on it. Files that cannot be read are named on the page and on standard error."
 )]
 pub struct ReportArgs {

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 /// What `bso watch` takes.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "DIR is what `bso report` takes, and need not exist yet. Files are only read. The page asks every two seconds\n\
+    after_help = "DIR is what `bso report` takes, and need not exist yet. Files are only read. The page asks every two seconds \
                   whether they changed. Ctrl-C ends it (130); in the terminal view q does too (0)."
 )]
 pub struct WatchArgs {

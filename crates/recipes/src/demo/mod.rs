@@ -161,6 +161,10 @@ fn one_seed(
 ) -> Result<SeedResult, RecipeError> {
     bso_durable::ensure_dir(dir)?;
     let world = files::write(dir, (&task.methods, &task.sizes), seed, engine)?;
+    for Method { name, .. } in &task.methods {
+        // A setting that cannot be is refused before anything is trained.
+        config::load(&dir.join(format!("{name}.yaml")), &[])?;
+    }
     let prompts = world.held_out().to_vec();
     let mut quiet = Quiet { observer, of: String::new() };
     let mut run = |name: &str| -> Result<Cost, RecipeError> {
@@ -181,7 +185,7 @@ fn one_seed(
     for Method { name, .. } in &task.methods {
         let cost = match run(name) {
             Err(RecipeError::Interrupted) => return Err(RecipeError::Interrupted),
-            // One method that fails on one seed is a result, and takes nothing from the others.
+            // A method that fails while it runs is a result, and takes nothing from the others.
             Err(error) => {
                 observer.event(Event::Warning(format!("seed {seed}: {name} failed: {error}")));
                 continue;

@@ -114,23 +114,22 @@ pub fn page(page: &Page<'_>) -> Result<ReportData, RecipeError> {
     let mut methods: Vec<MethodReport> = Vec::new();
     let (mut ledgers, mut environment, mut made) = (Vec::new(), Vec::new(), String::new());
     for method in page.methods {
-        let line = page.lines.iter().find(|l| l.name == method.name);
+        let Some(line) = page.lines.iter().find(|l| l.name == method.name) else { continue };
         let dir = RunDirectory::at(page.dir.join(&method.name));
-        // What failed on the first seed, or ended in an average of weights, has no run of its own there.
-        if line.is_none() || !matches!(dir.record(), Ok(Some(_))) {
-            continue;
-        }
-        let run = run_report(&dir)?;
-        let Some(one) = run.methods.into_iter().next() else { continue };
-        let cost =
-            line.and_then(|l| l.forwards).map(|n| format!("; {n:.0} model forwards")).unwrap_or_default();
+        // What failed on the first seed, or ended in an average of weights, has no run of its own: figures without curves.
+        let run = match dir.record() {
+            Ok(Some(_)) => run_report(&dir)?,
+            _ => ReportData::default(),
+        };
+        let one = run.methods.into_iter().next().unwrap_or_default();
+        let cost = line.forwards.map(|n| format!("; {n:.0} model forwards")).unwrap_or_default();
         methods.push(MethodReport {
             name: method.name.clone(),
             // Each is one of a kind here.
             family: String::new(),
             description: format!("{}{cost}", method.about),
-            scores: line.map(|l| l.scores),
-            seconds: line.and_then(|l| l.seconds),
+            scores: Some(line.scores),
+            seconds: line.seconds,
             ..one
         });
         ledgers.extend(
@@ -138,7 +137,9 @@ pub fn page(page: &Page<'_>) -> Result<ReportData, RecipeError> {
                 .into_iter()
                 .map(|l| bso_runs::report::LedgerTable { title: method.name.clone(), ..l }),
         );
-        (environment, made) = (run.environment, run.made);
+        if !run.made.is_empty() {
+            (environment, made) = (run.environment, run.made);
+        }
     }
     let landmark = |name: &str, description: &str| {
         let scores = page.lines.iter().find(|l| l.name == name).map(|l| l.scores).unwrap_or_default();
