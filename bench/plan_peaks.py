@@ -115,4 +115,5 @@ def main():
             shutil.rmtree(folder / f'run-{i}')
 
 
-main()
+if __name__ == '__main__':
+    main()

@@ -23,9 +23,16 @@ pub struct Dora<'a> {
     pub bias: Option<&'a Array>,
     /// The update of its direction.
     pub update: LowRank<'a>,
-    /// The rows' lengths as trained, `[1, o]`.
+    /// The lengths of its rows.
+    pub lengths: RowLengths<'a>,
+}
+
+/// Lengths of the `o` rows of an updated weight.
+#[derive(Debug, Clone, Copy)]
+pub struct RowLengths<'a> {
+    /// As trained, `[1, o]`.
     pub magnitude: &'a Array,
-    /// The rows' lengths before they are scaled, by [`Engine::updated_row_norms`], `[1, o]`.
+    /// Before they are scaled, by [`Engine::updated_row_norms`], `[1, o]`.
     pub norm: &'a Array,
 }
 
@@ -58,7 +65,7 @@ impl Engine {
         w.check(OP, x, y)?;
         let mut room = Numbers::of_dropout(self, x, w.update.dropout);
         let seen = self.seen(x, w.update.dropout, &mut room);
-        let factors = w.factors();
+        let factors = w.lengths.factors();
         let mut rest = self.scratch.take(w.update.dropout.map_or(0, |_| x.rows() * y.cols()));
         let updated = if w.update.dropout.is_some() {
             self.dropped(OP, (seen, x), (w, &factors), &mut rest)?
@@ -123,7 +130,7 @@ impl Engine {
         let mut room = Numbers::of_dropout(self, x, dropout);
         let seen = self.seen(x, dropout, &mut room);
         let (mut updated, inner) = self.updated(OP, (seen, x), w)?;
-        let (factors, cols) = (w.factors(), dy.cols().max(1));
+        let (factors, cols) = (w.lengths.factors(), dy.cols().max(1));
         let dy_wide = dy.to_f32_vec();
 
         // d/dm of m / norm (w + ..) x, then the gradient of the product before it was scaled, in the same memory.
@@ -132,10 +139,7 @@ impl Engine {
             let values = updated.iter().zip(dy);
             sums.iter_mut().zip(values).for_each(|(sum, (u, d))| *sum += f64::from(u * d));
         }
-        let lengths = w.norm.as_slice().iter().zip(&sums);
-        for (dm, (norm, sum)) in dmagnitude.as_mut_slice().iter_mut().zip(lengths) {
-            *dm += if *norm == 0.0 { 0.0 } else { (sum / f64::from(*norm)) as f32 };
-        }
+        w.lengths.add_gradient(0, &sums, dmagnitude);
         for (updated, dy) in updated.chunks_exact_mut(cols).zip(dy_wide.chunks_exact(cols)) {
             let values = dy.iter().zip(&factors);
             updated.iter_mut().zip(values).for_each(|(u, (d, factor))| *u = d * factor);
@@ -251,18 +255,33 @@ fn factor(magnitude: f32, norm: f32) -> f32 {
     if norm == 0.0 { 0.0 } else { magnitude / norm }
 }
 
-impl Dora<'_> {
-    fn factors(&self) -> Vec<f32> {
+impl RowLengths<'_> {
+    /// What each row is scaled by.
+    pub(crate) fn factors(&self) -> Vec<f32> {
         let lengths = self.magnitude.as_slice().iter().zip(self.norm.as_slice());
         lengths.map(|(magnitude, norm)| factor(*magnitude, *norm)).collect()
     }
 
+    /// From `sums`, those over the inputs of an output before its row was scaled times its gradient, for the rows from `first`.
+    pub(crate) fn add_gradient(&self, first: usize, sums: &[f64], dmagnitude: &mut Array) {
+        let norms = self.norm.as_slice()[first..].iter().zip(sums);
+        for (dm, (norm, sum)) in dmagnitude.as_mut_slice()[first..].iter_mut().zip(norms) {
+            *dm += if *norm == 0.0 { 0.0 } else { (sum / f64::from(*norm)) as f32 };
+        }
+    }
+
+    pub(crate) fn check(&self, operation: &'static str, rows: usize) -> Result<(), EngineError> {
+        expect_size(operation, "values of magnitude", rows, self.magnitude.len())?;
+        expect_size(operation, "values of norm", rows, self.norm.len())
+    }
+}
+
+impl Dora<'_> {
     fn check(&self, operation: &'static str, x: &Array, y: &Array) -> Result<(), EngineError> {
         self.update.check(operation, x, y)?;
         let outputs = self.w.rows();
         expect_product(operation, [outputs, self.w.cols()], x, y)?;
-        expect_size(operation, "values of magnitude", outputs, self.magnitude.len())?;
-        expect_size(operation, "values of norm", outputs, self.norm.len())?;
+        self.lengths.check(operation, outputs)?;
         self.bias.map_or(Ok(()), |bias| expect_size(operation, "values of bias", outputs, bias.len()))
     }
 }
@@ -300,8 +319,7 @@ mod tests {
                 w: Weight::new(&self.w, w),
                 bias: Some(&self.bias),
                 update: LowRank { a, b, scale: SCALE, dropout },
-                magnitude: &self.magnitude,
-                norm: &self.norm,
+                lengths: RowLengths { magnitude: &self.magnitude, norm: &self.norm },
             }
         }
 

@@ -8,11 +8,11 @@ use crate::bf16_panels::Lines;
 use crate::bf16_product::Right;
 use crate::cpu::vectorised;
 use crate::error::{expect_indices, expect_same_shape, expect_size};
-use crate::head_update::HeadUpdate;
+use crate::head_update::{HeadAdapter, HeadAdapterGrads, HeadUpdate, UpdateGrads};
 use crate::matmul::Operand;
 use crate::soft_cap::{cap_in_place, cap_slope};
 use crate::vector::{exp, exp_shifted_in_place, max};
-use crate::{Accumulate, Array, CpuPath, Engine, EngineError, LowRank, Weight};
+use crate::{Accumulate, Array, CpuPath, Engine, EngineError, Weight};
 
 /// What the head sees.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +25,8 @@ pub struct HeadInputs<'a> {
     pub targets: &'a [u32],
     /// Soft cap: a logit `x` becomes `cap * tanh(x / cap)` before the softmax.
     pub cap: Option<f32>,
-    /// A low-rank update beside the head: its logits are added to the head's.
-    pub update: Option<LowRank<'a>>,
+    /// An adapter beside the head.
+    pub update: Option<HeadAdapter<'a>>,
 }
 
 /// Arguments of [`Engine::selected_log_prob_backward`].
@@ -40,8 +40,8 @@ pub struct SelectedLogProbGrads<'a> {
     pub dhidden: &'a mut Array,
     /// Gradient of the head, `[vocab, d]`; added to.
     pub dhead: Option<&'a mut Array>,
-    /// Gradients of the update's `a` and `b`, where there is one; added to.
-    pub dupdate: Option<[&'a mut Array; 2]>,
+    /// Gradients of the adapter's tensors, where there is one.
+    pub dupdate: Option<HeadAdapterGrads<'a>>,
 }
 
 /// Rows whose logits exist at a time, and tokens of the vocabulary that they exist for: 4 MB of logits, which stay in
@@ -68,16 +68,17 @@ impl Engine {
         let path = self.path();
         let mut room = HeadUpdate::room(self, inputs);
         let update = HeadUpdate::of(self, OP, inputs, &mut room)?;
-        let factors = inputs.factors(update.as_ref());
         let mut row_sums = [RowSum::EMPTY; ROWS];
-        let mut logits = self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.rows()));
+        let values = HeadInputs::logits_at_a_time(inputs.targets.len(), inputs.head.rows());
+        let mut logits = self.scratch.take(values);
+        let mut parts = self.scratch.take(update.as_ref().map_or(0, |update| update.parts(values)));
         for first in (0..inputs.targets.len()).step_by(ROWS) {
             let targets = &inputs.targets[first..inputs.targets.len().min(first + ROWS)];
             let row_sums = &mut row_sums[..targets.len()];
             row_sums.fill(RowSum::EMPTY);
             for chunk in inputs.chunks(first, targets.len()) {
                 let logits = &mut logits[..chunk.values()];
-                self.logits(&factors, chunk, logits)?;
+                self.logits(OP, (inputs.own(), update.as_ref()), chunk, (logits, &mut parts))?;
                 let add = |((row_sum, logits), &target): ((&mut RowSum, &mut [f32]), &u32)| {
                     let target = (target as usize).wrapping_sub(chunk.first);
                     if let Some(cap) = inputs.cap {
@@ -114,7 +115,7 @@ impl Engine {
         grads: SelectedLogProbGrads<'_>,
     ) -> Result<(), EngineError> {
         const OP: &str = "selected_log_prob_backward";
-        let SelectedLogProbGrads { lse, weights, dhidden, mut dhead, mut dupdate } = grads;
+        let SelectedLogProbGrads { lse, weights, dhidden, mut dhead, dupdate } = grads;
         inputs.check(OP)?;
         expect_size(OP, "values of lse", inputs.targets.len(), lse.len())?;
         expect_size(OP, "values of weights", inputs.targets.len(), weights.len())?;
@@ -125,15 +126,16 @@ impl Engine {
         let (path, d) = (self.path(), inputs.hidden.cols());
         let mut room = HeadUpdate::room(self, inputs);
         let update = HeadUpdate::of(self, OP, inputs, &mut room)?;
-        let factors = inputs.factors(update.as_ref());
-        let mut dinner = self.scratch.take(update.as_ref().map_or(0, HeadUpdate::values));
-        let mut logits = self.scratch.take(ROWS.min(inputs.targets.len()) * CHUNK.min(inputs.head.rows()));
+        let mut update_grads = update.as_ref().map(|update| UpdateGrads::of(update, inputs.hidden, dupdate));
+        let values = HeadInputs::logits_at_a_time(inputs.targets.len(), inputs.head.rows());
+        let mut logits = self.scratch.take(values);
+        let mut parts = self.scratch.take(update.as_ref().map_or(0, |update| update.parts(values)));
         for first in (0..inputs.targets.len()).step_by(ROWS) {
             let count = ROWS.min(inputs.targets.len() - first);
             let rows = &mut dhidden.as_mut_slice()[first * d..][..count * d];
             for chunk in inputs.chunks(first, count) {
                 let logits = &mut logits[..chunk.values()];
-                self.logits(&factors, chunk, logits)?;
+                self.logits(OP, (inputs.own(), update.as_ref()), chunk, (logits, &mut parts))?;
                 let differentiate = |(row, logits): (usize, &mut [f32])| {
                     let (lse, weight) = (lse[first + row], weights[first + row]);
                     let target = (inputs.targets[first + row] as usize).wrapping_sub(chunk.first);
@@ -157,57 +159,73 @@ impl Engine {
                 } else {
                     logits.chunks_mut(chunk.width).enumerate().for_each(differentiate);
                 }
-                self.through_logits(factors[0], (chunk, logits), rows, dhead.as_deref_mut())?;
-                if let Some(factor) = factors.get(1) {
-                    let rows = &mut dinner[first * factor.cols..][..count * factor.cols];
-                    let db = dupdate.as_mut().map(|[_, db]| &mut **db);
-                    self.through_logits(*factor, (chunk, logits), rows, db)?;
+                match (&update, &mut update_grads) {
+                    (Some(update), Some(grads)) => {
+                        let logits = (chunk, logits, &mut *parts);
+                        update.through_logits(OP, inputs.own(), logits, rows, grads)?;
+                    }
+                    _ => {
+                        self.through_product(OP, inputs.own(), (chunk, logits), (rows, dhead.as_deref_mut()))?
+                    }
                 }
             }
         }
-        match update {
-            None => Ok(()),
-            Some(update) => update.through_inner(OP, inputs.hidden, &mut dinner, (dhidden, dupdate)),
+        match (&update, update_grads) {
+            (Some(update), Some(grads)) => update.through_inner(OP, inputs.hidden, (dhidden, grads)),
+            _ => Ok(()),
         }
     }
 
-    /// The logits of a chunk: the sum of its factors' products.
-    fn logits(&self, factors: &[Factor<'_>], chunk: Chunk, logits: &mut [f32]) -> Result<(), EngineError> {
-        const OP: &str = "selected_log_prob";
-        for (i, Factor { rows, cols, weight }) in factors.iter().copied().enumerate() {
-            let accumulate = if i == 0 { Accumulate::Overwrite } else { Accumulate::Add };
-            match rows {
-                Values::F32(rows) => {
-                    let rows = Operand::rows_of(chunk.rows_of(rows, cols), cols);
-                    let weight = chunk.tokens_of(weight.values(OP)?.as_slice(), cols);
-                    self.matmul(rows, Operand::rows_of(weight, cols).transposed(), logits, accumulate);
-                }
-                Values::Bf16(rows) => {
-                    let rows = Lines::rows(chunk.rows_of(rows, cols), cols);
-                    let weight = weight.packed(OP, false)?.forward(chunk.first, chunk.width);
-                    self.product_bf16(rows, Right::<f32>::Panels(weight), logits, accumulate);
-                }
+    /// The logits of a chunk; `parts` is room for what an update that trains lengths keeps beside them.
+    fn logits(
+        &self,
+        operation: &'static str,
+        (own, update): (Factor<'_>, Option<&HeadUpdate<'_>>),
+        chunk: Chunk,
+        (logits, parts): (&mut [f32], &mut [f32]),
+    ) -> Result<(), EngineError> {
+        self.chunk_product(operation, own, chunk, (logits, Accumulate::Overwrite))?;
+        update.map_or(Ok(()), |update| update.add_logits(operation, own, chunk, (logits, parts)))
+    }
+
+    /// `out (+)= rows weight^T` of a chunk.
+    pub(crate) fn chunk_product(
+        &self,
+        operation: &'static str,
+        Factor { rows, cols, weight }: Factor<'_>,
+        chunk: Chunk,
+        (out, accumulate): (&mut [f32], Accumulate),
+    ) -> Result<(), EngineError> {
+        match rows {
+            Values::F32(rows) => {
+                let rows = Operand::rows_of(chunk.rows_of(rows, cols), cols);
+                let weight = chunk.tokens_of(weight.values(operation)?.as_slice(), cols);
+                self.matmul(rows, Operand::rows_of(weight, cols).transposed(), out, accumulate);
+            }
+            Values::Bf16(rows) => {
+                let rows = Lines::rows(chunk.rows_of(rows, cols), cols);
+                let weight = weight.packed(operation, false)?.forward(chunk.first, chunk.width);
+                self.product_bf16(rows, Right::<f32>::Panels(weight), out, accumulate);
             }
         }
         Ok(())
     }
 
     /// `drows (+)= dlogits weight`, `dweight += dlogits^T rows` of a chunk; its first overwrites `drows`.
-    fn through_logits(
+    pub(crate) fn through_product(
         &self,
+        operation: &'static str,
         Factor { rows, cols, weight }: Factor<'_>,
         (chunk, dlogits): (Chunk, &[f32]),
-        drows: &mut [f32],
-        dweight: Option<&mut Array>,
+        (drows, dweight): (&mut [f32], Option<&mut Array>),
     ) -> Result<(), EngineError> {
-        const OP: &str = "selected_log_prob_backward";
         let accumulate = if chunk.first == 0 { Accumulate::Overwrite } else { Accumulate::Add };
         let dweight =
             dweight.map(|dweight| &mut dweight.as_mut_slice()[chunk.first * cols..][..chunk.width * cols]);
         match rows {
             Values::F32(rows) => {
                 let dlogits = Operand::rows_of(dlogits, chunk.width);
-                let weight = chunk.tokens_of(weight.values(OP)?.as_slice(), cols);
+                let weight = chunk.tokens_of(weight.values(operation)?.as_slice(), cols);
                 self.matmul(dlogits, Operand::rows_of(weight, cols), drows, accumulate);
                 if let Some(dweight) = dweight {
                     let rows = Operand::rows_of(chunk.rows_of(rows, cols), cols);
@@ -215,7 +233,7 @@ impl Engine {
                 }
             }
             Values::Bf16(rows) => {
-                let weight = weight.packed(OP, true)?;
+                let weight = weight.packed(operation, true)?;
                 let left = Lines::rows(dlogits, chunk.width);
                 let right = Right::<f32>::Panels(weight.backward(chunk.first, chunk.width));
                 self.product_bf16(left, right, drows, accumulate);
@@ -231,13 +249,14 @@ impl Engine {
 }
 
 impl<'a> HeadInputs<'a> {
-    /// The products that add up to the logits: the hidden rows with the head, and the update's.
-    fn factors<'b>(&self, update: Option<&'b HeadUpdate<'a>>) -> Vec<Factor<'b>>
-    where
-        'a: 'b,
-    {
-        let own = Factor { rows: self.hidden.values(), cols: self.hidden.cols(), weight: self.head };
-        std::iter::once(own).chain(update.map(HeadUpdate::factor)).collect()
+    /// How many logits exist at a time, at most.
+    pub fn logits_at_a_time(rows: usize, vocab: usize) -> usize {
+        ROWS.min(rows) * CHUNK.min(vocab)
+    }
+
+    /// The product of the hidden rows with the head.
+    fn own(&self) -> Factor<'a> {
+        Factor { rows: self.hidden.values(), cols: self.hidden.cols(), weight: self.head }
     }
 
     fn check(&self, operation: &'static str) -> Result<(), EngineError> {
@@ -248,10 +267,11 @@ impl<'a> HeadInputs<'a> {
         self.head.values(operation)?;
         expect_size(operation, "columns of head", self.hidden.cols(), self.head.cols())?;
         expect_size(operation, "number of targets", self.hidden.rows(), self.targets.len())?;
-        if let Some(update) = self.update {
+        if let Some(HeadAdapter { update, lengths }) = self.update {
             expect_size(operation, "columns of a", self.hidden.cols(), update.a.cols())?;
             expect_size(operation, "columns of b (rows of a)", update.a.rows(), update.b.cols())?;
             expect_size(operation, "rows of b", self.head.rows(), update.b.rows())?;
+            lengths.map_or(Ok(()), |lengths| lengths.check(operation, self.head.rows()))?;
         }
         let targets = self.targets.iter().map(|&target| target as usize);
         expect_indices(operation, "target", targets, self.head.rows())
@@ -277,15 +297,15 @@ pub(crate) struct Factor<'a> {
 
 /// Tokens `first..first + width` of the vocabulary, and the rows `row..row + rows` whose logits they give.
 #[derive(Clone, Copy)]
-struct Chunk {
-    first: usize,
-    width: usize,
-    row: usize,
-    rows: usize,
+pub(crate) struct Chunk {
+    pub first: usize,
+    pub width: usize,
+    pub row: usize,
+    pub rows: usize,
 }
 
 impl Chunk {
-    fn values(&self) -> usize {
+    pub fn values(&self) -> usize {
         self.rows * self.width
     }
 

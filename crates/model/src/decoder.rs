@@ -16,7 +16,7 @@ use crate::stored::StoredTensor;
 use crate::weights::save_tensors;
 use bso_durable::Seed;
 use bso_engine::{
-    Array, DType, Engine, EngineError, LowRank, PackedWeight, Quantisation, RotaryTable, Weight,
+    Array, DType, Engine, EngineError, HeadAdapter, PackedWeight, Quantisation, RotaryTable, Weight,
 };
 use rand::Rng;
 use std::path::Path;
@@ -215,10 +215,11 @@ impl Decoder {
         self.adapter.as_ref().and_then(|adapter| adapter.embedding).unwrap_or(self.layout.embedding)
     }
 
-    /// The low-rank update beside the output head, where it has one; `dropout` decides what is dropped, if anything.
-    pub(crate) fn head_update(&self, dropout: Option<u64>) -> Option<(LowRankPlace, LowRank<'_>)> {
-        let adapter = self.adapter.as_ref()?;
-        adapter.update(self.layout.head, (dropout, 0), |place| self.weight(place))
+    /// The adapter of the output head, where it has one; `dropout` decides what is dropped, if anything.
+    pub(crate) fn head_adapter(&self, dropout: Option<u64>) -> Option<(LowRankPlace, HeadAdapter<'_>)> {
+        let (adapter, head) = (self.adapter.as_ref()?, self.layout.head);
+        let (places, update) = adapter.update(head, (dropout, 0), |place| self.weight(place))?;
+        Some((places, HeadAdapter { update, lengths: adapter.lengths(head, &self.parameters) }))
     }
 
     pub(crate) fn head_place(&self) -> usize {

@@ -242,9 +242,9 @@ impl Layer<'_> {
         place: LinearPlace,
         (places, update): (LowRankPlace, LowRank<'b>),
     ) -> Option<(usize, Dora<'b>)> {
-        let (magnitude, norm) = (places.magnitude?, self.adapter?.norms.get(&place.weight)?);
+        let lengths = self.adapter?.lengths(place.weight, self.parameters)?;
         let (w, bias) = (self.weight(place.weight), place.bias.map(|b| self.parameter(b)));
-        Some((magnitude, Dora { w, bias, update, magnitude: self.parameter(magnitude), norm }))
+        Some((places.magnitude?, Dora { w, bias, update, lengths }))
     }
 
     /// The adapter of a linear layer: its places and values, and the mask's key for this layer.

@@ -4,7 +4,7 @@ use crate::activations::Workspace;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::packed_batch::PackedBatch;
-use bso_engine::{Array, EngineError};
+use bso_engine::{Array, Dora, EngineError};
 
 impl Decoder {
     /// The logits after each token, `[tokens, vocab]`.
@@ -25,9 +25,15 @@ impl Decoder {
         self.engine().install(|| -> Result<(), EngineError> {
             let (engine, mut inverse) = (self.engine(), vec![0.0; rows]);
             self.norm().forward(self.layout().norm, &workspace.residual, &mut normed, &mut inverse)?;
-            engine.linear(&normed, self.head(), None, &mut logits)?;
-            if let Some((_, update)) = self.head_update(None) {
-                engine.low_rank(&normed, update, &mut logits)?;
+            match self.head_adapter(None).map(|(_, adapter)| (adapter.update, adapter.lengths)) {
+                Some((update, Some(lengths))) => {
+                    let adapted = Dora { w: self.head(), bias: None, update, lengths };
+                    engine.dora(&normed, adapted, &mut logits)?;
+                }
+                adapted => {
+                    engine.linear(&normed, self.head(), None, &mut logits)?;
+                    adapted.map_or(Ok(()), |(update, _)| engine.low_rank(&normed, update, &mut logits))?;
+                }
             }
             config.logit_cap.into_iter().for_each(|cap| engine.soft_cap(&mut logits, cap));
             Ok(())

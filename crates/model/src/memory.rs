@@ -13,7 +13,7 @@ use crate::layout::{Layout, TensorSpec};
 use crate::matrix::bytes;
 use crate::optimiser::OptimiserKind;
 use crate::part::{PartRows, block};
-use bso_engine::{DType, PackedWeight, Quantisation, QuantisedWeight};
+use bso_engine::{DType, HeadInputs, PackedWeight, Quantisation, QuantisedWeight};
 
 /// Bytes of the parts of a decoder that do not depend on a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,8 +124,11 @@ pub fn adapter_room(
         let rows = rows.min(most);
         let (outputs, inputs) = layout.tensors[*place].rows_cols();
         let inner = rows * adapter.r * number;
-        // The input after dropout and its gradient; with DoRA the output in f32, and what is added to it or its gradient.
-        let (inputs, outputs) = (rows * inputs, rows * outputs);
+        // The input after dropout and its gradient; with DoRA the output in f32, and what is added to it or its gradient:
+        // of the head for a chunk of the vocabulary at a time.
+        let of_head = *place == layout.head;
+        let outputs = if of_head { HeadInputs::logits_at_a_time(rows, outputs) } else { rows * outputs };
+        let inputs = rows * inputs;
         let dropped = if adapter.dropout > 0.0 { (number + 4) * inputs } else { 0 };
         inner + dropped + if adapter.dora { 8 * outputs } else { 0 }
     };

@@ -3,6 +3,7 @@
 //! A loss on tokens reads one number a scored token in place of their sum, and gives one weight for each back.
 
 use crate::activations::{Activations, HeadActivations, Workspace};
+use crate::adapter::LowRankPlace;
 use crate::backward_buffers::BackwardBuffers;
 use crate::batch_size::BatchSize;
 use crate::decoder::Decoder;
@@ -11,7 +12,9 @@ use crate::gradients::{Gradients, trained};
 use crate::layer::{Layer, LayerActivations};
 use crate::packed_batch::PackedBatch;
 use crate::part::{PartRows, block};
-use bso_engine::{Accumulate, Array, EngineError, HeadInputs, RotaryTable, SelectedLogProbGrads};
+use bso_engine::{
+    Accumulate, Array, EngineError, HeadAdapterGrads, HeadInputs, RotaryTable, SelectedLogProbGrads,
+};
 
 impl Decoder {
     /// The log-prob of each sequence's response (nats, summed in f64), or its score where the model has a scalar head,
@@ -201,9 +204,9 @@ impl Decoder {
             None => {
                 let inputs = self.head_inputs((batch, dropout), &head.normed);
                 let (lse, weights, dhidden) = (&head.lse, &b.row_weights, &mut b.head_normed);
-                let (dhead, dupdate) = match self.head_update(dropout) {
+                let (dhead, dupdate) = match self.head_adapter(None) {
                     None => (trained(&mut gradients[self.head_place()]), None),
-                    Some((places, _)) => (None, gradients.get_disjoint_mut([places.a, places.b]).ok()),
+                    Some((places, _)) => (None, adapter_grads(places, gradients)),
                 };
                 let grads = SelectedLogProbGrads { lse, weights, dhidden, dhead, dupdate };
                 engine.selected_log_prob_backward(inputs, grads)?;
@@ -330,7 +333,7 @@ impl Decoder {
         (batch, dropout): (&'a PackedBatch, Option<u64>),
         hidden: &'a Array,
     ) -> HeadInputs<'a> {
-        let update = self.head_update(dropout).map(|(_, update)| update);
+        let update = self.head_adapter(dropout).map(|(_, adapter)| adapter);
         HeadInputs {
             hidden,
             head: self.head(),
@@ -352,6 +355,21 @@ impl Decoder {
             ));
         }
         self.rotary_covering(batch.positions().iter().max().map_or(0, |p| *p as usize + 1))
+    }
+}
+
+/// The gradients of the head's adapter.
+fn adapter_grads(places: LowRankPlace, gradients: &mut [Array]) -> Option<HeadAdapterGrads<'_>> {
+    let [a, b] = [places.a, places.b];
+    match places.magnitude {
+        None => {
+            let [da, db] = gradients.get_disjoint_mut([a, b]).ok()?;
+            Some(HeadAdapterGrads { da, db, dmagnitude: None })
+        }
+        Some(magnitude) => {
+            let [da, db, dmagnitude] = gradients.get_disjoint_mut([a, b, magnitude]).ok()?;
+            Some(HeadAdapterGrads { da, db, dmagnitude: Some(dmagnitude) })
+        }
     }
 }
 

@@ -18,7 +18,7 @@ pub use targets::Targets;
 use crate::decoder;
 use crate::quantised_base::QuantisedBase;
 use crate::stored::StoredTensor;
-use bso_engine::{Array, Dropout, Engine, EngineError, LowRank, Weight};
+use bso_engine::{Array, Dropout, Engine, EngineError, LowRank, RowLengths, Weight};
 use std::collections::BTreeMap;
 
 /// What stands before a module's name in PEFT's files.
@@ -75,6 +75,12 @@ impl Adapter {
         let dropout = dropout.map(|key| Dropout { rate, key: key ^ of_layer, first_row });
         let (a, b) = (value(places.a), value(places.b));
         Some((places, LowRank { a, b, scale: self.config.scale() as f32, dropout }))
+    }
+
+    /// The lengths of the rows of the weight at a place, where they are trained.
+    pub(crate) fn lengths<'a>(&'a self, weight: usize, parameters: &'a [Array]) -> Option<RowLengths<'a>> {
+        let magnitude = self.low_rank.get(&weight)?.magnitude?;
+        Some(RowLengths { magnitude: &parameters[magnitude], norm: self.norms.get(&weight)? })
     }
 
     /// The row lengths after a change of the tensors.

@@ -24,7 +24,7 @@ impl AdapterPlan {
         config.check()?;
         let names = &model.family().names;
         let is_target = config.targets.matcher()?;
-        let adapted_head = adapted_head(config, (model, layout), &is_target)?;
+        let adapted_head = adapted_head((model, layout), &is_target)?;
         let mut list = TensorList { first: layout.tensors.len(), tensors: Vec::new(), stored: Vec::new() };
         let mut low_rank = BTreeMap::new();
         for stored in layout.stored.iter().filter(|stored| layout.is_linear(stored)) {
@@ -101,7 +101,6 @@ fn head_names(own: &'static str) -> impl Iterator<Item = &'static str> {
 
 /// The name under which the output head is adapted, if it is.
 fn adapted_head(
-    config: &AdapterConfig,
     (model, layout): (&ModelConfig, &Layout),
     is_target: &impl Fn(&str) -> bool,
 ) -> Result<Option<&'static str>, ModelError> {
@@ -124,14 +123,6 @@ fn adapted_head(
             ),
             format!(
                 "leave it out of lora_target_modules, or train a copy of it whole: lora_modules_to_save: [{head}]"
-            ),
-        ));
-    }
-    if config.dora {
-        return Err(ModelError::argument(
-            format!("DoRA on the head ({head}) is not supported"),
-            format!(
-                "leave it out of lora_target_modules or train it whole (lora_modules_to_save: [{head}]), or set use_dora: false"
             ),
         ));
     }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Adapters that `fixtures/make_adapters.py` had PEFT make, each with its base's fixture.
-const CASES: [(&str, &str); 12] = [
+const CASES: [(&str, &str); 13] = [
     ("lora_names", "llama_untied_biases_sharded"),
     ("rslora_all_linear", "qwen2_tied_gqa"),
     ("lora_pattern_embedding_and_head", "llama_tied_gqa"),
@@ -26,6 +26,7 @@ const CASES: [(&str, &str); 12] = [
     ("lora_transposed", "gpt2_learned_positions"),
     ("lora_head", "llama_untied_biases_sharded"),
     ("rslora_head_alone", "gpt_neox_parallel"),
+    ("dora_head", "llama_untied_biases_sharded"),
 ];
 
 /// Adapters beside a scalar head, on language models.
@@ -322,7 +323,6 @@ fn what_is_not_there_is_refused_by_name() {
         let error = decoder.attach_adapter(&settings, Seed::new(1)).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     };
-    refused_untied(&|s| s.dora = true, "DoRA on the head (lm_head)");
     refused_untied(&|s| s.modules_to_save = vec!["lm_head".into()], "both adapted and trained whole");
     refused_untied(&|s| s.modules_to_save = vec!["score".into()], "\"score\"");
     refused(&|s| s.modules_to_save = vec!["norm".into()], "\"norm\"");
@@ -608,7 +608,8 @@ fn peft_opens_what_is_trained_here_with_equal_logits() {
         ),
     ];
     let head = Targets::Names(vec!["lm_head".to_owned(), "q_proj".to_owned()]);
-    cases.push(("llama_untied_biases_sharded", AdapterConfig { targets: head, ..settings() }, DType::F32));
+    let head = |dora| AdapterConfig { targets: head.clone(), dora, ..settings() };
+    cases.extend([false, true].map(|dora| ("llama_untied_biases_sharded", head(dora), DType::F32)));
     let head = Targets::Names(vec!["lm_head".to_owned()]);
     cases.push((
         "gpt_neox_parallel",
