@@ -144,3 +144,17 @@ fn a_folder_of_something_else_or_of_other_settings_is_refused() {
     let refused = here.run(&["train", &unreachable]);
     assert!(refused.code != Some(0) && refused.err.contains("unbounded"), "{}", refused.err);
 }
+
+#[test]
+fn rows_that_a_later_stage_cannot_use_are_refused_before_the_first_one_trains() {
+    let here = Playground::new();
+    let rows = here.path("pairs.jsonl");
+    let text = fs::read_to_string(&rows).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines[6].as_object_mut().unwrap().remove("is_response_0_safe");
+    here.write_rows("unlabelled.jsonl", &lines);
+    let file = config(&here, "run", "safe-rlhf", "");
+    let refused = here.run(&["train", &file, "--dataset_name", "unlabelled.jsonl"]);
+    refused.fails(2, &["unlabelled.jsonl:7", "loss_type cost"]);
+    assert!(!here.path("run").exists(), "nothing was begun");
+}

@@ -161,7 +161,7 @@ pub fn finish(
     facts: &Facts,
     (decoder, tokenizer): (&Decoder, &ChatTokenizer),
     ending: Ending,
-    seconds: f64,
+    (seconds, forwards): (f64, u64),
 ) -> Result<Vec<(String, f64)>, RecipeError> {
     check_finite(decoder, "after the last step", DIVERGED)?;
     let rows = read_metrics(&run.metrics())?.rows;
@@ -169,7 +169,8 @@ pub fn finish(
     tokenizer.save(run.model())?;
     write_generation_config(run, decoder, tokenizer)?;
     facts.trainer_state(run, ending)?.after(rows.clone()).write(&run.trainer_state())?;
-    let results = results(&rows, ending.weights_of, seconds);
+    let mut results = results(&rows, ending.weights_of, seconds);
+    results.put_count("train_forwards", forwards);
     results.merge_into(&run.all_results())?;
     card(facts, &results).write(&run.model_card())?;
     // The report tells the manifest's status, so it comes last.

@@ -113,6 +113,24 @@ impl Dataset {
     }
 }
 
+/// Reads every row as [`Dataset::load`] does and refuses what it refuses of rows, without tokenising.
+///
+/// # Errors
+/// Everything that can be wrong with rows, by file and row.
+pub fn check_rows(
+    config: &TrainConfig,
+    loss: Option<&PreferenceLoss>,
+    observer: &dyn Observer,
+) -> Result<(), RecipeError> {
+    let needs = needs(config, loss);
+    match config.objective.loss_type() {
+        LossType::Nll => gather(config, &needs, observer, load_sft).map(|_| ()),
+        LossType::Kto => gather(config, &needs, observer, load_unpaired).map(|_| ()),
+        LossType::Cost => refuse_contradictions(&gather(config, &needs, observer, load_pairs)?.train),
+        _ => gather(config, &needs, observer, load_pairs).map(|_| ()),
+    }
+}
+
 impl Dataset {
     /// Sequences that a frozen model computes for it once.
     pub fn sequences(&self) -> u64 {

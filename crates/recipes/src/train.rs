@@ -215,7 +215,8 @@ fn run_until(
             return Ok(None);
         };
         let seconds = started.elapsed().as_secs_f64();
-        artefacts::finish(&run, &facts, (&decoder, &tokenizer), ending, seconds).map(Some)
+        let cost = (seconds, session.sequences() + of_frozen);
+        artefacts::finish(&run, &facts, (&decoder, &tokenizer), ending, cost).map(Some)
     });
     let (steps, seconds) = (session.steps_done(), started.elapsed().as_secs_f64());
     let forwards = session.sequences() + of_frozen;

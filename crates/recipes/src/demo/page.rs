@@ -122,14 +122,14 @@ pub fn page(page: &Page<'_>) -> Result<ReportData, RecipeError> {
             _ => ReportData::default(),
         };
         let one = run.methods.into_iter().next().unwrap_or_default();
-        let cost = line.forwards.map(|n| format!("; {n:.0} model forwards")).unwrap_or_default();
         methods.push(MethodReport {
             name: method.name.clone(),
             // Each is one of a kind here.
             family: String::new(),
-            description: format!("{}{cost}", method.about),
+            description: method.about.clone(),
             scores: Some(line.scores),
             seconds: line.seconds,
+            forwards: line.forwards,
             ..one
         });
         ledgers.extend(

@@ -76,8 +76,8 @@ pub fn train(
             return Ok(None);
         }
         let ending = Ending { best: None, weights_of: step };
-        let seconds = started.elapsed().as_secs_f64();
-        artefacts::finish(&run, &facts, (session.actor(), &tokenizer), ending, seconds).map(Some)
+        let cost = (started.elapsed().as_secs_f64(), session.forwards());
+        artefacts::finish(&run, &facts, (session.actor(), &tokenizer), ending, cost).map(Some)
     });
     let (steps, seconds) = (session.steps_done(), started.elapsed().as_secs_f64());
     let results = outcome.inspect_err(|error| {

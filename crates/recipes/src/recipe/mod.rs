@@ -8,12 +8,14 @@ mod stages;
 mod work;
 
 use crate::RecipeError;
-use crate::config::{RecipeSection, Resume, TrainConfig};
+use crate::config::{RecipeSection, Resume, Stage, TrainConfig};
+use crate::dataset;
 use crate::location::located;
 use crate::train::Trained;
 use bso_durable::{Event, Interrupt, Observer, atomic_write};
 use bso_runs::{Results, RunDirectory};
 use record::{Finished, Record};
+use stages::StageOf;
 use std::path::PathBuf;
 use std::time::Instant;
 use work::{Outcome, Work};
@@ -58,10 +60,13 @@ pub fn run(
     let config = &located(config, observer)?;
     config.check_paths()?;
     let plan = Plan { config, recipe };
+    let stages = stages::of(config, recipe);
+    if !Record::is_there(config) {
+        check_rows(&plan, &stages, observer)?;
+    }
     let mut record = Record::open(config, recipe.name)?;
     let root = RunDirectory::at(&config.run.output_dir);
     atomic_write(&root.root().join("recipe.yaml"), |out| out.write_all(config.to_yaml().as_bytes()))?;
-    let stages = stages::of(config, recipe);
     let mut last = None;
     for (index, stage) in stages.iter().enumerate() {
         let title = format!("{} of {}, {}", index + 1, stages.len(), stage.about);
@@ -84,6 +89,18 @@ pub fn run(
         }
     }
     finished(&root, &record, last)
+}
+
+/// What a later stage would refuse of the user's rows is refused before the first one trains.
+fn check_rows(plan: &Plan<'_>, stages: &[StageOf], observer: &dyn Observer) -> Result<(), RecipeError> {
+    for stage in stages {
+        // A stage that needs the results of those before cannot be checked yet, nor can rows that are still to be made.
+        let Ok(Work::Train(config)) = (stage.work)(plan) else { continue };
+        if config.data.datasets == plan.config.data.datasets && config.stage != Stage::PpoLag {
+            dataset::check_rows(&config, config.objective.build()?.pair_loss(), observer)?;
+        }
+    }
+    Ok(())
 }
 
 /// The costs of all stages go into the results of the whole.

@@ -37,6 +37,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether the output folder has one.
+    pub fn is_there(config: &TrainConfig) -> bool {
+        config.run.output_dir.join(FILE).exists()
+    }
+
     /// Takes up the record in the output folder, or begins one there.
     ///
     /// # Errors

@@ -68,8 +68,10 @@ pub struct MethodReport {
     pub place: Option<Place>,
     /// What its figures warn of.
     pub findings: Vec<Finding>,
-    /// Seconds of training.
+    /// Seconds of training, all stages.
     pub seconds: Option<f64>,
+    /// Sequences that models computed for it, all stages and the reference together; backward passes are not counted.
+    pub forwards: Option<f64>,
     /// Its training curves.
     pub curves: Vec<Curve>,
 }

@@ -20,6 +20,13 @@ pub fn number(value: f64) -> String {
     }
 }
 
+/// A whole number in groups of three digits.
+pub(crate) fn count(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let group = |at: usize| (at > 0 && (digits.len() - at).is_multiple_of(3)).then_some(',');
+    digits.char_indices().flat_map(|(at, digit)| group(at).into_iter().chain([digit])).collect()
+}
+
 /// A share from 0 to 1 in per cent.
 pub(crate) fn percent(value: f64) -> String {
     let value = value * 100.0;
@@ -68,6 +75,7 @@ mod tests {
             [0.0, 0.123_45, -1.234_5, 12.345, 123.45, 1.5e7, 1e-5, f64::NAN].map(number).into();
         assert_eq!(shown, ["0", "0.123", "-1.23", "12.3", "123", "1.5e7", "1.0e-5", "–"]);
         assert_eq!([0.0, 0.1234, 1.0].map(percent), ["0 %", "12.3 %", "100 %"]);
+        assert_eq!([0.0, 999.0, 24_000.0, 1_234_567.0].map(count), ["0", "999", "24,000", "1,234,567"]);
         assert_eq!([3.21, 125.9, 7260.0].map(duration), ["3.2 s", "2 min 05 s", "2 h 01 min"]);
     }
 

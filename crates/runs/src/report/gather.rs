@@ -37,6 +37,8 @@ fn gathered(run: &RunDirectory) -> (ReportData, Vec<RunsError>) {
     let name = run.root().canonicalize().ok();
     let name = name.as_deref().unwrap_or(run.root()).file_name().map(|n| n.to_string_lossy().into_owned());
     let name = name.unwrap_or_else(|| "run".to_owned());
+    // Of all stages, where there are several.
+    let figure = |names: [&str; 2]| names.iter().find_map(|name| results.as_ref()?.get(name));
     let mut data = ReportData {
         title: name.clone(),
         key_figures: key_figures(&rows, results.as_ref()),
@@ -45,7 +47,8 @@ fn gathered(run: &RunDirectory) -> (ReportData, Vec<RunsError>) {
             family: family(&config),
             findings: diagnose(&Evidence { rows: &rows, ..Evidence::default() }),
             config,
-            seconds: results.as_ref().and_then(|r| r.get("train_runtime")),
+            seconds: figure(["recipe_seconds", "train_runtime"]),
+            forwards: figure(["recipe_forwards", "train_forwards"]),
             curves: Curve::of_metrics(&rows),
             ..MethodReport::default()
         }],

@@ -2,7 +2,7 @@
 
 use super::data::{Direction, LedgerTable, MethodReport, ReportData, Scores};
 use super::escape::html;
-use super::format::{duration, minus, number, percent};
+use super::format::{count, duration, minus, number, percent};
 use super::scale::Scale;
 use super::style::{Looks, swatch};
 use super::{Estimate, Landmark};
@@ -131,6 +131,7 @@ pub(crate) fn methods_table(data: &ReportData, looks: &Looks) -> String {
         .map(|c| (c, c.best(&data.methods), c.axis(data)))
         .collect();
     let timed = data.methods.iter().any(|m| m.seconds.is_some());
+    let counted = data.methods.iter().any(|m| m.forwards.is_some());
     let mut out = String::from(
         "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Results\"><table class=\"results\"><thead><tr><th scope=\"col\">Method</th>",
     );
@@ -146,6 +147,9 @@ pub(crate) fn methods_table(data: &ReportData, looks: &Looks) -> String {
     if timed {
         out.push_str("<th scope=\"col\">Time<small>training</small></th>");
     }
+    if counted {
+        out.push_str("<th scope=\"col\">Forwards<small>sequences computed by any model</small></th>");
+    }
     out.push_str("</tr></thead><tbody>");
     for (index, method) in data.methods.iter().enumerate() {
         let _ = write!(
@@ -160,6 +164,9 @@ pub(crate) fn methods_table(data: &ReportData, looks: &Looks) -> String {
         }
         if timed {
             let _ = write!(out, "<td>{}</td>", method.seconds.map_or("–".to_owned(), duration));
+        }
+        if counted {
+            let _ = write!(out, "<td>{}</td>", method.forwards.map_or("–".to_owned(), count));
         }
         out.push_str("</tr>");
     }
