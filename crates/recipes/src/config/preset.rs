@@ -49,8 +49,57 @@ pub const PRESETS: &[Preset] = &[
     ),
     preset(
         "bso",
-        "BSO on T(D) with the scaled power generator: density-ratio matching with a safety penalty.",
-        "BSO, arXiv 2605.12339: the generator of its Qwen2.5-0.5B run, with a penalty that starts pairs well inside the clamp",
+        "BSO as the experiments recommend it: density-ratio matching with the phi(1.5) generator on the pairs as they are.",
+        "docs/experiments.md: of the generators the one that keeps most reward near 97 % safe, and still does with wrong labels",
+        &[
+            ("loss_type", "bso"),
+            ("generator", "phi_mu"),
+            ("generator_params", "1.5"),
+            ("safety_penalty", "10"),
+            ("beta", "0.1"),
+            ("log_ratio_clamp", "none"),
+            ("safety_transform", "none"),
+        ],
+    ),
+    preset(
+        "bso-logistic",
+        "BSO with the logistic generator on the pairs as they are: nearest to the optimum where labels are right; bounded gradients, so its safety saturates in the penalty.",
+        "docs/experiments.md: below a penalty of 10 it answers unsafe prompts, beyond 20 nothing changes",
+        &[
+            ("loss_type", "bso"),
+            ("generator", "logistic"),
+            ("safety_penalty", "10"),
+            ("safety_transform", "none"),
+        ],
+    ),
+    preset(
+        "bso-kliep",
+        "BSO with the KLIEP generator on the pairs as they are.",
+        "docs/experiments.md: measured at a penalty of 10",
+        &[
+            ("loss_type", "bso"),
+            ("generator", "kliep"),
+            ("safety_penalty", "10"),
+            ("log_ratio_clamp", "none"),
+            ("safety_transform", "none"),
+        ],
+    ),
+    preset(
+        "bso-lsif",
+        "BSO with the LSIF generator on the pairs as they are: the steepest of the family. It failed on SafeWorld at penalties of 2 and of 10.",
+        "docs/experiments.md",
+        &[
+            ("loss_type", "bso"),
+            ("generator", "lsif"),
+            ("safety_penalty", "2"),
+            ("log_ratio_clamp", "none"),
+            ("safety_transform", "none"),
+        ],
+    ),
+    preset(
+        "bso-sba",
+        "BSO on T(D) with the scaled power generator, clamped: the treatment of BSO's published runs, with a penalty that starts pairs well inside the clamp.",
+        "BSO, arXiv 2605.12339: the generator of its Qwen2.5-0.5B run",
         &[
             ("loss_type", "bso"),
             ("generator", "sba"),
@@ -59,46 +108,6 @@ pub const PRESETS: &[Preset] = &[
             ("beta", "0.1"),
             ("log_ratio_clamp", "-30,30"),
             ("safety_transform", "swap_drop"),
-        ],
-    ),
-    preset(
-        "bso-logistic",
-        "BSO with the logistic generator on untransformed pairs: bounded gradients, so its safety saturates in the penalty.",
-        "docs/method.md: on a log-linear bandit a penalty beyond 4 gained almost nothing",
-        &[
-            ("loss_type", "bso"),
-            ("generator", "logistic"),
-            ("safety_penalty", "4"),
-            ("safety_transform", "none"),
-        ],
-    ),
-    preset(
-        "bso-kliep",
-        "BSO with the KLIEP generator on untransformed pairs.",
-        "docs/method.md: the penalty starts a safe-winner pair with a pull near e^4, as in bso-phi; not measured",
-        &[
-            ("loss_type", "bso"),
-            ("generator", "kliep"),
-            ("safety_penalty", "4"),
-            ("safety_transform", "none"),
-        ],
-    ),
-    preset(
-        "bso-lsif",
-        "BSO with the LSIF generator on untransformed pairs: the steepest of the family.",
-        "docs/method.md: the penalty starts a safe-winner pair with a pull near e^4, as in bso-phi; not measured",
-        &[("loss_type", "bso"), ("generator", "lsif"), ("safety_penalty", "2"), ("safety_transform", "none")],
-    ),
-    preset(
-        "bso-phi",
-        "BSO with the phi(1.5) generator on untransformed pairs: keeps trading helpfulness for safety as the penalty grows.",
-        "docs/method.md: on a log-linear bandit the penalty 8 sat between mild (4) and strict (16)",
-        &[
-            ("loss_type", "bso"),
-            ("generator", "phi_mu"),
-            ("generator_params", "1.5"),
-            ("safety_penalty", "8"),
-            ("safety_transform", "none"),
         ],
     ),
     PAPER,
@@ -349,7 +358,7 @@ const PAPER_LLAMA: Preset = Preset {
 };
 
 /// Other names for presets.
-const ALSO: &[(&str, &str)] = &[("dpo", "dpo-helpful"), ("bso-sba", "bso"), ("bso-paper", "paper")];
+const ALSO: &[(&str, &str)] = &[("dpo", "dpo-helpful"), ("bso-phi", "bso"), ("bso-paper", "paper")];
 
 /// Names compare without regard to case, hyphens and underscores.
 fn plain(name: &str) -> String {

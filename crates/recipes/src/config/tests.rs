@@ -63,9 +63,14 @@ fn says(text: &str, parts: &[&str]) {
 #[test]
 fn defaults_are_those_of_trl_and_the_method() {
     let c = config("loss_type: bso", "");
-    assert_eq!(bso(&c), &BsoSettings::default());
+    let recommended =
+        BsoSettings { generator: Generator::PhiMu { mu: 1.5 }, clamp: None, ..Default::default() };
+    assert_eq!(bso(&c), &recommended);
+    assert_eq!(bso(&config("preset: bso", "")), &recommended);
+    // The rows of `bso loss` have the paper's generator and clamp; so has whoever names the generator.
+    assert_eq!(bso(&config("loss_type: bso\ngenerator: sba", "")), &BsoSettings::default());
     assert_eq!(c.stage, Stage::Preference);
-    assert_eq!(c.data.safety_transform, SafetyTransform::SwapDrop);
+    assert_eq!(c.data.safety_transform, SafetyTransform::None);
     assert_eq!(c.data.preference, Preference::Better);
     assert_eq!((c.data.max_length, c.data.truncation_mode), (Some(1024), TruncationMode::KeepStart));
     assert_eq!((c.data.dataset_format, c.data.eval_split), (None, 0.05));
@@ -113,11 +118,15 @@ fn generators_are_merged_by_layer() {
     let generator =
         |yaml: &str, line: &str| bso(&config(&format!("loss_type: bso\n{yaml}"), line)).generator.clone();
     let sba = |lambda, scale| Generator::Sba { lambda, scale };
-    assert_eq!(generator("", ""), sba(0.2, 4.0));
+    assert_eq!(generator("", ""), Generator::PhiMu { mu: 1.5 });
+    assert_eq!(generator("generator: sba", ""), sba(0.2, 4.0));
     assert_eq!(generator("generator: {name: sba, lambda: 0.3}", ""), sba(0.3, 4.0));
     assert_eq!(generator("generator: {name: sba, params: [0.3, 2]}", ""), sba(0.3, 2.0));
-    assert_eq!(generator("generator_params: [0.3, 4]", "--generator_lambda 0.5"), sba(0.5, 4.0));
-    assert_eq!(generator("generator_params: [0.3, 4]", "--generator sba"), sba(0.3, 4.0));
+    assert_eq!(
+        generator("generator: sba\ngenerator_params: [0.3, 4]", "--generator_lambda 0.5"),
+        sba(0.5, 4.0)
+    );
+    assert_eq!(generator("generator: sba\ngenerator_params: [0.3, 4]", "--generator sba"), sba(0.3, 4.0));
     assert_eq!(generator("generator: phi_mu", ""), Generator::PhiMu { mu: 1.5 });
     assert_eq!(generator("generator: phi\ngenerator_mu: 1.2", ""), Generator::PhiMu { mu: 1.2 });
     assert_eq!(generator("generator_params: [0.3, 4]", "--generator logistic"), Generator::Logistic);

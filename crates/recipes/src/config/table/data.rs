@@ -50,8 +50,8 @@ pub(super) const KEYS: &[Key] = &[
         .only(FROM_PAIRS)
         .prominent(),
     Key::new("safety_transform", Data, Kind::Choice(TRANSFORMS), "none")
-        .by("loss_type", &[("bso", "swap_drop"), ("safedpo", "swap_drop")], Some("none"))
-        .says("SafeDPO, section 4; BSO's experiments", "What safety labels do to pairs: swap_drop is T(D), swap if only the chosen response is unsafe and drop if both are; drop only drops those.")
+        .by("loss_type", &[("safedpo", "swap_drop")], Some("none"))
+        .says("SafeDPO, section 4; docs/experiments.md", "What safety labels do to pairs: swap_drop is T(D), swap if only the chosen response is unsafe and drop if both are; drop only drops those.")
         .only(PAIRED)
         .prominent(),
     Key::new("chat_template", Data, Kind::Template, "auto")

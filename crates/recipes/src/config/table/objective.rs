@@ -73,8 +73,8 @@ pub(super) const KEYS: &[Key] = &[
         .says(METHOD, "C, what an unsafe response costs. 0 leaves a preference loss without safety.")
         .only(&[Bso, SafeDpo])
         .prominent(),
-    Key::new("generator", Objective, Kind::Choice(GENERATORS), "sba")
-        .says(METHOD, "The convex generator of the density-ratio loss; also as {name: sba, lambda: 0.2, scale: 4} or {kernel: \"cosh(0.7*u)\"}.")
+    Key::new("generator", Objective, Kind::Choice(GENERATORS), "phi_mu")
+        .says("docs/experiments.md (bso loss: sba, BSO's runs)", "The convex generator of the density-ratio loss; also as {name: sba, lambda: 0.2, scale: 4} or {kernel: \"cosh(0.7*u)\"}.")
         .only(&[Bso])
         .prominent(),
     Key::new("generator_params", Objective, Kind::Numbers, "")
@@ -95,9 +95,9 @@ pub(super) const KEYS: &[Key] = &[
         .says(METHOD, "An expression in u, even and positive, as \"2*cosh(0.7*u)\": the kernel of your own generator. Both properties are checked.")
         .only(&[Bso]),
     Key::optional("log_ratio_clamp", Objective, Kind::Interval, &["none"], "no bound")
-        .by("stage", &[], Some("-30,30"))
+        .by("generator", &[("logistic", "none"), ("phi_mu", "none")], Some("-30,30"))
         .unit("nats")
-        .says("BSO's reference treatment", "Bounds of log R, `[-30, 30]` or none; on the command line -30,30.")
+        .says("BSO's reference treatment", "Bounds of log R, `[-30, 30]` or none; on the command line -30,30. The losses that are steep on both sides need them.")
         .only(&[Bso]),
     Key::new("log_ratio_tail", Objective, Kind::Choice(TAILS), "clamp")
         .says("BSO's reference treatment", "Beyond the bounds: no gradient (clamp), or the loss goes on with the bound's slope (linear).")
