@@ -49,8 +49,11 @@ pub fn run(args: &SweepArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Done);
     };
     // After the file everything is taken as a setting.
-    let (own, settings): (Vec<String>, Vec<String>) =
-        args.overrides.iter().cloned().partition(|word| ["--json", "--dry_run", "--dry-run"].contains(&word.as_str()));
+    let (own, settings): (Vec<String>, Vec<String>) = args
+        .overrides
+        .iter()
+        .cloned()
+        .partition(|word| ["--json", "--dry_run", "--dry-run"].contains(&word.as_str()));
     let json = args.json || own.iter().any(|word| word == "--json");
     let dry_run = args.dry_run || own.iter().any(|word| word != "--json");
     let sweep = Sweep::prepare(read(file, &settings)?, terminal)?;
@@ -98,7 +101,8 @@ fn read(file: &Path, settings: &[String]) -> anyhow::Result<SweepConfig> {
         std::io::stdin().read_to_string(&mut text)?;
         (text, "standard input".to_owned(), here)
     } else {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         (text, file.display().to_string(), here.join(file.parent().unwrap_or(Path::new(""))))
     };
     Ok(SweepConfig::read(&text, (&name, &folder), &overrides)?)
@@ -156,10 +160,10 @@ fn print(found: &Frontier, report: &Path, out: &mut dyn Write) -> anyhow::Result
     let (helpfulness, safety) = (&found.axes.0, &found.axes.1);
     let mut table = plain_table(["point", "", helpfulness, safety, "over-refusal", "KL", "train s"]);
     let figures = |m: &Measured| {
-        let percent = |e| figure(e, 100.0, 1);
+        let (h, s) = (&m.helpfulness, &m.safety);
         [
-            figure(Some((m.helpfulness.mean, m.helpfulness.low, m.helpfulness.high)), 1.0, 3),
-            percent(Some((m.safety.mean, m.safety.low, m.safety.high))),
+            figure([h.mean, h.low, h.high], 3),
+            figure([s.mean, s.low, s.high].map(|share| 100.0 * share), 1),
             m.over_refusal.as_ref().map_or("-".to_owned(), |e| format!("{:.1}", 100.0 * e.mean)),
             m.kl.as_ref().map_or("-".to_owned(), |e| format!("{:.2}", e.mean)),
         ]
@@ -212,7 +216,6 @@ fn print(found: &Frontier, report: &Path, out: &mut dyn Write) -> anyhow::Result
 }
 
 /// "3.91 [3.80, 4.02]"
-fn figure(estimate: Option<(f64, f64, f64)>, factor: f64, digits: usize) -> String {
-    let Some((mean, low, high)) = estimate else { return "-".to_owned() };
-    format!("{:.digits$} [{:.digits$}, {:.digits$}]", mean * factor, low * factor, high * factor)
+fn figure([mean, low, high]: [f64; 3], digits: usize) -> String {
+    format!("{mean:.digits$} [{low:.digits$}, {high:.digits$}]")
 }

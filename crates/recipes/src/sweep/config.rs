@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 pub const EXAMPLE: &str = include_str!("example.yaml");
 
 /// The sweep's own keys.
-const OWN: [&str; 8] =
-    ["base", "grid", "methods", "seeds", "eval", "safety_floor", "jobs", "output_dir"];
+const OWN: [&str; 8] = ["base", "grid", "methods", "seeds", "eval", "safety_floor", "jobs", "output_dir"];
 /// What each run is told by the sweep.
 const DECIDED: [&str; 5] =
     ["output_dir", "overwrite_output_dir", "resume_from_checkpoint", "ref_cache_dir", "seed"];
@@ -90,14 +89,16 @@ impl SweepConfig {
             if let Some(inner) = key.strip_prefix("eval.") {
                 eval_overrides.push((inner.to_owned(), text.clone()));
             } else if OWN.contains(&key.as_str()) {
-                let parsed: Value = serde_saphyr::from_str(text).unwrap_or_else(|_| Value::from(text.as_str()));
+                let parsed: Value =
+                    serde_saphyr::from_str(text).unwrap_or_else(|_| Value::from(text.as_str()));
                 let is_path = matches!(key.as_str(), "base" | "eval" | "output_dir") && parsed.is_string();
                 let value = match &parsed {
                     _ if is_path => Value::from(here.join(text).to_string_lossy()),
                     // `--seeds 0,1,2`
-                    Value::String(list) if key == "seeds" => {
-                        list.split(',').map(|s| serde_saphyr::from_str(s.trim()).unwrap_or(Value::from(s))).collect()
-                    }
+                    Value::String(list) if key == "seeds" => list
+                        .split(',')
+                        .map(|s| serde_saphyr::from_str(s.trim()).unwrap_or(Value::from(s)))
+                        .collect(),
                     Value::Number(_) if key == "seeds" => Value::from(vec![parsed.clone()]),
                     _ => parsed,
                 };
@@ -167,12 +168,16 @@ fn known(place: &str, settings: Settings, allowed: &[&str]) -> Result<Settings, 
         let snake = key.replace('-', "_");
         let own = OWN.iter().copied().find(|own| *own == snake);
         if DECIDED.contains(&snake.as_str()) && !allowed.contains(&snake.as_str()) || own.is_some() {
-            return Err(format!("{place}: `{key}` is the sweep's to decide; seeds are listed as `seeds: [0, 1]`"));
+            return Err(format!(
+                "{place}: `{key}` is the sweep's to decide; seeds are listed as `seeds: [0, 1]`"
+            ));
         }
         let names = || keys().flat_map(|key| std::iter::once(key.name).chain(key.aliases.iter().copied()));
         if !names().any(|name| name == snake) {
             let near = did_you_mean(&snake, names().chain(OWN));
-            return Err(format!("{place}: unknown key `{key}`.{near} Keys of runs are in docs/configuration.md"));
+            return Err(format!(
+                "{place}: unknown key `{key}`.{near} Keys of runs are in docs/configuration.md"
+            ));
         }
     }
     Ok(settings)
@@ -211,7 +216,8 @@ fn methods(value: &Value) -> Result<Vec<MethodEntry>, String> {
             return Err(format!("a method cannot be called `{name}`: the name is taken"));
         }
         let what = format!("method {name}");
-        let about = map.remove("about").and_then(|about| about.as_str().map(str::to_owned)).unwrap_or_default();
+        let about =
+            map.remove("about").and_then(|about| about.as_str().map(str::to_owned)).unwrap_or_default();
         let settings = match map.remove("settings") {
             None => Map::new(),
             // As in a list for `bso demo --methods`.
@@ -224,7 +230,9 @@ fn methods(value: &Value) -> Result<Vec<MethodEntry>, String> {
         let own = map.remove("grid").map(|value| grid(&format!("{what}, `grid`"), &value)).transpose()?;
         if let Some(key) = map.keys().next() {
             let near = did_you_mean(key, ["name", "about", "settings", "grid"]);
-            return Err(format!("{what}: unknown key `{key}`.{near} Settings of its runs stand below `settings:`"));
+            return Err(format!(
+                "{what}: unknown key `{key}`.{near} Settings of its runs stand below `settings:`"
+            ));
         }
         let settings = known(&what, settings.into_iter().collect(), &[])?;
         found.push(MethodEntry { name, about, settings, grid: own });

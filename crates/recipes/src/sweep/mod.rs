@@ -96,7 +96,9 @@ impl Sweep {
             schedule.jobs
         ));
         if let others @ 1.. = self.record.others(&self.runs) {
-            note(format!("            {others} recorded runs are not part of it any more and are left alone"));
+            note(format!(
+                "            {others} recorded runs are not part of it any more and are left alone"
+            ));
         }
         if !to_do.is_empty() {
             side_by_side::train_all(&to_do, schedule.jobs, &mut self.record, (interrupt, observer))?;

@@ -36,7 +36,12 @@ pub fn page(root: &Path, runs: &[&Run], frontier: &Frontier) -> Result<ReportDat
             }
         }
         for ledger in &mut data.ledgers {
-            ledger.title = ledger.title.split(", ").map(|name| if name == first.run { &point.name } else { name }).collect::<Vec<_>>().join(", ");
+            ledger.title = ledger
+                .title
+                .split(", ")
+                .map(|name| if name == first.run { &point.name } else { name })
+                .collect::<Vec<_>>()
+                .join(", ");
         }
     }
     let others: Vec<&str> =

@@ -103,10 +103,11 @@ impl Record {
             let Some(begun) = self.content.runs.get(&run.name) else { continue };
             let keys: std::collections::BTreeSet<&String> = begun.settings.keys().chain(is.keys()).collect();
             let none = || "not set".to_owned();
-            let changed = keys.into_iter().filter(|key| begun.settings.get(*key) != is.get(*key)).map(|key| {
-                let of = |map: &BTreeMap<String, String>| map.get(key).cloned().unwrap_or_else(none);
-                format!("{key} was {} and is now {}", of(&begun.settings), of(&is))
-            });
+            let changed =
+                keys.into_iter().filter(|key| begun.settings.get(*key) != is.get(*key)).map(|key| {
+                    let of = |map: &BTreeMap<String, String>| map.get(key).cloned().unwrap_or_else(none);
+                    format!("{key} was {} and is now {}", of(&begun.settings), of(&is))
+                });
             let changed: Vec<String> = changed.collect();
             if !changed.is_empty() {
                 differing.push(format!("{}: {}", run.name, changed.join(", ")));

@@ -50,7 +50,9 @@ pub fn expand(sweep: &SweepConfig) -> Result<(Vec<Run>, Vec<String>), RecipeErro
     }
     let mut seen = std::collections::BTreeSet::new();
     notices.retain(|notice| seen.insert(notice.clone()));
-    if let Some(twice) = runs.iter().enumerate().find(|(i, run)| runs[..*i].iter().any(|r| r.name == run.name)) {
+    if let Some(twice) =
+        runs.iter().enumerate().find(|(i, run)| runs[..*i].iter().any(|r| r.name == run.name))
+    {
         return Err(RecipeError::input(format!(
             "{}: two different runs would be called {}; give methods or values that can be told apart",
             sweep.name, twice.1.name
@@ -65,7 +67,9 @@ fn points(grid: &Grid) -> Vec<Settings> {
         points
             .iter()
             .flat_map(|point| {
-                values.iter().map(move |value| point.iter().cloned().chain([(key.clone(), value.clone())]).collect())
+                values
+                    .iter()
+                    .map(move |value| point.iter().cloned().chain([(key.clone(), value.clone())]).collect())
             })
             .collect()
     })
@@ -79,8 +83,11 @@ fn settled(
 ) -> Result<(Settings, Resolved), RecipeError> {
     let resolved = resolve(sweep, method, &point)?;
     let loss = resolved.config.objective.loss_type();
-    let read: Settings =
-        point.iter().filter(|(key, _)| config::key(key).is_none_or(|key| key.applies.to(loss))).cloned().collect();
+    let read: Settings = point
+        .iter()
+        .filter(|(key, _)| config::key(key).is_none_or(|key| key.applies.to(loss)))
+        .cloned()
+        .collect();
     let resolved = if read.len() < point.len() { resolve(sweep, method, &read)? } else { resolved };
     resolved.config.objective.build()?;
     if matches!(resolved.config.stage, Stage::Reward | Stage::Cost) {
@@ -156,7 +163,9 @@ fn plain(value: &Value) -> String {
 
 /// As part of a folder's name.
 fn file_name(value: &str) -> String {
-    let last = Path::new(value).file_name().map_or_else(|| value.to_owned(), |name| name.to_string_lossy().into_owned());
+    let last = Path::new(value)
+        .file_name()
+        .map_or_else(|| value.to_owned(), |name| name.to_string_lossy().into_owned());
     last.chars().map(|c| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '_' }).collect()
 }
 

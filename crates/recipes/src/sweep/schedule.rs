@@ -81,19 +81,21 @@ impl Schedule {
             let threads = config.model.num_threads.or(num_threads).unwrap_or(1);
             config.model.num_threads = Some(threads);
             let mut kind = config.parameters();
-            kind.retain(|(key, _)| !COSTLESS.contains(&key.as_str()));
+            // What is 0 may be off, as a penalty without which no safety label is needed.
+            let is_off = |value: &str| value.parse() == Ok(0.0);
+            kind.retain(|(key, value)| !COSTLESS.contains(&key.as_str()) || is_off(value));
             if let Some(known) = planned.get(&kind) {
                 costs.push(*known);
                 continue;
             }
             let cost = match plan(&config, None, &Silent) {
-                Ok(plan) => Some(Cost {
-                    steps: plan.steps,
-                    peak_bytes: plan.peak_bytes,
-                    seconds: plan.time.total,
-                }),
+                Ok(plan) => {
+                    Some(Cost { steps: plan.steps, peak_bytes: plan.peak_bytes, seconds: plan.time.total })
+                }
                 // Stages whose inputs other stages make, and sampling, are not counted before.
-                Err(_) if run.config.recipe.is_some() || crate::config::Stage::PpoLag == run.config.stage => None,
+                Err(_) if run.config.recipe.is_some() || crate::config::Stage::PpoLag == run.config.stage => {
+                    None
+                }
                 Err(error) => {
                     observer.event(Event::Note(format!("refused     {}", run.name)));
                     return Err(error);
@@ -106,7 +108,8 @@ impl Schedule {
         let per_run = runs.iter().filter_map(|run| run.config.model.num_threads).max().or(num_threads);
         let most = (cores / per_run.unwrap_or(1)).clamp(1, runs.len().max(1));
         let fitting = || {
-            let peak = costs.iter().map(|cost| Some(cost.as_ref()?.peak_bytes)).collect::<Option<Vec<u64>>>()?;
+            let peak =
+                costs.iter().map(|cost| Some(cost.as_ref()?.peak_bytes)).collect::<Option<Vec<u64>>>()?;
             let peak = peak.into_iter().max()?.max(1);
             Some((available_bytes? as f64 * USABLE / peak as f64) as usize)
         };

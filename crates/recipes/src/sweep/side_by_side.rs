@@ -26,7 +26,11 @@ pub fn train_all(
     let next = || locked(&queue).next().filter(|_| !interrupt.is_raised());
     let work = || -> Result<(), RecipeError> {
         while let Some(run) = next() {
-            let outcome = train(&run.config, interrupt, &OfRun { name: &run.name, board: &board });
+            let outcome = train(
+                &run.config,
+                interrupt,
+                &OfRun { name: &run.name, board: &board, total: Mutex::new(None) },
+            );
             board.leave(&run.name);
             match &outcome {
                 Err(RecipeError::Interrupted) => break,
@@ -93,35 +97,41 @@ impl<'a> Board<'a> {
         let each = self.started.elapsed().as_secs_f64() / state.ended.max(self.jobs).min(self.total) as f64;
         let rest = humantime::format_duration(Duration::from_secs((each * left as f64).round() as u64));
         let left = if left > 0 { format!("; {left} left, about {rest}") } else { String::new() };
-        let at = format!("{:>3}/{}", state.ended, self.total);
+        let at = format!("{}/{}", state.ended, self.total);
         drop(state);
         self.observer.event(match outcome {
             Ok(trained) => Event::Note(format!(
-                "{at}     {}: {} steps in {:.1} s{}{left}",
+                "{at:<12}{}: {} steps in {:.1} s{}{}{left}",
                 run.name,
                 trained.steps,
                 trained.seconds,
-                figures(trained)
+                figures(trained),
+                findings(trained)
             )),
             Err(error) => Event::Warning(format!("{at} {} failed: {error}{left}", run.name)),
         });
-        let findings = outcome.iter().flat_map(|trained| &trained.findings);
-        for finding in findings {
-            self.observer.event(Event::Warning(format!("{}: {}", run.name, finding.line())));
-        }
     }
 }
 
 fn figures(trained: &Trained) -> String {
-    let shown = [("train_loss", "loss"), ("eval_loss", "held-out loss"), ("eval_rewards/accuracies", "accuracy")];
+    let shown =
+        [("train_loss", "loss"), ("eval_loss", "held-out loss"), ("eval_rewards/accuracies", "accuracy")];
     let of = |key: &str| trained.results.iter().find(|(name, _)| name == key).map(|(_, value)| *value);
     shown.iter().filter_map(|(key, title)| Some(format!(", {title} {:.4}", of(key)?))).collect()
+}
+
+/// What the figures warn of, by name: the page says all of it.
+fn findings(trained: &Trained) -> String {
+    let mut titles: Vec<&str> = trained.findings.iter().map(|finding| finding.symptom.title()).collect();
+    titles.dedup();
+    if titles.is_empty() { String::new() } else { format!(" ({})", titles.join(", ")) }
 }
 
 /// Hears one run.
 struct OfRun<'a, 'b> {
     name: &'a str,
     board: &'a Board<'b>,
+    total: Mutex<Option<u64>>,
 }
 
 impl Observer for OfRun<'_, '_> {
@@ -129,11 +139,14 @@ impl Observer for OfRun<'_, '_> {
         match event {
             // What a run says at its start stands in its manifest.
             Event::Note(_) | Event::Finished { .. } => {}
-            Event::Started { task, total, unit } => {
-                let total = total.map(|total| format!(" ({total} {unit})")).unwrap_or_default();
-                self.board.show(self.name, format!("{task}{total}"));
+            Event::Started { task, total, .. } => {
+                *locked(&self.total) = total;
+                self.board.show(self.name, task);
             }
-            Event::Advanced { done, .. } => self.board.show(self.name, format!("at {done}")),
+            Event::Advanced { done, .. } => {
+                let of = locked(&self.total).map(|total| format!("/{total}")).unwrap_or_default();
+                self.board.show(self.name, format!("{done}{of}"));
+            }
             Event::Warning(text) => {
                 self.board.observer.event(Event::Warning(format!("{}: {text}", self.name)));
             }

@@ -56,7 +56,12 @@ pub(crate) fn frontier(data: &ReportData, looks: &Looks) -> String {
     out
 }
 
-fn row(out: &mut String, attribute: &str, title: &str, (members, worst, floors): (&[&PlanePoint], Point, &[f64])) {
+fn row(
+    out: &mut String,
+    attribute: &str,
+    title: &str,
+    (members, worst, floors): (&[&PlanePoint], Point, &[f64]),
+) {
     let plain: Vec<Point> = members
         .iter()
         .map(|p| Point { safety: p.place.safety.mean, helpfulness: p.place.helpfulness.mean })
