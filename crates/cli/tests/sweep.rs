@@ -137,7 +137,7 @@ fn under_way(here: &Playground) -> Child {
         !dir.join("model.safetensors").exists()
             && folders(&dir).iter().any(|name| name.starts_with("checkpoint-"))
     };
-    while !(ended() > before && RUNS.iter().any(|run| has_checkpoint(&run))) {
+    while !(ended() > before && RUNS.iter().any(has_checkpoint)) {
         assert!(child.try_wait().unwrap().is_none(), "it ended before it could be stopped");
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -199,7 +199,7 @@ fn what_cannot_be_is_refused_before_anything_is_trained() {
     let row = json!({"prompt": "ask the cook", "chosen": "ask", "rejected": "cook"});
     here.write_rows("bare.jsonl", &vec![row; 8]);
     here.run(&["sweep", "sweep.yaml", "--dataset_name", "bare.jsonl"])
-        .fails(2, &["bare.jsonl", "bso-safety_penalty=0"]);
+        .fails(2, &["bare.jsonl", "bso-safety_penalty=5"]);
     assert!(!here.path("out/runs").exists());
     here.write("mine.txt", "mine");
     here.run(&["sweep", "sweep.yaml", "--output_dir", "."]).fails(2, &["not empty and holds no sweep"]);

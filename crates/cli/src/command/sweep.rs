@@ -61,7 +61,7 @@ pub fn run(args: &SweepArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
         terminal.event(Event::Note(format!("note        {notice}")));
     }
     if dry_run {
-        let schedule = sweep.schedule(terminal)?;
+        let schedule = sweep.schedule()?;
         if json {
             let names: Vec<&str> = sweep.to_do().iter().map(|run| run.name.as_str()).collect();
             serde_json::to_writer(&mut out, &serde_json::json!({"runs": names, "schedule": schedule}))?;

@@ -18,6 +18,7 @@ use crate::RecipeError;
 use crate::eval::{self, EvalConfig, Named};
 use crate::location::located;
 use bso_durable::{Event, Interrupt, Observer, Silent, atomic_write, ensure_dir};
+use bso_runs::lock_folder;
 use record::Record;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -46,7 +47,7 @@ impl Sweep {
         let (mut runs, notices) = runs::expand(&config)?;
         for run in &mut runs {
             run.config = located(&run.config, observer)?;
-            run.config.check_paths()?;
+            run.config.check_paths().map_err(|error| of_run(run, error.into()))?;
         }
         let eval = evaluation(&config, &runs)?;
         frontier::axes(&eval)?;
@@ -62,15 +63,15 @@ impl Sweep {
 
     /// Those that have not ended yet.
     pub fn to_do(&self) -> Vec<&Run> {
-        self.runs.iter().filter(|run| self.record.ended(run).is_none()).collect()
+        to_do(&self.runs, &self.record)
     }
 
     /// How the runs that have not ended would go on.
     ///
     /// # Errors
     /// What in their data or models cannot be used.
-    pub fn schedule(&self, observer: &dyn Observer) -> Result<Schedule, RecipeError> {
-        Schedule::of(&self.to_do(), (self.config.jobs, self.record.num_threads()), observer)
+    pub fn schedule(&self) -> Result<Schedule, RecipeError> {
+        Schedule::of(&self.to_do(), (self.config.jobs, self.record.num_threads()))
     }
 
     /// Trains what has not ended, evaluates all, and leaves frontier.json, report.json and report.html.
@@ -79,16 +80,17 @@ impl Sweep {
     /// Runs that were begun under other settings; [`RecipeError::Interrupted`]; every run failed; what evaluation refuses.
     pub fn run(mut self, interrupt: &Interrupt, observer: &dyn Observer) -> Result<Frontier, RecipeError> {
         let note = |text: String| observer.event(Event::Note(text));
-        let schedule = self.schedule(observer)?;
+        let schedule = self.schedule()?;
         for run in &mut self.runs {
             run.config.model.num_threads.get_or_insert(schedule.num_threads);
         }
-        let mut record = std::mem::replace(&mut self.record, Record::open(&self.config.output_dir)?);
-        record.begin(&self.runs, Some(schedule.num_threads))?;
+        ensure_dir(&self.config.output_dir)?;
+        let _lock = lock_folder(&self.config.output_dir)?;
+        // Another call may have gone on until the lock was free.
+        self.record = Record::open(&self.config.output_dir)?;
+        self.record.begin(&self.runs, schedule.num_threads)?;
         self.write_configs()?;
-        self.record = record;
-        let names: Vec<String> = self.to_do().iter().map(|run| run.name.clone()).collect();
-        let to_do: Vec<&Run> = self.runs.iter().filter(|run| names.contains(&run.name)).collect();
+        let to_do = to_do(&self.runs, &self.record);
         note(format!(
             "sweep       {} runs, {} ended before; {} at a time",
             self.runs.len(),
@@ -147,6 +149,19 @@ impl Sweep {
     /// The page.
     pub fn report(&self) -> PathBuf {
         self.config.output_dir.join("report.html")
+    }
+}
+
+fn to_do<'a>(runs: &'a [Run], record: &Record) -> Vec<&'a Run> {
+    runs.iter().filter(|run| record.ended(run).is_none()).collect()
+}
+
+/// The error with the run that it is of, unless it is no matter of the run's settings.
+fn of_run(run: &Run, error: RecipeError) -> RecipeError {
+    match error {
+        RecipeError::Interrupted => error,
+        error if error.is_failed_run() => error,
+        error => RecipeError::input(format!("{}: {error}", run.name)),
     }
 }
 

@@ -96,7 +96,7 @@ impl Record {
     ///
     /// # Errors
     /// The differences, run by run; files that cannot be read or written.
-    pub fn begin(&mut self, runs: &[Run], num_threads: Option<usize>) -> Result<(), RecipeError> {
+    pub fn begin(&mut self, runs: &[Run], num_threads: usize) -> Result<(), RecipeError> {
         let mut differing: Vec<String> = Vec::new();
         for run in runs {
             let is = settings(run);
@@ -130,7 +130,7 @@ impl Record {
                 differing.join("\n  ")
             )));
         }
-        self.content.num_threads = num_threads.or(self.content.num_threads);
+        self.content.num_threads = Some(num_threads);
         self.content.inputs.extend(inputs);
         for run in runs {
             self.content.runs.entry(run.name.clone()).or_default().settings = settings(run);

@@ -2,9 +2,9 @@
 
 use super::runs::Run;
 use crate::RecipeError;
-use crate::config::TrainConfig;
+use crate::config::{Stage, TrainConfig};
 use crate::plan::{available_memory, plan};
-use bso_durable::{Event, Observer, Silent};
+use bso_durable::Silent;
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -71,7 +71,6 @@ impl Schedule {
     pub fn of(
         runs: &[&Run],
         (jobs, num_threads): (Option<usize>, Option<usize>),
-        observer: &dyn Observer,
     ) -> Result<Self, RecipeError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut planned: HashMap<Vec<(String, String)>, Option<Cost>> = HashMap::new();
@@ -93,13 +92,8 @@ impl Schedule {
                     Some(Cost { steps: plan.steps, peak_bytes: plan.peak_bytes, seconds: plan.time.total })
                 }
                 // Stages whose inputs other stages make, and sampling, are not counted before.
-                Err(_) if run.config.recipe.is_some() || crate::config::Stage::PpoLag == run.config.stage => {
-                    None
-                }
-                Err(error) => {
-                    observer.event(Event::Note(format!("refused     {}", run.name)));
-                    return Err(error);
-                }
+                Err(_) if run.config.recipe.is_some() || run.config.stage == Stage::PpoLag => None,
+                Err(error) => return Err(super::of_run(run, error)),
             };
             planned.insert(kind, cost);
             costs.push(cost);
