@@ -117,6 +117,14 @@ fn a_grid_side_by_side_shares_its_reference_and_equals_one_after_the_other() {
     let record = fs::read(here.path("out/sweep.json")).unwrap();
     here.run(&["sweep", "sweep.yaml", "--beta", "0.3"])
         .fails(2, &["begun otherwise", "bso-safety_penalty=0-seed=0: beta was 0.1 and is now 0.3"]);
+    // Of a run whose folder is deleted nothing is left that could differ.
+    let methods = "[{name: dpo, settings: {loss_type: dpo, beta: 0.3}}]";
+    let other = ["sweep", "sweep.yaml", "--methods", methods];
+    here.run(&other).fails(2, &["delete the folders", "dpo-seed=0: beta was 0.1 and is now 0.3"]);
+    fs::remove_dir_all(here.path("one/runs/dpo-seed=0")).unwrap();
+    fs::remove_dir_all(here.path("one/runs/dpo-seed=1")).unwrap();
+    let ended = here.run(&[&other[..], &["--output_dir", "one"]].concat()).ok();
+    assert!(ended.err.contains("4 recorded runs are not part of it any more"), "{}", ended.err);
     let pairs = fs::read_to_string(here.path("pairs.jsonl")).unwrap();
     here.write("pairs.jsonl", pairs.trim_end().rsplit_once('\n').unwrap().0);
     here.run(&["sweep", "sweep.yaml"]).fails(2, &["pairs.jsonl is not what it was"]);

@@ -100,7 +100,9 @@ impl Record {
         let mut differing: Vec<String> = Vec::new();
         for run in runs {
             let is = settings(run);
-            let Some(begun) = self.content.runs.get(&run.name) else { continue };
+            // A run whose folder the user deleted begins anew.
+            let there = run.config.run.output_dir.exists();
+            let Some(begun) = self.content.runs.get(&run.name).filter(|_| there) else { continue };
             let keys: std::collections::BTreeSet<&String> = begun.settings.keys().chain(is.keys()).collect();
             let none = || "not set".to_owned();
             let changed =
@@ -124,8 +126,8 @@ impl Record {
             let (count, root) = (differing.len(), self.path.parent().unwrap_or(Path::new("")));
             differing.truncate(5);
             return Err(RecipeError::input(format!(
-                "{} holds runs that were begun otherwise ({count} differences):\n  {}\nrestore that, or choose another \
-                 output_dir",
+                "{} holds runs that were begun otherwise ({count} differences):\n  {}\nrestore that, delete the \
+                 folders of these runs below runs/ to train them anew, or choose another output_dir",
                 root.display(),
                 differing.join("\n  ")
             )));
@@ -133,7 +135,11 @@ impl Record {
         self.content.num_threads = Some(num_threads);
         self.content.inputs.extend(inputs);
         for run in runs {
-            self.content.runs.entry(run.name.clone()).or_default().settings = settings(run);
+            let begun = self.content.runs.entry(run.name.clone()).or_default();
+            if !run.config.run.output_dir.exists() {
+                *begun = Begun::default();
+            }
+            begun.settings = settings(run);
         }
         ensure_dir(self.path.parent().unwrap_or(Path::new("")))?;
         self.write()

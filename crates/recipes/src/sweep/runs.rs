@@ -40,7 +40,7 @@ pub fn expand(sweep: &SweepConfig) -> Result<(Vec<Run>, Vec<String>), RecipeErro
         for point in points(method.grid.as_ref().unwrap_or(&sweep.grid)) {
             let (place, resolved) = settled(sweep, method, point)?;
             notices.extend(resolved.notices);
-            let of_seeds = of_point(sweep, method, &place, &resolved.config);
+            let of_seeds = of_point(sweep, (method, &place), &resolved.config)?;
             // What differs in keys alone that its loss does not read is the same point.
             if runs.iter().any(|run| run.point == of_seeds[0].point && run.place == of_seeds[0].place) {
                 continue;
@@ -81,15 +81,22 @@ fn settled(
     method: &MethodEntry,
     point: Settings,
 ) -> Result<(Settings, Resolved), RecipeError> {
-    let resolved = resolve(sweep, method, &point)?;
+    let resolved = resolve(sweep, (method, &point), None, &sweep.output_dir)?;
     let loss = resolved.config.objective.loss_type();
     let read: Settings = point
         .iter()
         .filter(|(key, _)| config::key(key).is_none_or(|key| key.applies.to(loss)))
         .cloned()
         .collect();
-    let resolved = if read.len() < point.len() { resolve(sweep, method, &read)? } else { resolved };
-    resolved.config.objective.build()?;
+    let resolved = if read.len() < point.len() {
+        resolve(sweep, (method, &read), None, &sweep.output_dir)?
+    } else {
+        resolved
+    };
+    // Its loss is on sampled responses, and is built when they are there.
+    if resolved.config.stage != Stage::PpoLag {
+        resolved.config.objective.build()?;
+    }
     if matches!(resolved.config.stage, Stage::Reward | Stage::Cost) {
         return Err(RecipeError::input(format!(
             "{}: stage {} trains a scalar head, which answers no prompts; a sweep compares language models",
@@ -99,56 +106,54 @@ fn settled(
     Ok((read, resolved))
 }
 
-fn resolve(sweep: &SweepConfig, method: &MethodEntry, point: &Settings) -> Result<Resolved, RecipeError> {
-    let of_method = format!("{}, method {}", sweep.name, method.name);
+fn resolve(
+    sweep: &SweepConfig,
+    (method, point): (&MethodEntry, &Settings),
+    seed: Option<u64>,
+    output_dir: &Path,
+) -> Result<Resolved, RecipeError> {
+    let of_method = match method.name.as_str() {
+        "" => sweep.name.clone(),
+        name => format!("{}, method {name}", sweep.name),
+    };
     let layers: [Overlay<'_>; 3] = [
         (sweep.name.clone(), &sweep.settings),
         (of_method.clone(), &method.settings),
         (format!("{of_method}, grid"), point),
     ];
-    let base = sweep.base.as_deref();
-    // What every run is told anyway is not to be asked for.
     let mut overrides = sweep.overrides.clone();
-    overrides.push(("output_dir".to_owned(), sweep.output_dir.to_string_lossy().into_owned()));
-    Ok(config::load_overlaid(base, (&sweep.folder, &layers), &overrides)?)
+    overrides.extend(seed.map(|seed| ("seed".to_owned(), seed.to_string())));
+    overrides.push(("output_dir".to_owned(), output_dir.to_string_lossy().into_owned()));
+    Ok(config::load_overlaid(sweep.base.as_deref(), (&sweep.folder, &layers), &overrides)?)
 }
 
 /// The runs of a point, one a seed.
-fn of_point(sweep: &SweepConfig, method: &MethodEntry, place: &Settings, resolved: &TrainConfig) -> Vec<Run> {
-    let shown: Vec<(String, String)> = place.iter().map(|(key, value)| (key.clone(), plain(value))).collect();
-    let name = if method.name.is_empty() { resolved.method() } else { &method.name };
+fn of_point(
+    sweep: &SweepConfig,
+    (method, point): (&MethodEntry, &Settings),
+    resolved: &TrainConfig,
+) -> Result<Vec<Run>, RecipeError> {
+    let place: Vec<(String, String)> = point.iter().map(|(key, value)| (key.clone(), plain(value))).collect();
+    let first = if method.name.is_empty() { resolved.method() } else { &method.name };
     let named = |parts: &mut dyn Iterator<Item = &(String, String)>| {
-        parts.fold(name.to_owned(), |name, (key, value)| format!("{name}-{key}={}", file_name(value)))
+        parts.fold(first.to_owned(), |name, (key, value)| format!("{name}-{key}={}", file_name(value)))
     };
-    let method_name = named(&mut shown.iter().filter(|(key, _)| KINDS.contains(&key.as_str())));
-    let point = shortened(named(&mut shown.iter()));
-    let own = [resolved.model.seed];
-    let seeds = if sweep.seeds.is_empty() { &own[..] } else { &sweep.seeds };
-    seeds
-        .iter()
-        .map(|seed| {
-            let name = if sweep.seeds.is_empty() { point.clone() } else { format!("{point}-seed={seed}") };
-            let mut config = resolved.clone();
-            config.model.seed = *seed;
-            config.run.output_dir = run_folder(&sweep.output_dir, &name);
-            config.run.overwrite_output_dir = false;
-            config.run.resume_from_checkpoint = Resume::Last;
-            config.run.ref_cache_dir = Some(sweep.output_dir.join("reference"));
-            Run {
-                name,
-                point: point.clone(),
-                method: method_name.clone(),
-                place: shown.clone(),
-                about: method.about.clone(),
-                config,
-            }
-        })
-        .collect()
-}
-
-/// Where a run of this name goes.
-pub fn run_folder(output_dir: &Path, name: &str) -> std::path::PathBuf {
-    output_dir.join("runs").join(name)
+    let of_method = named(&mut place.iter().filter(|(key, _)| KINDS.contains(&key.as_str())));
+    let of_point = shortened(named(&mut place.iter()));
+    let seeds =
+        if sweep.seeds.is_empty() { vec![None] } else { sweep.seeds.iter().map(|s| Some(*s)).collect() };
+    let of_seed = |seed: Option<u64>| {
+        let name = seed.map_or(of_point.clone(), |seed| format!("{of_point}-seed={seed}"));
+        // What else a configuration derives from its folder follows it.
+        let folder = sweep.output_dir.join("runs").join(&name);
+        let mut config = resolve(sweep, (method, point), seed, &folder)?.config;
+        config.run.overwrite_output_dir = false;
+        config.run.resume_from_checkpoint = Resume::Last;
+        config.run.ref_cache_dir = Some(sweep.output_dir.join("reference"));
+        let (point, method_name, place) = (of_point.clone(), of_method.clone(), place.clone());
+        Ok(Run { name, point, method: method_name, place, about: method.about.clone(), config })
+    };
+    seeds.into_iter().map(of_seed).collect()
 }
 
 /// A value in one word: text as it is, lists and mappings by their values.
