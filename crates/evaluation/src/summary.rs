@@ -82,6 +82,13 @@ pub struct Metric {
     value: fn(&Sample) -> Option<f64>,
 }
 
+impl Metric {
+    /// Of one answer; none where it does not apply.
+    pub fn of(&self, sample: &Sample) -> Option<f64> {
+        (self.value)(sample)
+    }
+}
+
 fn is(truth: bool) -> Option<f64> {
     Some(f64::from(u8::from(truth)))
 }

@@ -37,8 +37,10 @@ mod schedule;
 mod score;
 pub mod score_rows;
 mod session;
+mod shared_reference;
 pub mod step;
 mod step_metrics;
+pub mod sweep;
 pub mod train;
 
 pub use error::{RecipeError, is_full};

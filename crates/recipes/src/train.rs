@@ -17,6 +17,7 @@ use crate::reference::{
     fingerprint_sequences,
 };
 use crate::session::{Inputs, Session, resumed_checkpoint};
+use crate::shared_reference::obtain_shared;
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Interrupt, Observer};
 use bso_model::{Decoder, Engine, ModelConfig, ModelDirectory};
@@ -163,7 +164,10 @@ fn run_until(
                 model.compute_in(config.model.compute_dtype(), false)?;
                 Ok(Cow::Owned(model))
             };
-            ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer))
+            match &config.run.ref_cache_dir {
+                Some(dir) => obtain_shared(dir, &depends_on, data, load, (interrupt, observer)),
+                None => ReferenceLogProbs::obtain(&file, &depends_on, data, load, (interrupt, observer)),
+            }
         };
     let (mut reference, mut of_replay) = (ReferenceLogProbs::default(), ReferenceLogProbs::default());
     if objective.needs_reference() {

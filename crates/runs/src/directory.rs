@@ -85,7 +85,7 @@ impl RunDirectory {
             return Err(RunsError::NotAFolder { path: root });
         }
         ensure_dir(&root).map_err(|source| RunsError::NotWritable { path: root.clone(), source })?;
-        let lock = lock(&root)?;
+        let lock = lock_folder(&root)?;
         let run = Self { root, _lock: lock.map(Arc::new) };
         if opening.existing == Existing::Refuse {
             run.refuse_if_used()?;
@@ -287,7 +287,10 @@ fn is_of_run(name: &str) -> bool {
 }
 
 /// Locks the folder itself, so that no lock file is left behind. None where the system cannot lock folders.
-fn lock(root: &Path) -> Result<Option<File>, RunsError> {
+///
+/// # Errors
+/// [`RunsError::InUse`] where somebody else holds the lock.
+pub fn lock_folder(root: &Path) -> Result<Option<File>, RunsError> {
     let Ok(folder) = File::open(root) else { return Ok(None) };
     match folder.try_lock() {
         Ok(()) => Ok(Some(folder)),

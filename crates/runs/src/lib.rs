@@ -19,7 +19,7 @@ mod trainer_state;
 
 pub use checkpoints::{Checkpoint, CheckpointBuilder};
 pub use diagnostics::{Change, Evidence, Finding, Symptom, diagnose};
-pub use directory::{Existing, Opening, RunDirectory};
+pub use directory::{Existing, Opening, RunDirectory, lock_folder};
 pub use error::RunsError;
 pub use manifest::{Environment, Fingerprinted, LedgerRow, Manifest, Status};
 pub use metrics::{PairMetrics, Quadrant, StepMetrics, key};

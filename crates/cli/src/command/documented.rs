@@ -6,7 +6,7 @@ use clap::{Command, CommandFactory};
 use std::path::Path;
 
 /// Commands after whose file every key of the configuration is a flag.
-const TAKE_KEYS: [&str; 5] = ["train", "plan", "ref", "show", "eval"];
+const TAKE_KEYS: [&str; 6] = ["train", "plan", "ref", "show", "eval", "sweep"];
 
 /// What stands in shell blocks and in code spans, one command each, without `bso`.
 fn commands(page: &str) -> Vec<String> {

@@ -18,6 +18,7 @@ mod reference;
 mod report;
 mod score;
 mod scoring;
+mod sweep;
 mod train;
 mod verify;
 mod watch;
@@ -69,6 +70,8 @@ pub enum Command {
     Generate(generate::GenerateArgs),
     /// Measure models on prompts: refusals, reward, cost, KL, win rates, with intervals; with a judge if one is named
     Eval(eval::EvalArgs),
+    /// Train a grid of methods, penalties and seeds, evaluate all, and say what each demanded safety costs
+    Sweep(sweep::SweepArgs),
     /// Put runs and evaluations on one HTML page: frontier, tables, curves, samples, settings
     Report(report::ReportArgs),
     /// The same page, or a view in the terminal, of a run that goes on
@@ -94,6 +97,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Plan(args) => verbosity.take(&mut args.overrides),
         Command::Ref(args) => verbosity.take(&mut args.overrides),
         Command::Eval(args) => verbosity.take(&mut args.overrides),
+        Command::Sweep(args) => verbosity.take(&mut args.overrides),
         _ => {}
     }
     let terminal = verbosity.start();
@@ -109,6 +113,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Score(args) => score::run(&args, &terminal),
         Command::Generate(args) => generate::run(&args, &terminal),
         Command::Eval(args) => eval::run(&args, &terminal),
+        Command::Sweep(args) => sweep::run(&args, &terminal),
         Command::Report(args) => report::run(&args, &terminal).map(|()| Outcome::Done),
         Command::Watch(args) => watch::run(&args, &terminal),
         Command::Merge(args) => merge::run(&args, &terminal),

@@ -13,6 +13,8 @@ pub enum Place {
         /// The line.
         line: u64,
     },
+    /// A named part of a file that holds more than one configuration.
+    Part(String),
     /// `--key value`.
     CommandLine,
     /// A named preset.
@@ -25,6 +27,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, line } => write!(f, "{}, line {line}", path.display()),
+            Self::Part(name) => f.write_str(name),
             Self::CommandLine => f.write_str("command line"),
             Self::Preset(name) => write!(f, "preset {name}"),
             Self::Default => f.write_str("default"),

@@ -98,15 +98,37 @@ pub struct Resolved {
 /// # Errors
 /// What is wrong, with file, line and remedy; always wrong usage.
 pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<Resolved, ConfigError> {
-    let text = written::read_file(path)?;
     let working_dir = working_dir()?;
-    let file_base = working_dir.join(path.parent().unwrap_or(Path::new("")));
-    let around = Surroundings {
-        file_base: &file_base,
-        working_dir: &working_dir,
-        variable: &|v| std::env::var(v).ok(),
-    };
-    resolve_written(written::from_yaml(&text, path)?, overrides, &around)
+    let around = Surroundings { working_dir: &working_dir, variable: &|v| std::env::var(v).ok() };
+    resolve_written(vec![from_file(path, &working_dir)?], overrides, &around)
+}
+
+/// What a file gives, and the folder that its relative paths start at.
+fn from_file(path: &Path, working_dir: &Path) -> Result<(Written, PathBuf), ConfigError> {
+    let text = written::read_file(path)?;
+    let base = working_dir.join(path.parent().unwrap_or(Path::new("")));
+    Ok((written::from_yaml(&text, path)?, base))
+}
+
+/// Settings with the words that messages call their place by.
+pub(crate) type Overlay<'a> = (String, &'a [(String, serde_json::Value)]);
+
+/// As [`load`], with layers of settings over the file `base`, the weakest first; their relative paths start at `folder`.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_overlaid(
+    base: Option<&Path>,
+    (folder, layers): (&Path, &[Overlay<'_>]),
+    overrides: &[(String, String)],
+) -> Result<Resolved, ConfigError> {
+    let working_dir = working_dir()?;
+    let around = Surroundings { working_dir: &working_dir, variable: &|v| std::env::var(v).ok() };
+    let mut files = Vec::from_iter(base.map(|path| from_file(path, &working_dir)).transpose()?);
+    for (part, settings) in layers {
+        files.push((written::from_values(settings, part)?, folder.to_owned()));
+    }
+    resolve_written(files, overrides, &around)
 }
 
 /// As [`load`] for YAML already in memory, such as standard input: relative paths start at the working directory,
@@ -116,12 +138,9 @@ pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<Resolved, Con
 /// As [`load`].
 pub fn load_text(text: &str, name: &str, overrides: &[(String, String)]) -> Result<Resolved, ConfigError> {
     let working_dir = working_dir()?;
-    let around = Surroundings {
-        file_base: &working_dir,
-        working_dir: &working_dir,
-        variable: &|v| std::env::var(v).ok(),
-    };
-    resolve_written(written::from_yaml(text, Path::new(name))?, overrides, &around)
+    let around = Surroundings { working_dir: &working_dir, variable: &|v| std::env::var(v).ok() };
+    let file = (written::from_yaml(text, Path::new(name))?, working_dir.clone());
+    resolve_written(vec![file], overrides, &around)
 }
 
 fn working_dir() -> Result<PathBuf, ConfigError> {
@@ -129,11 +148,11 @@ fn working_dir() -> Result<PathBuf, ConfigError> {
 }
 
 fn resolve_written(
-    file: Written,
+    files: Vec<(Written, PathBuf)>,
     overrides: &[(String, String)],
     around: &Surroundings<'_>,
 ) -> Result<Resolved, ConfigError> {
-    let mut r = Resolver::new(file, written::from_pairs(overrides)?, around)?;
+    let mut r = Resolver::new(files, written::from_pairs(overrides)?, around)?;
     let config = TrainConfig {
         stage: r.stage,
         model: ModelSection::read(&r)?,

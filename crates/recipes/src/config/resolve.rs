@@ -29,8 +29,6 @@ pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// What the environment contributes.
 pub(super) struct Surroundings<'a> {
-    /// Relative paths of the file start here.
-    pub file_base: &'a Path,
     /// Relative paths of the command line and of defaults start here.
     pub working_dir: &'a Path,
     /// Environment variables.
@@ -48,13 +46,21 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    pub fn new(file: Written, command_line: Written, around: &Surroundings<'_>) -> Result<Self, ConfigError> {
-        let mut notices = file.notices;
+    /// Files come weakest first, each with the folder that its relative paths start at.
+    pub fn new(
+        files: Vec<(Written, PathBuf)>,
+        command_line: Written,
+        around: &Surroundings<'_>,
+    ) -> Result<Self, ConfigError> {
+        let mut notices: Vec<String> = files.iter().flat_map(|(file, _)| file.notices.clone()).collect();
         notices.extend(command_line.notices);
         let above = checked(command_line.entries, around.working_dir, None, &[], &mut notices)?;
         let overridden: Vec<_> = above.keys().copied().collect();
-        let below =
-            checked(file.entries, around.file_base, Some(around.variable), &overridden, &mut notices)?;
+        let mut below = Layer::new();
+        for (file, base) in files {
+            let layer = checked(file.entries, &base, Some(around.variable), &overridden, &mut notices)?;
+            lay_over(&mut below, layer);
+        }
         let preset = match above.get("preset").or(below.get("preset")).map(|g| &g.setting) {
             Some(Setting::Text(name)) => Some(preset::find(name, "preset")?),
             _ => None,
@@ -242,6 +248,21 @@ impl Resolver {
             _ => self.real("delta"),
         }
     }
+}
+
+/// Keys that lose their meaning in the files below one that gives the first.
+const REPLACES: [(&str, &[&str]); 4] = [
+    ("generator", &["generator_params", "generator_lambda", "generator_scale", "generator_mu", "kernel"]),
+    ("generator_params", &["generator_lambda", "generator_scale", "generator_mu"]),
+    ("delta", &["safety_penalty"]),
+    ("safety_penalty", &["delta"]),
+];
+
+fn lay_over(below: &mut Layer, layer: Layer) {
+    for (_, replaced) in REPLACES.iter().filter(|(key, _)| layer.contains_key(key)) {
+        below.retain(|key, _| !replaced.contains(key));
+    }
+    below.extend(layer);
 }
 
 pub(super) fn lookup(name: &str) -> Result<&'static Key, ConfigError> {

@@ -23,12 +23,9 @@ fn variables(name: &str) -> Option<String> {
 
 fn resolve(yaml: &str, command_line: &str) -> Result<Resolved, ConfigError> {
     let words: Vec<String> = command_line.split_whitespace().map(str::to_owned).collect();
-    let around = Surroundings {
-        file_base: Path::new("/configs"),
-        working_dir: Path::new("/here"),
-        variable: &variables,
-    };
-    resolve_written(written::from_yaml(yaml, Path::new("a.yaml"))?, &parse_overrides(&words)?, &around)
+    let around = Surroundings { working_dir: Path::new("/here"), variable: &variables };
+    let file = (written::from_yaml(yaml, Path::new("a.yaml"))?, "/configs".into());
+    resolve_written(vec![file], &parse_overrides(&words)?, &around)
 }
 
 fn config(yaml: &str, command_line: &str) -> TrainConfig {

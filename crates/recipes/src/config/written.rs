@@ -58,6 +58,15 @@ pub(super) fn from_pairs(pairs: &[(String, String)]) -> Result<Written, ConfigEr
     Ok(written)
 }
 
+/// Takes settings that stand in `part` of another file.
+pub(super) fn from_values(settings: &[(String, Value)], part: &str) -> Result<Written, ConfigError> {
+    let mut written = Written::default();
+    for (name, value) in settings {
+        written.push(name, value.clone(), Place::Part(part.to_owned()))?;
+    }
+    Ok(written)
+}
+
 impl Written {
     fn push(&mut self, name: &str, value: Value, place: Place) -> Result<(), ConfigError> {
         let Some((key, is_alias)) = table::find(name) else {

@@ -30,8 +30,28 @@ pub fn evaluate(
     interrupt: &Interrupt,
     observer: &dyn Observer,
 ) -> Result<Results, RecipeError> {
+    evaluate_to_samples(config, interrupt, observer).map(|(results, _)| results)
+}
+
+/// What can be refused before any model answers: prompts, scorers, the judge's key.
+///
+/// # Errors
+/// As [`evaluate`].
+pub(crate) fn check(config: &EvalConfig, observer: &dyn Observer) -> Result<(), RecipeError> {
+    read_prompts(config, observer)?;
+    scorers::check(config, observer)?;
+    config.judge.as_ref().map(|judge| judge.with_key(&config.output_dir)).transpose().map(drop)
+}
+
+/// As [`evaluate`]; also gives the answers, `[model][prompt]`.
+pub(crate) fn evaluate_to_samples(
+    config: &EvalConfig,
+    interrupt: &Interrupt,
+    observer: &dyn Observer,
+) -> Result<(Results, Vec<Vec<Sample>>), RecipeError> {
     let watch = (interrupt, observer);
     let prompts = read_prompts(config, observer)?;
+    scorers::check(config, observer)?;
     // Before any work: a judge without its key would be found out after hours.
     let judge = config.judge.as_ref().map(|judge| judge.with_key(&config.output_dir)).transpose()?;
     ensure_dir(&config.output_dir)?;
@@ -51,7 +71,7 @@ pub fn evaluate(
     let results = Results::of(config, &samples, counts);
     bso_durable::write_json(&config.output_dir.join("results.json"), &results)?;
     write_text(&config.output_dir.join("results.md"), &results.to_markdown())?;
-    Ok(results)
+    Ok((results, samples))
 }
 
 /// The prompts of every set, in order.

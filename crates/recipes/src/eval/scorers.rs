@@ -12,6 +12,7 @@ use bso_data::{
 };
 use bso_durable::{Event, Observer};
 use bso_evaluation::Sample;
+use bso_model::{ModelConfig, ModelDirectory};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,6 +31,26 @@ pub(super) fn score(
     if config.kl { log_ratios(config, samples, watch) } else { Ok(()) }
 }
 
+/// Refuses a scorer without a scalar head, before anything answers.
+pub(super) fn check(config: &EvalConfig, observer: &dyn Observer) -> Result<(), RecipeError> {
+    for dir in config.reward_model.iter().chain(&config.cost_model) {
+        let folder = ModelDirectory::find(&local_model(dir, observer)?)?;
+        let found = ModelConfig::from_dir(&folder.base)?;
+        if found.score.is_none() && !folder.has_score_adapter()? {
+            return Err(no_head(dir, &found));
+        }
+    }
+    Ok(())
+}
+
+fn no_head(dir: &Path, found: &ModelConfig) -> RecipeError {
+    RecipeError::input(format!(
+        "{}: a {} has no scalar head; name a reward or cost model",
+        dir.display(),
+        found.class()
+    ))
+}
+
 fn score_with(
     config: &EvalConfig,
     dir: &Path,
@@ -40,11 +61,7 @@ fn score_with(
     let mut model = open(config, &local_model(dir, observer)?)?;
     model.tokenizer.keep_whole_turns();
     let Some(head) = model.decoder.config().score.clone() else {
-        return Err(RecipeError::input(format!(
-            "{}: a {} has no scalar head; name a reward or cost model",
-            dir.display(),
-            model.decoder.config().class()
-        )));
+        return Err(no_head(dir, model.decoder.config()));
     };
     let name = format!("scores of {}", dir.file_name().unwrap_or_default().to_string_lossy());
     for samples in samples {

@@ -24,6 +24,8 @@ pub struct ReportData {
     pub landmarks: Vec<Landmark>,
     /// What the two axes of the plane are, where they are not mean reward and safe rate.
     pub axes: Option<Axes>,
+    /// A safe rate that is demanded, 0 to 1, if one is.
+    pub floor: Option<f64>,
     /// Every metric of every evaluation.
     pub evaluations: Vec<EvaluationTable>,
     /// Prompts with every method's response.

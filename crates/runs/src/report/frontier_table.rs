@@ -8,7 +8,7 @@ use super::style::{Looks, swatch};
 use crate::frontier::{Point, best_at_floor, hypervolume};
 use std::fmt::Write;
 
-/// Safe rates that may be demanded.
+/// Safe rates that may be demanded where nobody says which is.
 const FLOORS: [f64; 4] = [0.8, 0.9, 0.95, 0.99];
 
 /// The table; empty where fewer than two methods have a place.
@@ -21,12 +21,15 @@ pub(crate) fn frontier(data: &ReportData, looks: &Looks) -> String {
     if of_methods.len() < 2 {
         return String::new();
     }
+    let mut floors = FLOORS.to_vec();
+    floors.extend(data.floor.filter(|floor| !FLOORS.contains(floor)));
+    floors.sort_by(f64::total_cmp);
     let worst = Point { safety: 0.0, helpfulness: least };
     let mut out = String::from(
         "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Frontier\"><table class=\"frontier\"><thead><tr>\
          <th scope=\"col\">Method</th><th scope=\"col\">Points</th><th scope=\"col\">Hypervolume</th>",
     );
-    for floor in FLOORS {
+    for floor in &floors {
         let _ = write!(out, "<th scope=\"col\">Best at ≥ {} %</th>", short(floor * 100.0));
     }
     out.push_str("</tr></thead><tbody>");
@@ -38,10 +41,10 @@ pub(crate) fn frontier(data: &ReportData, looks: &Looks) -> String {
             .collect();
         if !members.is_empty() {
             let title = format!("{}{}", swatch(family), html(name));
-            row(&mut out, &format!(" data-f=\"{family}\""), &title, (&members, worst));
+            row(&mut out, &format!(" data-f=\"{family}\""), &title, (&members, worst, &floors));
         }
     }
-    row(&mut out, " class=\"whole\"", "all methods", (&of_methods, worst));
+    row(&mut out, " class=\"whole\"", "all methods", (&of_methods, worst, &floors));
     out.push_str("</tbody></table></div>");
     let _ = write!(
         out,
@@ -53,7 +56,12 @@ pub(crate) fn frontier(data: &ReportData, looks: &Looks) -> String {
     out
 }
 
-fn row(out: &mut String, attribute: &str, title: &str, (members, worst): (&[&PlanePoint], Point)) {
+fn row(
+    out: &mut String,
+    attribute: &str,
+    title: &str,
+    (members, worst, floors): (&[&PlanePoint], Point, &[f64]),
+) {
     let plain: Vec<Point> = members
         .iter()
         .map(|p| Point { safety: p.place.safety.mean, helpfulness: p.place.helpfulness.mean })
@@ -64,7 +72,7 @@ fn row(out: &mut String, attribute: &str, title: &str, (members, worst): (&[&Pla
         members.len(),
         number(hypervolume(&plain, worst))
     );
-    for floor in FLOORS {
+    for floor in floors.iter().copied() {
         let Some(best) = best_at_floor(&plain, floor) else {
             out.push_str("<td>–</td>");
             continue;

@@ -58,6 +58,9 @@ impl Settings {
     fn path(&mut self, name: &'static str, path: &Path) {
         self.put(name, Setting::Path(path.to_owned()));
     }
+    fn optional_path(&mut self, name: &'static str, path: Option<&Path>) {
+        self.put(name, path.map_or(Setting::Absent, |path| Setting::Path(path.to_owned())));
+    }
     pub(super) fn choice(&mut self, name: &'static str, member: impl ClosedSet) {
         self.put(name, Setting::Choice(member.name()));
     }

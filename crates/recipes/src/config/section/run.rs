@@ -43,6 +43,8 @@ pub struct RunSection {
     pub logging_steps: u64,
     /// Who receives the metrics besides metrics.jsonl.
     pub report_to: Tracker,
+    /// Where log-probs of frozen models are kept that several runs share; none: in each run's folder.
+    pub ref_cache_dir: Option<PathBuf>,
 }
 
 impl RunSection {
@@ -64,6 +66,7 @@ impl RunSection {
             best: BestModel::read(r)?,
             logging_steps,
             report_to: r.choice("report_to")?,
+            ref_cache_dir: r.optional_path("ref_cache_dir")?,
         })
     }
 
@@ -84,6 +87,7 @@ impl RunSection {
         BestModel::write(self.best.as_ref(), out);
         out.integer("logging_steps", self.logging_steps);
         out.choice("report_to", self.report_to);
+        out.optional_path("ref_cache_dir", self.ref_cache_dir.as_deref());
     }
 
     /// Whether an evaluation is due after optimiser step `done` (counted from 1) of epochs of `steps_per_epoch`.

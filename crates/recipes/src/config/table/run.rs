@@ -74,4 +74,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("report_to", Run, Kind::Choice(TRACKERS), "none")
         .says(HF, "Tracker that receives the metrics besides metrics.jsonl; tensorboard: event files in output_dir/tensorboard; mlflow: its file store in output_dir/mlruns (MLflow from 3.7 on reads it with MLFLOW_ALLOW_FILE_STORE=true, or `mlflow migrate-filestore` moves it into a database).")
         .bookkeeping(),
+    Key::optional("ref_cache_dir", Run, Kind::Path, &["none"], "each run keeps its own, in output_dir")
+        .says("bso", "Folder where runs with the same reference and the same examples share the reference's log-probs, whatever their seed, split, order and loss.")
+        .bookkeeping(),
 ];
