@@ -4,7 +4,7 @@ use super::runs::Run;
 use crate::RecipeError;
 use crate::reference::fingerprint_model;
 use crate::train::Trained;
-use bso_durable::{ensure_dir, fingerprint_file, write_json};
+use bso_durable::{Fingerprint, ensure_dir, fingerprint_file, write_json};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -188,11 +188,28 @@ fn inputs(runs: &[Run]) -> Result<BTreeMap<String, String>, RecipeError> {
         let replayed = config.objective.datasets().1.iter();
         for file in config.data.datasets.iter().chain(replayed).map(|source| &source.path) {
             if let (true, std::collections::btree_map::Entry::Vacant(new)) =
-                (file.is_file(), found.entry(file.display().to_string()))
+                (file.exists(), found.entry(file.display().to_string()))
             {
-                new.insert(fingerprint_file(file)?);
+                new.insert(fingerprint_rows(file)?);
             }
         }
     }
     Ok(found)
+}
+
+/// Of a file of rows, or of all files in a folder and the folders in it, by name.
+fn fingerprint_rows(path: &Path) -> Result<String, RecipeError> {
+    if path.is_file() {
+        return Ok(fingerprint_file(path)?);
+    }
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(path)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .map_err(|e| RecipeError::input(format!("cannot read the folder {}: {e}", path.display())))?;
+    entries.sort();
+    let mut fingerprint = Fingerprint::new();
+    for entry in entries {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        fingerprint.part(name).part(fingerprint_rows(&entry)?);
+    }
+    Ok(fingerprint.finish())
 }

@@ -65,6 +65,7 @@ pub fn sample() -> ReportData {
         ],
         problems: Vec::new(),
         axes: None,
+        floor: None,
         evaluations: vec![evaluation()],
         samples: samples(),
         ledgers: vec![LedgerTable {
