@@ -10,6 +10,7 @@ mod kernels;
 mod library;
 mod memory;
 mod nvrtc;
+pub mod operation;
 mod view;
 
 pub use cache::{CACHE_VARIABLE, KernelCache, Key};
