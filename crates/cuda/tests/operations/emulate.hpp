@@ -89,7 +89,20 @@ static bool release(State state, unsigned first, unsigned end) {
     return true;
 }
 
-// 0: done; 2: a barrier or shuffle that some threads of the block or lanes of the warp do not take part in.
+// Each lane up to its next barrier or shuffle; false where none can go on.
+static bool run_warp(unsigned first, unsigned end, bool backwards) {
+    bool ran = false;
+    for (unsigned i = 0; i < end - first; i++) {
+        unsigned index = backwards ? end - 1 - i : first + i;
+        if (fibers[index].state != RUNS) continue;
+        ran = true;
+        resume(index);
+    }
+    return ran;
+}
+
+// A warp goes as far as it can before the next one moves, the first or the last warp first: whoever overtakes a missing
+// barrier does so in one of the two orders. 0: done; 2: a barrier or shuffle that some threads of the block or lanes of the warp do not take part in.
 static int run_block(unsigned threads, bool backwards) {
     fibers.resize(threads);
     warps.assign((threads + 31) / 32, Warp());
@@ -103,17 +116,16 @@ static int run_block(unsigned threads, bool backwards) {
         fiber.context.uc_link = nullptr;
         makecontext(&fiber.context, enter, 0);
     }
-    for (;;) {
-        bool ran = false;
-        for (unsigned i = 0; i < threads; i++) {
-            unsigned index = backwards ? threads - 1 - i : i;
-            if (fibers[index].state != RUNS) continue;
-            ran = true;
-            resume(index);
+    unsigned count = (unsigned)warps.size();
+    for (bool ran = true; ran;) {
+        ran = false;
+        for (unsigned i = 0; i < count; i++) {
+            unsigned first = (backwards ? count - 1 - i : i) * 32, end = first + 32 < threads ? first + 32 : threads;
+            while (run_warp(first, end, backwards)) {
+                ran = true;
+                if (!release(AT_WARP, first, end)) return 2;
+            }
         }
-        if (!ran) break;
-        for (unsigned first = 0; first < threads; first += 32)
-            if (!release(AT_WARP, first, first + 32 < threads ? first + 32 : threads)) return 2;
         if (!release(AT_BLOCK, 0, threads)) return 2;
     }
     for (Fiber &fiber : fibers)
