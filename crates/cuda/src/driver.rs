@@ -162,6 +162,11 @@ fn attribute(which: Attribute, handle: sys::CUdevice) -> Result<u32, CudaError> 
     Ok(value.unsigned_abs())
 }
 
+/// `12080` as `12.8`.
+pub fn version_text(version: u32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
 /// A failed call in the driver's own words.
 pub(crate) fn expect(call: &'static str, result: CUresult) -> Result<(), CudaError> {
     if result == CUresult::CUDA_SUCCESS {

@@ -12,6 +12,8 @@ pub struct KernelFile {
 }
 
 const COMMON: &str = include_str!("kernels/common.cuh");
+/// Stands before both files of attention.
+const ATTENTION: &str = include_str!("kernels/attention.cuh");
 
 macro_rules! kernel_files {
     ($($file:literal: [$($kernel:literal),* $(,)?]),* $(,)?) => {
@@ -20,12 +22,20 @@ macro_rules! kernel_files {
             vec![$(KernelFile {
                 name: $file,
                 source: format!(
-                    "#line 1 \"common.cuh\"\n{COMMON}\n#line 1 \"{}\"\n{}", $file, include_str!(concat!("kernels/", $file))
+                    "#line 1 \"common.cuh\"\n{COMMON}\n{}#line 1 \"{}\"\n{}",
+                    shared($file),
+                    $file,
+                    include_str!(concat!("kernels/", $file))
                 ),
                 kernels: &[$($kernel),*],
             }),*]
         }
     };
+}
+
+/// What some files share beyond what all do.
+fn shared(file: &str) -> String {
+    if file.starts_with("attention") { format!("#line 1 \"attention.cuh\"\n{ATTENTION}\n") } else { String::new() }
 }
 
 kernel_files! {
@@ -51,6 +61,10 @@ kernel_files! {
     "attention.cu": [
         "attention_f32", "attention_delta_f32", "attention_dq_f32", "attention_dkv_f32", "attention_bf16",
         "attention_delta_bf16", "attention_dq_bf16", "attention_dkv_bf16",
+    ],
+    "attention_tensor.cu": [
+        "attention_tensor_64", "attention_tensor_dq_64", "attention_tensor_dkv_64", "attention_tensor_128",
+        "attention_tensor_dq_128", "attention_tensor_dkv_128",
     ],
 }
 

@@ -15,7 +15,7 @@ mod view;
 
 pub use cache::{CACHE_VARIABLE, KernelCache, Key};
 pub use device::Gpu;
-pub use driver::{Chip, Driver, OLDEST};
+pub use driver::{Chip, Driver, OLDEST, version_text};
 pub use error::CudaError;
 pub use kernels::{KernelFile, every_file};
 pub use library::{FOLDERS_VARIABLE, Found, Wanted, wheel_folders};

@@ -1,14 +1,57 @@
 //! Grouped-query attention over segments. Which tiles there are, and which segments see a tile of keys, is worked out
 //! on the host once a batch and serves every layer.
 
-use super::{WARPS, arguments, fit, kernel_of, start};
+use super::{WARPS, arguments, fit, kernel_of, start, start_blocks_of};
 use crate::CudaError;
 use crate::view::{Argument, Launcher, Number, View};
 
-/// Rows of a tile, as in `attention.cu`.
-const TILE: usize = 16;
 /// Widest head, as in `attention.cu`.
 const MAX_DIM: usize = 256;
+
+/// Which kernels are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionKernels {
+    /// `attention.cu`: f32 arithmetic, f32 or bf16, heads up to 256 wide.
+    Plain,
+    /// `attention_tensor.cu`: tensor cores, bf16, heads up to 128 wide.
+    Tensor,
+}
+
+impl AttentionKernels {
+    /// Tensor cores where they serve.
+    pub fn of(number: Number, head_dim: usize) -> Self {
+        if number == Number::Bf16 && head_dim <= 128 { Self::Tensor } else { Self::Plain }
+    }
+
+    /// Rows of a tile.
+    fn tile(self) -> usize {
+        match self {
+            Self::Plain => 16,
+            Self::Tensor => 64,
+        }
+    }
+
+    /// Threads of a block.
+    fn threads(self) -> u32 {
+        match self {
+            Self::Plain => super::THREADS,
+            Self::Tensor => 128,
+        }
+    }
+
+    /// The one for these numbers and heads, of those for f32, bf16, and tensor cores with narrow and with wide heads.
+    fn pick(self, operation: &'static str, qkv: &Qkv<'_>, names: [&'static str; 4]) -> Result<&'static str, CudaError> {
+        let [f32, bf16, narrow, wide] = names;
+        match self {
+            Self::Plain => kernel_of(operation, qkv.q.number(), [f32, bf16]),
+            Self::Tensor if Self::of(qkv.q.number(), qkv.shape.head_dim) != Self::Tensor => {
+                let reason = format!("tensor cores take bf16 and heads up to 128, not {:?}", qkv.shape.head_dim);
+                Err(CudaError::shape(operation, reason))
+            }
+            Self::Tensor => Ok(if qkv.shape.head_dim <= 64 { narrow } else { wide }),
+        }
+    }
+}
 
 /// Rows `start..start + len` that see the context's rows (which end at or before `start`), then each other up to
 /// themselves.
@@ -35,6 +78,8 @@ pub struct AttentionTiles {
     pub visitors: Vec<u32>,
     /// Rows of the batch.
     pub tokens: usize,
+    /// What the tiles are cut for.
+    pub kernels: AttentionKernels,
 }
 
 impl AttentionTiles {
@@ -42,10 +87,11 @@ impl AttentionTiles {
     ///
     /// # Errors
     /// Segments with gaps, or with a context that does not end before them; sizes beyond 32 bits.
-    pub fn of(segments: &[Segment]) -> Result<Self, CudaError> {
+    pub fn of(segments: &[Segment], kernels: AttentionKernels) -> Result<Self, CudaError> {
         const OP: &str = "attention";
+        let tile = kernels.tile();
         let mut tiles =
-            Self { segments: vec![], queries: vec![], keys: vec![], visitors: vec![], tokens: 0 };
+            Self { segments: vec![], queries: vec![], keys: vec![], visitors: vec![], tokens: 0, kernels };
         let small = |size: usize| fit(OP, "rows", size);
         for (index, segment) in segments.iter().enumerate() {
             let (context, seen) = segment.context.unwrap_or((0, 0));
@@ -56,9 +102,9 @@ impl AttentionTiles {
             for part in [segment.start, segment.len, context, seen] {
                 tiles.segments.push(small(part)?);
             }
-            for first in (0..segment.len).step_by(TILE) {
+            for first in (0..segment.len).step_by(tile) {
                 tiles.queries.extend([small(index)?, small(first)?]);
-                let rows = segment.start + first..segment.start + segment.len.min(first + TILE);
+                let rows = segment.start + first..segment.start + segment.len.min(first + tile);
                 let begin = tiles.visitors.len();
                 tiles.visitors.push(small(index)?);
                 for (later, other) in segments.iter().enumerate().skip(index + 1) {
@@ -124,6 +170,8 @@ pub struct Qkv<'a> {
     pub v: View<'a>,
     /// The lists of [`AttentionTiles`] on the device: `segments, queries, keys, visitors`.
     pub tiles: [View<'a>; 4],
+    /// What the tiles are cut for.
+    pub kernels: AttentionKernels,
     /// Heads and scale.
     pub shape: AttentionShape,
 }
@@ -140,6 +188,20 @@ impl Qkv<'_> {
         Ok(tokens)
     }
 
+    fn start(
+        &self,
+        on: &dyn Launcher,
+        kernel: &str,
+        grid: [u32; 2],
+        [read, written]: [&[Argument]; 2],
+    ) -> Result<(), CudaError> {
+        let list = [read, written, &self.shape.arguments()].concat();
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        start_blocks_of(self.kernels.threads(), on, kernel, grid, &list)
+    }
+
     fn grid(&self, list: usize, each: usize, heads: usize) -> Result<[u32; 2], CudaError> {
         Ok([fit("attention", "tiles", self.tiles[list].len() / each)?, fit("attention", "heads", heads)?])
     }
@@ -154,10 +216,11 @@ pub fn attention(on: &dyn Launcher, qkv: Qkv<'_>, out: View<'_>, lse: View<'_>) 
     let tokens = qkv.check(OP)?;
     out.expect(OP, "out", qkv.q.number(), qkv.q.len())?;
     lse.expect(OP, "lse", Number::F32, tokens * qkv.shape.heads)?;
-    let kernel = kernel_of(OP, qkv.q.number(), ["attention_f32", "attention_bf16"])?;
+    let names = ["attention_f32", "attention_bf16", "attention_tensor_64", "attention_tensor_128"];
+    let kernel = qkv.kernels.pick(OP, &qkv, names)?;
     let [segments, queries, ..] = qkv.tiles;
-    let list: &[Argument] = arguments![qkv.q, qkv.k, qkv.v, out, lse, segments, queries];
-    start(on, kernel, qkv.grid(1, 2, qkv.shape.heads)?, &[list, &qkv.shape.arguments()[..]].concat())
+    let (read, written) = (arguments![qkv.q, qkv.k, qkv.v], arguments![out, lse, segments, queries]);
+    qkv.start(on, kernel, qkv.grid(1, 2, qkv.shape.heads)?, [read, written])
 }
 
 /// What the forward left, the gradient that comes in, and room.
@@ -204,21 +267,22 @@ pub fn attention_backward(
     grads.dq.expect(OP, "dq", Number::F32, qkv.q.len())?;
     grads.dk.expect(OP, "dk", Number::F32, qkv.k.len())?;
     grads.dv.expect(OP, "dv", Number::F32, qkv.v.len())?;
-    let pick = |kernels| kernel_of(OP, qkv.q.number(), kernels);
     let [segments, queries, keys, visitors] = qkv.tiles;
     let rows = tokens * shape.heads;
     let head_dim = fit(OP, "head_dim", shape.head_dim)?;
-    let kernel = pick(["attention_delta_f32", "attention_delta_bf16"])?;
+    let kernel = kernel_of(OP, qkv.q.number(), ["attention_delta_f32", "attention_delta_bf16"])?;
     let grid = [fit(OP, "rows", rows.div_ceil(WARPS))?, 1];
     start(on, kernel, grid, arguments![out, dout, delta, head_dim, rows as u64])?;
 
     let read: &[Argument] = arguments![qkv.q, qkv.k, qkv.v, dout, lse, delta];
-    let kernel = pick(["attention_dq_f32", "attention_dq_bf16"])?;
+    let names = ["attention_dq_f32", "attention_dq_bf16", "attention_tensor_dq_64", "attention_tensor_dq_128"];
+    let kernel = qkv.kernels.pick(OP, &qkv, names)?;
     let written: &[Argument] = arguments![grads.dq, segments, queries];
-    start(on, kernel, qkv.grid(1, 2, shape.heads)?, &[read, written, &shape.arguments()[..]].concat())?;
-    let kernel = pick(["attention_dkv_f32", "attention_dkv_bf16"])?;
+    qkv.start(on, kernel, qkv.grid(1, 2, shape.heads)?, [read, written])?;
+    let names = ["attention_dkv_f32", "attention_dkv_bf16", "attention_tensor_dkv_64", "attention_tensor_dkv_128"];
+    let kernel = qkv.kernels.pick(OP, &qkv, names)?;
     let written: &[Argument] = arguments![grads.dk, grads.dv, segments, keys, visitors];
-    start(on, kernel, qkv.grid(2, 4, shape.kv_heads)?, &[read, written, &shape.arguments()[..]].concat())
+    qkv.start(on, kernel, qkv.grid(2, 4, shape.kv_heads)?, [read, written])
 }
 
 #[cfg(test)]
@@ -229,12 +293,13 @@ mod tests {
     fn tiles_cover_every_row_once_and_name_every_segment_that_sees_them() {
         let segment = |start, len, context| Segment { start, len, context };
         let list = [segment(0, 20, None), segment(20, 3, Some((0, 20))), segment(23, 5, Some((2, 6)))];
-        let tiles = AttentionTiles::of(&list).unwrap();
+        let tiles = AttentionTiles::of(&list, AttentionKernels::Plain).unwrap();
         assert_eq!(tiles.tokens, 28);
         assert_eq!(tiles.queries, [0, 0, 0, 16, 1, 0, 2, 0]);
         assert_eq!(tiles.keys, [0, 16, 0, 3, 16, 4, 3, 5, 20, 3, 5, 6, 23, 5, 6, 7]);
         assert_eq!(tiles.visitors, [0, 1, 2, 0, 1, 1, 2]);
-        assert!(AttentionTiles::of(&[segment(1, 2, None)]).is_err());
-        assert!(AttentionTiles::of(&[segment(0, 2, None), segment(2, 2, Some((1, 2)))]).is_err());
+        let refused = |list: &[Segment]| AttentionTiles::of(list, AttentionKernels::Tensor).is_err();
+        assert!(refused(&[segment(1, 2, None)]));
+        assert!(refused(&[segment(0, 2, None), segment(2, 2, Some((1, 2)))]));
     }
 }

@@ -14,7 +14,8 @@ mod rows;
 
 pub use activation::{Curve, gelu, gelu_backward, swiglu, swiglu_backward};
 pub use attention::{
-    AttentionForward, AttentionGrads, AttentionShape, AttentionTiles, Qkv, Segment, attention, attention_backward,
+    AttentionForward, AttentionGrads, AttentionKernels, AttentionShape, AttentionTiles, Qkv, Segment, attention,
+    attention_backward,
 };
 pub use dropout::{Dropout, dropout};
 pub use elementwise::{add_assign, convert, repeat_row, scale, soft_cap};
@@ -52,8 +53,19 @@ fn start(
     if grid.contains(&0) {
         return Ok(());
     }
+    start_blocks_of(THREADS, launcher, kernel, grid, arguments)
+}
+
+/// As [`start`], of a kernel with blocks of its own size.
+fn start_blocks_of(
+    threads: u32,
+    launcher: &dyn Launcher,
+    kernel: &str,
+    grid: [u32; 2],
+    arguments: &[Argument],
+) -> Result<(), CudaError> {
     // SAFETY: every operation passes its kernel's parameters in order, and views whose sizes it has checked.
-    unsafe { launcher.launch(&Call { kernel, grid, threads: THREADS, arguments }) }
+    unsafe { launcher.launch(&Call { kernel, grid, threads, arguments }) }
 }
 
 /// Blocks with a thread for each of `count` values.

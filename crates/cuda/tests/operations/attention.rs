@@ -1,7 +1,7 @@
 //! Attention over segments with shared contexts, grouped heads, windows and caps, forward and backward.
 
 use bso_cuda::Number;
-use bso_cuda::operation::{self, AttentionTiles, Qkv};
+use bso_cuda::operation::{self, AttentionKernels, AttentionTiles, Qkv};
 use bso_engine::{AttentionForward, AttentionGrads, AttentionShape, DType, Engine, Segment, Segments};
 use bso_engine::Array;
 
@@ -20,6 +20,8 @@ fn segment(start: usize, len: usize, context: Option<(usize, usize)>) -> Segment
 fn batches() -> Vec<Vec<Segment>> {
     vec![
         vec![segment(0, 1, None)],
+        // Longer than a tile of tensor cores.
+        vec![segment(0, 70, None), segment(70, 67, Some((0, 70)))],
         // A prompt, two responses, an unrelated sequence.
         vec![segment(0, 37, None), segment(37, 20, Some((0, 37))), segment(57, 5, Some((0, 37))), segment(62, 19, None)],
         // Contexts that begin and end inside another segment, and reach over two.
@@ -48,14 +50,22 @@ fn every_kind_of_attention() {
     ];
     on_every_machine(|machine| {
         for (list, shape) in batches().iter().flat_map(|list| shapes.map(|shape| (list, shape))) {
-            for dtype in [DType::F32, DType::Bf16] {
-                check(&engine, machine, list, shape, dtype);
+            check(&engine, machine, list, shape, (DType::F32, AttentionKernels::Plain));
+            check(&engine, machine, list, shape, (DType::Bf16, AttentionKernels::Plain));
+            if AttentionKernels::of(Number::Bf16, shape.head_dim) == AttentionKernels::Tensor {
+                check(&engine, machine, list, shape, (DType::Bf16, AttentionKernels::Tensor));
             }
         }
     });
 }
 
-fn check(engine: &Engine, machine: &Machine<'_>, list: &[Segment], shape: AttentionShape, dtype: DType) {
+fn check(
+    engine: &Engine,
+    machine: &Machine<'_>,
+    list: &[Segment],
+    shape: AttentionShape,
+    (dtype, kernels): (DType, AttentionKernels),
+) {
     let tokens: usize = list.iter().map(|segment| segment.len).sum();
     let segments = Segments::new(list.to_vec(), tokens).unwrap();
     let (width, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
@@ -75,7 +85,7 @@ fn check(engine: &Engine, machine: &Machine<'_>, list: &[Segment], shape: Attent
 
     let same: Vec<operation::Segment> =
         list.iter().map(|s| operation::Segment { start: s.start, len: s.len, context: s.context }).collect();
-    let tiles = AttentionTiles::of(&same).unwrap();
+    let tiles = AttentionTiles::of(&same, kernels).unwrap();
     let lists =
         [&tiles.segments, &tiles.queries, &tiles.keys, &tiles.visitors].map(|list| machine.indices(list));
     let AttentionShape { heads, kv_heads, head_dim, scale, window, cap } = shape;
@@ -85,13 +95,14 @@ fn check(engine: &Engine, machine: &Machine<'_>, list: &[Segment], shape: Attent
         k: hk.view(),
         v: hv.view(),
         tiles: lists.each_ref().map(|list| list.view()),
+        kernels,
         shape: operation::AttentionShape { heads, kv_heads, head_dim, scale, window, cap },
     };
     let number = if dtype == DType::Bf16 { Number::Bf16 } else { Number::F32 };
     let (found, found_lse) = (machine.room(number, tokens, width), machine.room(Number::F32, tokens, heads));
     operation::attention(machine.on(), qkv, found.view(), found_lse.view()).unwrap();
     let tolerance = if dtype == DType::Bf16 { TOLERANCE_BF16 } else { TOLERANCE };
-    let of = |what: &str| format!("{what} of {shape:?} in {dtype:?} over {list:?}");
+    let of = |what: &str| format!("{what} of {shape:?} in {dtype:?} ({kernels:?}) over {list:?}");
     assert_close(&of("out"), machine, &found, &out.to_f32_vec(), tolerance);
     assert_close(&of("lse"), machine, &found_lse, lse.as_slice(), tolerance);
 

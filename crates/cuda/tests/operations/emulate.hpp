@@ -14,6 +14,8 @@
 #define __device__
 #define __global__
 #define __shared__ static
+// Instructions of tensor cores are carried out here.
+#define EMULATED
 
 struct Index {
     unsigned x, y, z;
@@ -47,6 +49,8 @@ struct Fiber {
 struct Warp {
     unsigned long long shown[2][32];
     unsigned turn[32];
+    // The factors of a product of matrices, likewise.
+    unsigned a[2][32][4], b[2][32][2];
 };
 
 static std::vector<Fiber> fibers;
@@ -166,6 +170,17 @@ template <class T> static T shuffle(T value, unsigned source) {
     return value;
 }
 
+// Half of a register as bfloat16.
+static float half_of(unsigned pair, unsigned which) { return __uint_as_float(pair >> (16 * which) << 16); }
+
+// mma.m16n8k16 in the lanes' layout: number (row, k) of the left side, (k, col) of the right one.
+static float left_of(unsigned (*a)[4], unsigned row, unsigned k) {
+    return half_of(a[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2);
+}
+static float right_of(unsigned (*b)[2], unsigned k, unsigned col) {
+    return half_of(b[col * 4 + k % 8 / 2][k / 8], k % 2);
+}
+
 }  // namespace emulator
 
 static inline void __syncthreads() { emulator::wait(emulator::AT_BLOCK); }
@@ -176,4 +191,18 @@ template <class T> static inline T __shfl_xor_sync(unsigned, T value, int mask) 
 }
 template <class T> static inline T __shfl_sync(unsigned, T value, unsigned source) {
     return emulator::shuffle(value, source);
+}
+
+static inline void mma(float c[4], const unsigned a[4], const unsigned b[2]) {
+    using namespace emulator;
+    unsigned lane = current % 32;
+    Warp &warp = warps[current / 32];
+    unsigned turn = warp.turn[lane]++ % 2;
+    memcpy(warp.a[turn][lane], a, sizeof(warp.a[turn][lane]));
+    memcpy(warp.b[turn][lane], b, sizeof(warp.b[turn][lane]));
+    wait(AT_WARP);
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = lane / 4 + i / 2 * 8, col = 2 * (lane % 4) + i % 2;
+        for (unsigned k = 0; k < 16; k++) c[i] += left_of(warp.a[turn], row, k) * right_of(warp.b[turn], k, col);
+    }
 }
