@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUresult};
 
-use crate::cache::{Key, KernelCache};
+use crate::CudaError;
+use crate::cache::{KernelCache, Key};
 use crate::driver::{Chip, Driver, expect};
 use crate::kernels::{KernelFile, every_file};
 use crate::memory::{Arena, Buffer};
 use crate::nvrtc::{Nvrtc, OPTIONS};
 use crate::view::{Argument, Call, Launcher, View};
-use crate::CudaError;
 
 /// The primary context of a GPU and the stream that all work goes through.
 #[derive(Debug)]
@@ -194,7 +194,8 @@ impl Gpu {
         self.modules.push(module);
         for name in file.kernels {
             let mut function = ptr::null_mut();
-            let text = CString::new(*name).map_err(|_| CudaError::shape("load", "a name with a zero byte"))?;
+            let text =
+                CString::new(*name).map_err(|_| CudaError::shape("load", "a name with a zero byte"))?;
             // SAFETY: the module is loaded in the current context; pointers are to live values.
             unsafe {
                 let found = sys::cuModuleGetFunction(&raw mut function, module, text.as_ptr());

@@ -96,3 +96,19 @@ impl CudaError {
         Self::Shape { operation, reason: reason.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_say_what_was_found_and_what_to_do() {
+        let old = CudaError::UnsupportedChip { ordinal: 1, name: "Tesla T4".into(), capability: (7, 5) };
+        let sentence = "GPU 1 is a Tesla T4 of compute capability 7.5; 8.0 (Ampere) or newer is needed: use `device: cpu`";
+        assert_eq!(old.to_string(), sentence);
+        let hidden = CudaError::NoSuchDevice { asked: 3, found: 1, visible: "0".into() };
+        let sentence = "GPU 3 was asked for (`cuda:3`), and the driver shows 1; CUDA_VISIBLE_DEVICES is 0";
+        assert_eq!(hidden.to_string(), sentence);
+        assert_eq!(crate::version_text(12_080), "12.8");
+    }
+}

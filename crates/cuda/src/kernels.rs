@@ -14,6 +14,8 @@ pub struct KernelFile {
 const COMMON: &str = include_str!("kernels/common.cuh");
 /// Stands before both files of attention.
 const ATTENTION: &str = include_str!("kernels/attention.cuh");
+/// Stands before what uses tensor cores.
+const TENSOR: &str = include_str!("kernels/tensor.cuh");
 
 macro_rules! kernel_files {
     ($($file:literal: [$($kernel:literal),* $(,)?]),* $(,)?) => {
@@ -35,7 +37,14 @@ macro_rules! kernel_files {
 
 /// What some files share beyond what all do.
 fn shared(file: &str) -> String {
-    if file.starts_with("attention") { format!("#line 1 \"attention.cuh\"\n{ATTENTION}\n") } else { String::new() }
+    let attention = format!("#line 1 \"attention.cuh\"\n{ATTENTION}\n");
+    let tensor = format!("#line 1 \"tensor.cuh\"\n{TENSOR}\n");
+    match file {
+        "attention.cu" => attention,
+        "attention_tensor.cu" => attention + &tensor,
+        "product.cu" => tensor,
+        _ => String::new(),
+    }
 }
 
 kernel_files! {
@@ -57,6 +66,10 @@ kernel_files! {
     "reduce.cu": ["sum_of_squares", "count_non_finite", "add_sums"],
     "log_prob.cu": [
         "log_prob_begin", "log_prob_chunk", "log_prob_end", "log_prob_gradient_f32", "log_prob_gradient_bf16",
+    ],
+    "product.cu": [
+        "product_f32_f32_f32", "product_bf16_bf16_f32", "product_bf16_bf16_bf16", "product_f32_bf16_f32",
+        "product_f32_bf16_bf16",
     ],
     "attention.cu": [
         "attention_f32", "attention_delta_f32", "attention_dq_f32", "attention_dkv_f32", "attention_bf16",

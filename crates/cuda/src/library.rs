@@ -121,7 +121,8 @@ fn named_folders() -> Vec<PathBuf> {
 
 /// Named folders, the toolkit's, and those of wheels in an active Python environment.
 fn toolkit_folders() -> Vec<PathBuf> {
-    let variable = |name: &str| env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
+    let variable =
+        |name: &str| env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
     let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(variable);
     let toolkits = toolkits.chain(["/usr/local/cuda", "/opt/cuda"].map(PathBuf::from));
     let python = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable);
@@ -159,7 +160,8 @@ mod tests {
     #[test]
     fn a_missing_library_is_named_with_every_place() {
         let error = NOWHERE.open_in(&["/no/such/folder".into()]).unwrap_err().to_string();
-        for part in ["a library of no name", "libbso-no-such-library.so.1", "/no/such/folder", "Install it."] {
+        for part in ["a library of no name", "libbso-no-such-library.so.1", "/no/such/folder", "Install it."]
+        {
             assert!(error.contains(part), "{error}");
         }
     }

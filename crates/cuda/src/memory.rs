@@ -60,11 +60,11 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: taken by `new`, freed once. Freeing waits for the work that uses it.
-        let freed = self
-            .context
-            .make_current()
-            .and_then(|()| unsafe { expect("cuMemFree", sys::cuMemFree_v2(self.address)) });
+        // SAFETY: taken by `new`, freed once, after the work that uses it.
+        let freed = self.context.make_current().and_then(|()| unsafe {
+            expect("cuStreamSynchronize", sys::cuStreamSynchronize(self.context.stream))?;
+            expect("cuMemFree", sys::cuMemFree_v2(self.address))
+        });
         if let Err(error) = freed {
             log::warn!("{} bytes of GPU memory are not given back: {error}", self.bytes);
         }
@@ -158,7 +158,10 @@ mod tests {
             assert_eq!(offsets.take(1), Ok(0));
             assert_eq!(offsets.take(300), Ok(256));
             assert_eq!(offsets.take(0), Ok(768));
-            assert_eq!(offsets.take(233), Err(CudaError::ArenaFull { asked: 233, free: 232, capacity: 1000 }));
+            assert_eq!(
+                offsets.take(233),
+                Err(CudaError::ArenaFull { asked: 233, free: 232, capacity: 1000 })
+            );
             assert_eq!(offsets.take(232), Ok(768));
             assert_eq!(offsets.take(0), Ok(1000));
             offsets.reset();

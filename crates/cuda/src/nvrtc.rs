@@ -31,7 +31,8 @@ const NVRTC: Wanted = Wanted {
 
 /// What every kernel is compiled with, besides its architecture. Division, roots and exponentials stay exact to the
 /// last bits; multiply-adds may be contracted, as on the CPU.
-pub const OPTIONS: &[&str] = &["--std=c++17", "--fmad=true", "--prec-div=true", "--prec-sqrt=true", "--ftz=false"];
+pub const OPTIONS: &[&str] =
+    &["--std=c++17", "--fmad=true", "--prec-div=true", "--prec-sqrt=true", "--ftz=false"];
 
 /// The compiler.
 #[derive(Debug)]
@@ -99,7 +100,8 @@ impl Nvrtc {
             );
             self.expect("nvrtcGetNumSupportedArchs", status)?;
             let mut found: Vec<c_int> = vec![0; usize::try_from(count).unwrap_or(0)];
-            let status = self.function::<unsafe extern "C" fn(*mut c_int) -> Status>("nvrtcGetSupportedArchs")?(
+            let status = self
+                .function::<unsafe extern "C" fn(*mut c_int) -> Status>("nvrtcGetSupportedArchs")?(
                 found.as_mut_ptr(),
             );
             self.expect("nvrtcGetSupportedArchs", status)?;
@@ -231,9 +233,8 @@ impl Drop for OpenProgram<'_> {
     fn drop(&mut self) {
         // SAFETY: signature of nvrtc.h; the program is destroyed once. A failure leaves nothing to do.
         unsafe {
-            if let Ok(destroy) = self
-                .nvrtc
-                .function::<unsafe extern "C" fn(*mut Program) -> Status>("nvrtcDestroyProgram")
+            if let Ok(destroy) =
+                self.nvrtc.function::<unsafe extern "C" fn(*mut Program) -> Status>("nvrtcDestroyProgram")
             {
                 destroy(&raw mut self.handle);
             }

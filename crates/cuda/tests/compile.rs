@@ -42,7 +42,8 @@ fn every_kernel_compiles_for_every_architecture() {
 
 fn compile_all(nvrtc: &Nvrtc, architecture: &str) {
     for file in every_file() {
-        let code = nvrtc.compile(file.name, &file.source, architecture).unwrap_or_else(|error| panic!("{error}"));
+        let code =
+            nvrtc.compile(file.name, &file.source, architecture).unwrap_or_else(|error| panic!("{error}"));
         for kernel in file.kernels {
             // The entry's section in the ELF file.
             let section = format!(".text.{kernel}\0");

@@ -40,12 +40,18 @@ impl AttentionKernels {
     }
 
     /// The one for these numbers and heads, of those for f32, bf16, and tensor cores with narrow and with wide heads.
-    fn pick(self, operation: &'static str, qkv: &Qkv<'_>, names: [&'static str; 4]) -> Result<&'static str, CudaError> {
+    fn pick(
+        self,
+        operation: &'static str,
+        qkv: &Qkv<'_>,
+        names: [&'static str; 4],
+    ) -> Result<&'static str, CudaError> {
         let [f32, bf16, narrow, wide] = names;
         match self {
             Self::Plain => kernel_of(operation, qkv.q.number(), [f32, bf16]),
             Self::Tensor if Self::of(qkv.q.number(), qkv.shape.head_dim) != Self::Tensor => {
-                let reason = format!("tensor cores take bf16 and heads up to 128, not {:?}", qkv.shape.head_dim);
+                let reason =
+                    format!("tensor cores take bf16 and heads up to 128, not {:?}", qkv.shape.head_dim);
                 Err(CudaError::shape(operation, reason))
             }
             Self::Tensor => Ok(if qkv.shape.head_dim <= 64 { narrow } else { wide }),
@@ -95,7 +101,10 @@ impl AttentionTiles {
         let small = |size: usize| fit(OP, "rows", size);
         for (index, segment) in segments.iter().enumerate() {
             let (context, seen) = segment.context.unwrap_or((0, 0));
-            if segment.start != tiles.tokens || context.saturating_add(seen) > segment.start || segment.len == 0 {
+            if segment.start != tiles.tokens
+                || context.saturating_add(seen) > segment.start
+                || segment.len == 0
+            {
                 return Err(CudaError::shape(OP, format!("segment {index} ({segment:?}) does not follow")));
             }
             tiles.tokens += segment.len;
@@ -275,11 +284,13 @@ pub fn attention_backward(
     start(on, kernel, grid, arguments![out, dout, delta, head_dim, rows as u64])?;
 
     let read: &[Argument] = arguments![qkv.q, qkv.k, qkv.v, dout, lse, delta];
-    let names = ["attention_dq_f32", "attention_dq_bf16", "attention_tensor_dq_64", "attention_tensor_dq_128"];
+    let names =
+        ["attention_dq_f32", "attention_dq_bf16", "attention_tensor_dq_64", "attention_tensor_dq_128"];
     let kernel = qkv.kernels.pick(OP, &qkv, names)?;
     let written: &[Argument] = arguments![grads.dq, segments, queries];
     qkv.start(on, kernel, qkv.grid(1, 2, shape.heads)?, [read, written])?;
-    let names = ["attention_dkv_f32", "attention_dkv_bf16", "attention_tensor_dkv_64", "attention_tensor_dkv_128"];
+    let names =
+        ["attention_dkv_f32", "attention_dkv_bf16", "attention_tensor_dkv_64", "attention_tensor_dkv_128"];
     let kernel = qkv.kernels.pick(OP, &qkv, names)?;
     let written: &[Argument] = arguments![grads.dk, grads.dv, segments, keys, visitors];
     qkv.start(on, kernel, qkv.grid(2, 4, shape.kv_heads)?, [read, written])

@@ -19,7 +19,13 @@ pub struct Dropout {
 ///
 /// # Errors
 /// Sizes that differ; precisions other than f32 and bf16.
-pub fn dropout(on: &dyn Launcher, of: Dropout, from: View<'_>, to: View<'_>, add: bool) -> Result<(), CudaError> {
+pub fn dropout(
+    on: &dyn Launcher,
+    of: Dropout,
+    from: View<'_>,
+    to: View<'_>,
+    add: bool,
+) -> Result<(), CudaError> {
     const OP: &str = "dropout";
     to.expect(OP, "to", to.number(), from.len())?;
     use Number::{Bf16, F32};

@@ -77,7 +77,8 @@ pub fn log_prob_chunk(
     let [count, first, width] = logits.check(OP, targets)?;
     rows.check(OP, targets.len())?;
     let cap = logits.cap.unwrap_or(0.0);
-    let list = arguments![logits.values, targets, rows.largest, rows.sums, rows.target_logits, first, width, cap];
+    let list =
+        arguments![logits.values, targets, rows.largest, rows.sums, rows.target_logits, first, width, cap];
     start(on, OP, [count, 1], list)
 }
 

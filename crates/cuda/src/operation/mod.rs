@@ -8,14 +8,15 @@ mod elementwise;
 mod log_prob;
 mod norm;
 mod optimiser;
+mod product;
 mod reduce;
 mod rotary;
 mod rows;
 
 pub use activation::{Curve, gelu, gelu_backward, swiglu, swiglu_backward};
 pub use attention::{
-    AttentionForward, AttentionGrads, AttentionKernels, AttentionShape, AttentionTiles, Qkv, Segment, attention,
-    attention_backward,
+    AttentionForward, AttentionGrads, AttentionKernels, AttentionShape, AttentionTiles, Qkv, Segment,
+    attention, attention_backward,
 };
 pub use dropout::{Dropout, dropout};
 pub use elementwise::{add_assign, convert, repeat_row, scale, soft_cap};
@@ -25,6 +26,7 @@ pub use norm::{
     rms_norm_backward,
 };
 pub use optimiser::{AdamWNumbers, RmsPropNumbers, SgdNumbers, adamw, rmsprop, sgd};
+pub use product::{Factor, product};
 pub use reduce::{add_non_finite, add_squared_norm, partial_totals};
 pub use rotary::{Angles, rotary};
 pub use rows::{RowGroups, add_gathered_rows, add_row_groups, gather_rows};
@@ -72,7 +74,11 @@ fn start_blocks_of(
 fn blocks(operation: &'static str, count: usize) -> Result<u32, CudaError> {
     fit(operation, "number of blocks", count.div_ceil(THREADS as usize)).and_then(|blocks| {
         let most = i32::MAX.unsigned_abs();
-        if blocks > most { Err(CudaError::shape(operation, format!("{blocks} blocks; {most} at most"))) } else { Ok(blocks) }
+        if blocks > most {
+            Err(CudaError::shape(operation, format!("{blocks} blocks; {most} at most")))
+        } else {
+            Ok(blocks)
+        }
     })
 }
 
@@ -82,7 +88,11 @@ fn fit(operation: &'static str, what: &str, size: usize) -> Result<u32, CudaErro
 }
 
 /// The kernel for numbers in f32, or in bf16.
-fn kernel_of(operation: &'static str, number: Number, kernels: [&'static str; 2]) -> Result<&'static str, CudaError> {
+fn kernel_of(
+    operation: &'static str,
+    number: Number,
+    kernels: [&'static str; 2],
+) -> Result<&'static str, CudaError> {
     match number {
         Number::F32 => Ok(kernels[0]),
         Number::Bf16 => Ok(kernels[1]),
@@ -91,6 +101,10 @@ fn kernel_of(operation: &'static str, number: Number, kernels: [&'static str; 2]
 }
 
 /// Refuses views that are not all of the same kind and number of values.
-fn expect_alike(operation: &'static str, like: View<'_>, views: &[(&str, View<'_>)]) -> Result<(), CudaError> {
+fn expect_alike(
+    operation: &'static str,
+    like: View<'_>,
+    views: &[(&str, View<'_>)],
+) -> Result<(), CudaError> {
     views.iter().try_for_each(|(what, view)| view.expect(operation, what, like.number(), like.len()))
 }

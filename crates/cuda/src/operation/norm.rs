@@ -149,12 +149,18 @@ pub fn layer_norm_backward(on: &dyn Launcher, grads: LayerNormGrads<'_>) -> Resu
 ///
 /// # Errors
 /// Sizes that do not fit.
-pub fn add_column_sums(on: &dyn Launcher, x: View<'_>, sum: View<'_>, partial: View<'_>) -> Result<(), CudaError> {
+pub fn add_column_sums(
+    on: &dyn Launcher,
+    x: View<'_>,
+    sum: View<'_>,
+    partial: View<'_>,
+) -> Result<(), CudaError> {
     const OP: &str = "add_column_sums";
     let kernel = kernel_of(OP, x.number(), ["column_sums_f32", "column_sums_bf16"])?;
     sum.expect(OP, "sum", Number::F32, x.cols())?;
     partial.expect(OP, "partial sums", Number::F32, partial_sums(x.rows(), x.cols()))?;
-    let (cols, rows, chunks) = (fit(OP, "columns", x.cols())?, fit(OP, "rows", x.rows())?, Chunks::of(OP, x.rows())?);
+    let (cols, rows, chunks) =
+        (fit(OP, "columns", x.cols())?, fit(OP, "rows", x.rows())?, Chunks::of(OP, x.rows())?);
     let grid = [blocks(OP, x.cols())?, chunks.count];
     start(on, kernel, grid, arguments![x, partial, cols, rows, chunks.rows])?;
     add_partials(on, partial, sum, [cols, 0], chunks)
@@ -169,7 +175,10 @@ struct Chunks {
 impl Chunks {
     fn of(operation: &'static str, rows: usize) -> Result<Self, CudaError> {
         let each = rows_per_chunk(rows);
-        Ok(Self { rows: fit(operation, "rows", each)?, count: fit(operation, "chunks", rows.div_ceil(each))? })
+        Ok(Self {
+            rows: fit(operation, "rows", each)?,
+            count: fit(operation, "chunks", rows.div_ceil(each))?,
+        })
     }
 }
 

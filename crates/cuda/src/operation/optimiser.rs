@@ -37,11 +37,27 @@ pub fn adamw(
     const OP: &str = "adamw";
     let n = parameter.len();
     parameter.expect(OP, "parameter", Number::F32, n)?;
-    expect_alike(OP, parameter, &[("gradient", gradient), ("first moment", first), ("second moment", second)])?;
-    let AdamWNumbers { factor, keep, first_weight, beta2, second_weight, bias_root, step_size, epsilon } = numbers;
+    expect_alike(
+        OP,
+        parameter,
+        &[("gradient", gradient), ("first moment", first), ("second moment", second)],
+    )?;
+    let AdamWNumbers { factor, keep, first_weight, beta2, second_weight, bias_root, step_size, epsilon } =
+        numbers;
     let list = arguments![
-        parameter, gradient, first, second, factor, keep, first_weight, beta2, second_weight, bias_root, step_size,
-        epsilon, n as u64,
+        parameter,
+        gradient,
+        first,
+        second,
+        factor,
+        keep,
+        first_weight,
+        beta2,
+        second_weight,
+        bias_root,
+        step_size,
+        epsilon,
+        n as u64,
     ];
     start(on, OP, [blocks(OP, n)?, 1], list)
 }
@@ -78,7 +94,16 @@ pub fn rmsprop(
     expect_alike(OP, parameter, &[("gradient", gradient), ("squared average", square)])?;
     let RmsPropNumbers { factor, alpha, square_weight, learning_rate, epsilon, weight_decay } = numbers;
     let list = arguments![
-        parameter, gradient, square, factor, alpha, square_weight, learning_rate, epsilon, weight_decay, n as u64,
+        parameter,
+        gradient,
+        square,
+        factor,
+        alpha,
+        square_weight,
+        learning_rate,
+        epsilon,
+        weight_decay,
+        n as u64,
     ];
     start(on, OP, [blocks(OP, n)?, 1], list)
 }
@@ -108,5 +133,10 @@ pub fn sgd(
     parameter.expect(OP, "parameter", Number::F32, n)?;
     expect_alike(OP, parameter, &[("gradient", gradient)])?;
     let SgdNumbers { factor, learning_rate, weight_decay } = numbers;
-    start(on, OP, [blocks(OP, n)?, 1], arguments![parameter, gradient, factor, learning_rate, weight_decay, n as u64])
+    start(
+        on,
+        OP,
+        [blocks(OP, n)?, 1],
+        arguments![parameter, gradient, factor, learning_rate, weight_decay, n as u64],
+    )
 }

@@ -16,7 +16,12 @@ pub fn partial_totals(len: usize) -> usize {
 ///
 /// # Errors
 /// Sizes that do not fit.
-pub fn add_squared_norm(on: &dyn Launcher, x: View<'_>, room: View<'_>, total: View<'_>) -> Result<(), CudaError> {
+pub fn add_squared_norm(
+    on: &dyn Launcher,
+    x: View<'_>,
+    room: View<'_>,
+    total: View<'_>,
+) -> Result<(), CudaError> {
     add_total(on, "sum_of_squares", x, room, total)
 }
 
@@ -24,7 +29,12 @@ pub fn add_squared_norm(on: &dyn Launcher, x: View<'_>, room: View<'_>, total: V
 ///
 /// # Errors
 /// Sizes that do not fit.
-pub fn add_non_finite(on: &dyn Launcher, x: View<'_>, room: View<'_>, total: View<'_>) -> Result<(), CudaError> {
+pub fn add_non_finite(
+    on: &dyn Launcher,
+    x: View<'_>,
+    room: View<'_>,
+    total: View<'_>,
+) -> Result<(), CudaError> {
     add_total(on, "count_non_finite", x, room, total)
 }
 

@@ -51,7 +51,12 @@ pub fn gather_rows(on: &dyn Launcher, x: View<'_>, index: View<'_>, out: View<'_
 ///
 /// # Errors
 /// Sizes that do not fit.
-pub fn add_gathered_rows(on: &dyn Launcher, x: View<'_>, index: View<'_>, out: View<'_>) -> Result<(), CudaError> {
+pub fn add_gathered_rows(
+    on: &dyn Launcher,
+    x: View<'_>,
+    index: View<'_>,
+    out: View<'_>,
+) -> Result<(), CudaError> {
     const OP: &str = "add_gathered_rows";
     x.expect(OP, "x", Number::F32, x.len())?;
     index.expect(OP, "index", Number::U32, out.rows())?;

@@ -28,13 +28,18 @@ fn swiglu_and_its_gradients() {
             let [g, u, d] = [&gate, &up, &dout].map(|array| machine.array(array));
             let [to, to_gate, to_up] = [new(), new(), new()].map(|array| machine.array(&array));
             swiglu(machine.on(), g.view(), u.view(), to.view()).unwrap();
-            swiglu_backward(machine.on(), d.view(), [g.view(), u.view()], [to_gate.view(), to_up.view()]).unwrap();
+            swiglu_backward(machine.on(), d.view(), [g.view(), u.view()], [to_gate.view(), to_up.view()])
+                .unwrap();
             // The large gates dominate the arrays: what is small is held to its own size as well.
-            for (what, got, want) in [("out", &to, &out), ("dgate", &to_gate, &dgate), ("dup", &to_up, &dup)] {
+            for (what, got, want) in [("out", &to, &out), ("dgate", &to_gate, &dgate), ("dup", &to_up, &dup)]
+            {
                 assert_close(what, machine, got, &want.to_f32_vec(), tolerance(dtype));
                 let (got, want) = (machine.values(got), want.to_f32_vec());
                 for (got, want) in got[4..].iter().zip(&want[4..]) {
-                    assert!((got - f64::from(*want)).abs() <= 8.0 * tolerance(dtype), "{what}: {got}, {want}");
+                    assert!(
+                        (got - f64::from(*want)).abs() <= 8.0 * tolerance(dtype),
+                        "{what}: {got}, {want}"
+                    );
                 }
             }
         }
@@ -55,7 +60,9 @@ fn both_curves_of_gelu_alone_and_as_a_gate() {
                 let (mut out, mut dx, mut dup) = (new(), new(), new());
                 engine.gelu(on_cpu, &x, gated.then_some(&up), &mut out).unwrap();
                 let up_and_its = gated.then_some((&up, &mut dup));
-                engine.gelu_backward(on_cpu, GeluGrads { dout: &dout, x: &x, dx: &mut dx, up: up_and_its }).unwrap();
+                engine
+                    .gelu_backward(on_cpu, GeluGrads { dout: &dout, x: &x, dx: &mut dx, up: up_and_its })
+                    .unwrap();
                 let [hx, hu, hd] = [&x, &up, &dout].map(|array| machine.array(array));
                 let [to, to_x, to_up] = [new(), new(), new()].map(|array| machine.array(&array));
                 gelu(machine.on(), curve, hx.view(), gated.then_some(hu.view()), to.view()).unwrap();
@@ -65,7 +72,10 @@ fn both_curves_of_gelu_alone_and_as_a_gate() {
                     assert_close(what, machine, got, &want.to_f32_vec(), tolerance(dtype));
                     let (got, want) = (machine.values(got), want.to_f32_vec());
                     for (got, want) in got[4..].iter().zip(&want[4..]) {
-                        assert!((got - f64::from(*want)).abs() <= 8.0 * tolerance(dtype), "{what}: {got}, {want}");
+                        assert!(
+                            (got - f64::from(*want)).abs() <= 8.0 * tolerance(dtype),
+                            "{what}: {got}, {want}"
+                        );
                     }
                 }
             }

@@ -2,10 +2,12 @@
 
 use bso_cuda::Number;
 use bso_cuda::operation::{self, AttentionKernels, AttentionTiles, Qkv};
-use bso_engine::{AttentionForward, AttentionGrads, AttentionShape, DType, Engine, Segment, Segments};
 use bso_engine::Array;
+use bso_engine::{AttentionForward, AttentionGrads, AttentionShape, DType, Engine, Segment, Segments};
 
-use crate::machine::{BF16, Machine, assert_close, assert_near, on_every_machine, random, random_of, zeros_of};
+use crate::machine::{
+    BF16, Machine, assert_close, assert_near, on_every_machine, random, random_of, zeros_of,
+};
 
 /// On gradients and outputs in f32, whose sums are in another order than the CPU's.
 const TOLERANCE: f64 = 1e-5;
@@ -23,9 +25,19 @@ fn batches() -> Vec<Vec<Segment>> {
         // Longer than a tile of tensor cores.
         vec![segment(0, 70, None), segment(70, 67, Some((0, 70)))],
         // A prompt, two responses, an unrelated sequence.
-        vec![segment(0, 37, None), segment(37, 20, Some((0, 37))), segment(57, 5, Some((0, 37))), segment(62, 19, None)],
+        vec![
+            segment(0, 37, None),
+            segment(37, 20, Some((0, 37))),
+            segment(57, 5, Some((0, 37))),
+            segment(62, 19, None),
+        ],
         // Contexts that begin and end inside another segment, and reach over two.
-        vec![segment(0, 20, None), segment(20, 3, Some((0, 20))), segment(23, 18, Some((2, 6))), segment(41, 4, Some((10, 20)))],
+        vec![
+            segment(0, 20, None),
+            segment(20, 3, Some((0, 20))),
+            segment(23, 18, Some((2, 6))),
+            segment(41, 4, Some((10, 20))),
+        ],
     ]
 }
 

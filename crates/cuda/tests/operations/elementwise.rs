@@ -36,7 +36,17 @@ fn sums_copies_scalings_and_caps() {
 
 #[test]
 fn rounding_to_bf16_is_the_cpus_for_every_kind_of_number() {
-    let kinds = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE, 1e-45, f32::MAX, 1.003_906_2, 1.011_718_8];
+    let kinds = [
+        0.0,
+        -0.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MIN_POSITIVE,
+        1e-45,
+        f32::MAX,
+        1.003_906_2,
+        1.011_718_8,
+    ];
     let x = Array::from_vec(1, kinds.len(), kinds.to_vec()).unwrap();
     let want = x.to_dtype(DType::Bf16).unwrap().to_f32_vec();
     on_every_machine(|machine| {
@@ -55,7 +65,9 @@ fn rounding_to_bf16_is_the_cpus_for_every_kind_of_number() {
 fn a_bias_and_its_gradient() {
     let engine = Engine::cpu(Some(1)).unwrap();
     on_every_machine(|machine| {
-        for (dtype, (n, cols)) in [DType::F32, DType::Bf16].iter().flat_map(|d| [(d, (3, 5)), (d, (613, 290))]) {
+        for (dtype, (n, cols)) in
+            [DType::F32, DType::Bf16].iter().flat_map(|d| [(d, (3, 5)), (d, (613, 290))])
+        {
             let (row, dy) = (random(1, 1, cols), random_of(*dtype, 2, n, cols));
             let (held, y) = (machine.array(&row), machine.array(&dy));
             // A product with one input of zeros leaves the bias and its gradient.
@@ -65,7 +77,14 @@ fn a_bias_and_its_gradient() {
             let (x, w) = (zeros_of(*dtype, n, 1), Array::zeros(cols, 1));
             let w = (&w).into();
             engine
-                .linear_backward(LinearGrads { dy: &dy, x: &x, w, dx: None, dw: Some(&mut dw), db: Some(&mut db) })
+                .linear_backward(LinearGrads {
+                    dy: &dy,
+                    x: &x,
+                    w,
+                    dx: None,
+                    dw: Some(&mut dw),
+                    db: Some(&mut db),
+                })
                 .unwrap();
             assert_close("db", machine, &sum, db.as_slice(), F32);
             repeat_row(machine.on(), held.view(), y.view()).unwrap();
@@ -103,9 +122,12 @@ fn squared_norms_and_non_finite_values() {
 fn dropout_draws_the_masks_of_the_cpu() {
     let engine = Engine::cpu(Some(1)).unwrap();
     let (n, d) = (21, 7);
-    let unit = Array::from_vec(d, d, (0..d * d).map(|i| f32::from(u8::from(i / d == i % d))).collect()).unwrap();
+    let unit =
+        Array::from_vec(d, d, (0..d * d).map(|i| f32::from(u8::from(i / d == i % d))).collect()).unwrap();
     on_every_machine(|machine| {
-        for (from, to) in [DType::F32, DType::Bf16].into_iter().flat_map(|f| [(f, DType::F32), (f, DType::Bf16)]) {
+        for (from, to) in
+            [DType::F32, DType::Bf16].into_iter().flat_map(|f| [(f, DType::F32), (f, DType::Bf16)])
+        {
             for (rate, key, first_row) in [(0.25, 7, 0), (0.6, u64::MAX - 3, 1_000_003)] {
                 let x = random_of(from, 1, n, d);
                 let mut want = zeros_of(DType::F32, n, d);
@@ -123,7 +145,8 @@ fn dropout_draws_the_masks_of_the_cpu() {
                 assert_close("replaced", machine, &y, want.as_slice(), tolerance(to));
                 let y = machine.array(&before);
                 dropout(machine.on(), dropped, x.view(), y.view(), true).unwrap();
-                let sums: Vec<f32> = want.as_slice().iter().zip(before.to_f32_vec()).map(|(a, b)| a + b).collect();
+                let sums: Vec<f32> =
+                    want.as_slice().iter().zip(before.to_f32_vec()).map(|(a, b)| a + b).collect();
                 assert_close("added", machine, &y, &sums, tolerance(to));
                 assert!(want.as_slice().contains(&0.0), "some are dropped");
             }

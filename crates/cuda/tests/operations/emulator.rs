@@ -94,7 +94,8 @@ fn compile(compiler: &str, folder: &Path, file: &KernelFile) {
          void **list, unsigned count, const unsigned *sizes, bool back) {{\n{cases}    return 1;\n}}\n",
         file.source
     );
-    let (source, library) = (folder.join(format!("{}.cpp", file.name)), folder.join(format!("{}.so", file.name)));
+    let (source, library) =
+        (folder.join(format!("{}.cpp", file.name)), folder.join(format!("{}.so", file.name)));
     fs::write(&source, text).unwrap();
     let built = Command::new(compiler)
         .args(["-std=c++17", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas", "-o"])

@@ -52,7 +52,8 @@ fn check(
     let (rows, vocab, on) = (logits.rows(), logits.cols(), machine.on());
     let [largest, target_logits] = [(); 2].map(|()| machine.room(Number::F32, rows, 1));
     let sums = machine.room(Number::F64, rows, 1);
-    let rows_sums = RowSums { largest: largest.view(), sums: sums.view(), target_logits: target_logits.view() };
+    let rows_sums =
+        RowSums { largest: largest.view(), sums: sums.view(), target_logits: target_logits.view() };
     let (held_targets, held_weights) = (machine.indices(targets), machine.floats(weights));
     let chunks: Vec<(usize, usize)> =
         (0..vocab).step_by(chunk).map(|first| (first, chunk.min(vocab - first))).collect();
@@ -74,7 +75,13 @@ fn check(
         let narrow = machine.room(Number::Bf16, rows, width);
         let sides = [found_lse.view(), held_weights.view()];
         log_prob_gradient(on, part, held_targets.view(), sides, narrow.view()).unwrap();
-        assert_close("dlogits in bf16", machine, &narrow, want.as_slice(), tolerance(bso_engine::DType::Bf16));
+        assert_close(
+            "dlogits in bf16",
+            machine,
+            &narrow,
+            want.as_slice(),
+            tolerance(bso_engine::DType::Bf16),
+        );
         log_prob_gradient(on, part, held_targets.view(), sides, values.view()).unwrap();
         // Relative to all of the row: a chunk without the target holds only small values.
         let size = dlogits.as_slice().iter().fold(0.0_f32, |size, x| size.max(x.abs()));

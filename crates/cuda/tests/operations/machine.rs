@@ -129,9 +129,9 @@ impl Machine<'_> {
             Number::F32 => chunks.map(|x| f64::from(f32::from_ne_bytes(x.try_into().unwrap()))).collect(),
             Number::F64 => chunks.map(|x| f64::from_ne_bytes(x.try_into().unwrap())).collect(),
             Number::U32 => chunks.map(|x| f64::from(u32::from_ne_bytes(x.try_into().unwrap()))).collect(),
-            Number::Bf16 => {
-                chunks.map(|x| f64::from(bf16::from_bits(u16::from_ne_bytes(x.try_into().unwrap())))).collect()
-            }
+            Number::Bf16 => chunks
+                .map(|x| f64::from(bf16::from_bits(u16::from_ne_bytes(x.try_into().unwrap()))))
+                .collect(),
         }
     }
 }
@@ -148,7 +148,9 @@ pub fn on_every_machine(test: impl Fn(&Machine<'_>)) {
     static GPU: OnceLock<Result<Gpu, String>> = OnceLock::new();
     let mut machines = Vec::new();
     match EMULATOR.get_or_init(Emulator::build) {
-        Ok(emulator) => machines.extend([false, true].map(|backwards| Machine::Emulated(InOrder { emulator, backwards }))),
+        Ok(emulator) => {
+            machines.extend([false, true].map(|backwards| Machine::Emulated(InOrder { emulator, backwards })))
+        }
         Err(reason) => println!("the emulation is skipped: {reason}"),
     }
     let open = || Gpu::open(0, &KernelCache::of_user()).map_err(|error| error.to_string());
@@ -185,15 +187,24 @@ pub fn assert_close(what: &str, machine: &Machine<'_>, got: &Held, want: &[f32],
 }
 
 /// As [`assert_close`], of magnitudes of at least `least`: where terms of that size cancel out.
-pub fn assert_near(what: &str, machine: &Machine<'_>, got: &Held, (want, least): (&[f32], f64), tolerance: f64) {
+pub fn assert_near(
+    what: &str,
+    machine: &Machine<'_>,
+    got: &Held,
+    (want, least): (&[f32], f64),
+    tolerance: f64,
+) {
     let got = machine.values(got);
     assert_eq!(got.len(), want.len(), "{what}: number of values");
     let size = want.iter().fold(least, |size, value| size.max(f64::from(value.abs())));
+    let (name, mut largest) = (machine.name(), 0.0_f64);
     for (index, (got, want)) in got.iter().zip(want).enumerate() {
         let difference = (got - f64::from(*want)).abs();
-        let name = machine.name();
         assert!(difference <= tolerance * size, "{name}: {what}[{index}] is {got} instead of {want}");
+        largest = largest.max(difference / size);
     }
+    // Seen with `--nocapture`: how near a success was.
+    println!("{largest:.1e} of {tolerance:.1e} {what}");
 }
 
 /// What f32 may differ by, relative to the largest value: sums are in another order than the CPU's.

@@ -9,5 +9,6 @@ mod log_prob;
 mod machine;
 mod norm;
 mod optimiser;
+mod product;
 mod rotary;
 mod rows;

@@ -2,7 +2,8 @@
 
 use bso_cuda::Number;
 use bso_cuda::operation::{
-    self, LayerNormGrads, RmsNormGrads, layer_norm, layer_norm_backward, partial_sums, rms_norm, rms_norm_backward,
+    self, LayerNormGrads, RmsNormGrads, layer_norm, layer_norm_backward, partial_sums, rms_norm,
+    rms_norm_backward,
 };
 use bso_engine::{Accumulate, Array, DType, Engine, NormWeight};
 
@@ -22,7 +23,8 @@ fn rms_norm_of_rows_and_of_heads() {
                 let (mut y, mut inv) = (zeros_of(dtype, n, h * d), vec![0.0; n * h]);
                 engine.rms_norm(&x, weight, EPS, &mut y, &mut inv).unwrap();
                 let (held, w) = (machine.array(&x), machine.array(&values));
-                let (out, inv_rms) = (machine.array(&zeros_of(dtype, n, h * d)), machine.room(Number::F32, n, h));
+                let (out, inv_rms) =
+                    (machine.array(&zeros_of(dtype, n, h * d)), machine.room(Number::F32, n, h));
                 let written = [out.view(), inv_rms.view()];
                 rms_norm(machine.on(), held.view(), (w.view(), offset), EPS, written).unwrap();
                 assert_close("y", machine, &out, &y.to_f32_vec(), tolerance(dtype));

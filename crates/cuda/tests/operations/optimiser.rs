@@ -49,7 +49,9 @@ fn parameters_and_moments_after_five_steps() {
             };
             rmsprop(machine.on(), [hp2.view(), hg.view(), hs.view()], numbers).unwrap();
 
-            engine.sgd_update(&mut p3, &g, factor, &Sgd { learning_rate: rate, weight_decay: decay }).unwrap();
+            engine
+                .sgd_update(&mut p3, &g, factor, &Sgd { learning_rate: rate, weight_decay: decay })
+                .unwrap();
             let numbers = SgdNumbers { factor, learning_rate: rate as f32, weight_decay: decay as f32 };
             sgd(machine.on(), [hp3.view(), hg.view()], numbers).unwrap();
         }
