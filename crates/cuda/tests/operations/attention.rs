@@ -13,7 +13,7 @@ use crate::machine::{
 const TOLERANCE: f64 = 1e-5;
 /// On all of them where queries, keys and values are in bf16: the CPU also rounds what its products read (scaled
 /// queries, weights, their gradients), the f32 kernels do not.
-const TOLERANCE_BF16: f64 = 4.0 * BF16;
+const TOLERANCE_BF16: f64 = 2.0 * BF16;
 
 fn segment(start: usize, len: usize, context: Option<(usize, usize)>) -> Segment {
     Segment { start, len, context }
