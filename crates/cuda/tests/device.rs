@@ -1,6 +1,9 @@
 //! A GPU that is here: it opens, keeps its kernels, copies, and refuses what does not fit. Where there is none the test
 //! says why; with `BSO_REQUIRE_GPU` set that is a failure.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops where something is not as it should be")]
+#![allow(clippy::print_stdout, reason = "what is skipped, and how long things took, is shown")]
+
 use std::env;
 use std::fs;
 use std::time::Instant;
