@@ -1,6 +1,6 @@
 //! Where arrays live and in which precision. The one place that decides what a device name means.
 
-use crate::EngineError;
+use crate::{EngineError, cuda};
 
 /// A place to compute. A value, not a type parameter: further devices become further arms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,13 +13,14 @@ impl Device {
     /// Reads `auto`, `cpu`, `cuda` or `cuda:N`.
     ///
     /// # Errors
-    /// A CUDA device is refused as not compiled in; any other name is unknown.
+    /// A CUDA device is refused: not compiled in, not found (with what was looked for and where), or found and not yet
+    /// computed on. Any other name is unknown.
     pub fn parse(name: &str) -> Result<Self, EngineError> {
         match name {
             "auto" | "cpu" => Ok(Self::Cpu),
-            "cuda" => Err(EngineError::DeviceNotCompiledIn(name.to_owned())),
+            "cuda" => Err(cuda::refusal(name, 0)),
             _ => match name.strip_prefix("cuda:").map(str::parse::<u32>) {
-                Some(Ok(_)) => Err(EngineError::DeviceNotCompiledIn(name.to_owned())),
+                Some(Ok(ordinal)) => Err(cuda::refusal(name, ordinal)),
                 _ => Err(EngineError::UnknownDevice(name.to_owned())),
             },
         }
@@ -81,11 +82,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuda_is_refused_as_not_compiled_in_and_nonsense_as_unknown() {
+    fn cuda_is_refused_with_its_reason_and_nonsense_as_unknown() {
         assert_eq!(Device::parse("auto"), Ok(Device::Cpu));
         assert_eq!(Device::parse("cpu"), Ok(Device::Cpu));
-        assert!(matches!(Device::parse("cuda"), Err(EngineError::DeviceNotCompiledIn(_))));
-        assert!(matches!(Device::parse("cuda:3"), Err(EngineError::DeviceNotCompiledIn(_))));
+        for name in ["cuda", "cuda:3"] {
+            let error = Device::parse(name).unwrap_err();
+            if cfg!(feature = "cuda") {
+                assert!(matches!(error, EngineError::DeviceRefused { .. }), "{error}");
+            } else {
+                assert_eq!(error, EngineError::DeviceNotCompiledIn(name.to_owned()));
+            }
+        }
         assert!(matches!(Device::parse("cuda:x"), Err(EngineError::UnknownDevice(_))));
         assert!(matches!(Device::parse(""), Err(EngineError::UnknownDevice(_))));
     }

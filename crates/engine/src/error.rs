@@ -62,8 +62,19 @@ pub enum EngineError {
     #[error("device `{0}` is not known: use auto, cpu, cuda or cuda:N")]
     UnknownDevice(String),
     /// A device that this binary has no code for.
-    #[error("device `{0}` is not compiled in: this binary runs on the CPU; use `device: cpu` or `auto`")]
+    #[error(
+        "device `{0}` is not compiled in: this binary runs on the CPU; use `device: cpu` or `auto`, or build with \
+         `--features cuda` (docs/gpu.md)"
+    )]
     DeviceNotCompiledIn(String),
+    /// A device that this binary has code for, and does not compute on.
+    #[error("device `{name}`: {reason}")]
+    DeviceRefused {
+        /// As it was asked for.
+        name: String,
+        /// What was found, what is missing, and what to do.
+        reason: String,
+    },
     /// A data type name that is not understood.
     #[error("dtype `{0}` is not known: use f32, bf16 or f16")]
     UnknownDType(String),

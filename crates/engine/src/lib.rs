@@ -15,6 +15,7 @@ mod bf16_product;
 mod bf16_round;
 mod cached_attention;
 mod cpu;
+mod cuda;
 mod device;
 mod dora;
 mod dropout;

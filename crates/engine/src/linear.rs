@@ -107,17 +107,17 @@ impl Engine {
         y: ValuesMut<'_>,
         accumulate: Accumulate,
     ) -> Result<(), EngineError> {
-        match (x, y) {
-            (_, y) if cols == 0 => empty_sum(y, accumulate),
-            (x, y) if let Weight::Quantised(w) = w => {
+        match (x, y, w) {
+            (_, y, _) if cols == 0 => empty_sum(y, accumulate),
+            (x, y, Weight::Quantised(w)) => {
                 return self.times_quantised((x, cols), w, y, accumulate);
             }
-            (Values::F32(x), ValuesMut::F32(y)) => {
+            (Values::F32(x), ValuesMut::F32(y), w) => {
                 let w = Operand::from(w.values(operation)?).transposed();
                 self.matmul(Operand::rows_of(x, cols), w, y, accumulate);
             }
-            (Values::F32(_), ValuesMut::Bf16(_)) => return Err(mixed(operation)),
-            (Values::Bf16(x), y) => {
+            (Values::F32(_), ValuesMut::Bf16(_), _) => return Err(mixed(operation)),
+            (Values::Bf16(x), y, w) => {
                 let right = Right::<f32>::Panels(w.packed(operation, false)?.forward(0, w.rows()));
                 with_values!(ValuesMut, y, |y| self.product_bf16(Lines::rows(x, cols), right, y, accumulate));
             }

@@ -118,7 +118,26 @@ pub struct Choice {
     /// Other names that mean the same; using one is told.
     pub also: &'static [&'static str],
     /// Why it cannot be chosen yet.
-    pub not_yet: Option<&'static str>,
+    pub not_yet: Option<Why>,
+}
+
+/// The reason for which an alternative is refused.
+#[derive(Clone, Copy, Debug)]
+pub enum Why {
+    /// Always the same.
+    Always(&'static str),
+    /// Found out about what was written, when it is.
+    Asked(fn(&str) -> String),
+}
+
+impl Why {
+    /// The reason to refuse what was `written`.
+    pub fn reason(self, written: &str) -> String {
+        match self {
+            Self::Always(reason) => reason.to_owned(),
+            Self::Asked(ask) => ask(written),
+        }
+    }
 }
 
 /// A supported alternative.
@@ -133,7 +152,12 @@ pub const fn known_as(name: &'static str, also: &'static [&'static str]) -> Choi
 
 /// An alternative that is planned; choosing it is refused with `why`.
 pub const fn later(name: &'static str, also: &'static [&'static str], why: &'static str) -> Choice {
-    Choice { name, also, not_yet: Some(why) }
+    Choice { name, also, not_yet: Some(Why::Always(why)) }
+}
+
+/// An alternative that is planned; choosing it is refused with what `ask` finds out.
+pub const fn refused(name: &'static str, ask: fn(&str) -> String) -> Choice {
+    Choice { name, also: &[], not_yet: Some(Why::Asked(ask)) }
 }
 
 /// The type of a key's value.

@@ -43,7 +43,7 @@ pub(super) enum Misfit {
     /// Wrong type or range; what was expected.
     Wrong(String),
     /// Known and planned; the value's name and the reason.
-    NotYet(String, &'static str),
+    NotYet(String, String),
 }
 
 /// A value and, where it was written under another name, that name.
@@ -118,7 +118,10 @@ fn choose(choices: &'static [Choice], value: &Value) -> Result<Read, Misfit> {
     let stem = written.split_once(':').map_or(written.as_str(), |(stem, _)| stem).to_lowercase();
     let found = choices.iter().find(|c| c.name == stem || c.also.contains(&stem.as_str()));
     match found {
-        Some(Choice { not_yet: Some(why), .. }) => Err(Misfit::NotYet(written, why)),
+        Some(Choice { not_yet: Some(why), .. }) => {
+            let reason = why.reason(&written);
+            Err(Misfit::NotYet(written, reason))
+        }
         Some(c) => Ok(Read { setting: Setting::Choice(c.name), alias: (c.name != stem).then_some(written) }),
         None => {
             let supported: Vec<_> = choices.iter().filter(|c| c.not_yet.is_none()).map(|c| c.name).collect();

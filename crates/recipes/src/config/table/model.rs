@@ -1,8 +1,9 @@
 //! Keys of the model, the reference and the arithmetic.
 
 use super::super::choices::LossType::{self, *};
-use super::super::key::{Category::Model, Choice, Key, Kind, known_as, later};
+use super::super::key::{Category::Model, Choice, Key, Kind, known_as, later, refused};
 use super::{HERE, HF, TRL};
+use bso_model::Device;
 
 pub(super) const WITH_REFERENCE: &[LossType] =
     &[Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo, Kto];
@@ -12,7 +13,10 @@ const REFERENCED: &[LossType] = &[Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, 
 const DEVICES: &[Choice] = &[
     known_as("auto", &[]),
     known_as("cpu", &[]),
-    later("cuda", &[], "this version computes on the CPU only; use `device: cpu` or `auto`"),
+    refused("cuda", |written| match Device::parse(written) {
+        Err(why) => why.to_string(),
+        Ok(_) => "training on it is not there yet; use `device: cpu` or `auto`".to_owned(),
+    }),
 ];
 
 const DTYPES: &[Choice] = &[

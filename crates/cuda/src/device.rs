@@ -1,0 +1,289 @@
+//! A GPU in use: its context, one stream, and the kernels compiled for it.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_void};
+use std::ptr;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUresult};
+
+use crate::CudaError;
+use crate::cache::{KernelCache, Key};
+use crate::driver::{Chip, Driver, expect};
+use crate::kernels::{KernelFile, every_file};
+use crate::memory::{Arena, Buffer};
+use crate::nvrtc::{Nvrtc, OPTIONS};
+use crate::view::{Argument, Call, Launcher, View};
+
+/// The primary context of a GPU and the stream that all work goes through.
+#[derive(Debug)]
+pub(crate) struct Context {
+    handle: sys::CUcontext,
+    device: sys::CUdevice,
+    pub(crate) stream: sys::CUstream,
+}
+
+// SAFETY: the driver's handles may be used from any thread; each use makes the context current first.
+unsafe impl Send for Context {}
+// SAFETY: as above; the driver orders calls on one stream itself.
+unsafe impl Sync for Context {}
+
+impl Context {
+    fn open(chip: &Chip) -> Result<Arc<Self>, CudaError> {
+        let (mut handle, mut stream) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the driver is initialised and knows the device; pointers are to live values.
+        unsafe {
+            let retained = sys::cuDevicePrimaryCtxRetain(&raw mut handle, chip.handle);
+            expect("cuDevicePrimaryCtxRetain", retained)?;
+        }
+        let mut context = Self { handle, device: chip.handle, stream };
+        context.make_current()?;
+        let apart = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: a context is current.
+        unsafe { expect("cuStreamCreate", sys::cuStreamCreate(&raw mut stream, apart))? };
+        context.stream = stream;
+        Ok(Arc::new(context))
+    }
+
+    pub(crate) fn make_current(&self) -> Result<(), CudaError> {
+        // SAFETY: the context is retained until `self` is dropped.
+        unsafe { expect("cuCtxSetCurrent", sys::cuCtxSetCurrent(self.handle)) }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: made by `open`, given back once. Nothing is left to do about a failure.
+        unsafe {
+            if !self.stream.is_null() {
+                let _ = sys::cuStreamSynchronize(self.stream);
+                let _ = sys::cuStreamDestroy_v2(self.stream);
+            }
+            let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
+        }
+    }
+}
+
+/// A GPU with its kernels.
+#[derive(Debug)]
+pub struct Gpu {
+    chip: Chip,
+    modules: Vec<sys::CUmodule>,
+    kernels: BTreeMap<&'static str, sys::CUfunction>,
+    // Last, so that it goes last: the modules live in it.
+    context: Arc<Context>,
+}
+
+// SAFETY: as for `Context`: handles of the driver, used under their context.
+unsafe impl Send for Gpu {}
+// SAFETY: as above.
+unsafe impl Sync for Gpu {}
+
+impl Gpu {
+    /// Opens GPU `ordinal`, and compiles the kernels for it or takes them from `cache`.
+    ///
+    /// # Errors
+    /// No driver, no such GPU, too old a one; no NVRTC, or one that does not know the chip.
+    pub fn open(ordinal: u32, cache: &KernelCache) -> Result<Self, CudaError> {
+        let driver = Driver::open()?;
+        let chip = driver.chip(ordinal)?;
+        let nvrtc = Nvrtc::open()?;
+        let context = Context::open(&chip)?;
+        let mut gpu = Self { chip, modules: Vec::new(), kernels: BTreeMap::new(), context };
+        for file in every_file() {
+            gpu.load(&file, &nvrtc, driver, cache)?;
+        }
+        Ok(gpu)
+    }
+
+    /// What it is.
+    pub fn chip(&self) -> &Chip {
+        &self.chip
+    }
+
+    /// Memory that lives until it is dropped.
+    ///
+    /// # Errors
+    /// There is not enough.
+    pub fn buffer(&self, bytes: usize) -> Result<Buffer, CudaError> {
+        Buffer::new(&self.context, bytes)
+    }
+
+    /// Memory for what lives no longer than a step.
+    ///
+    /// # Errors
+    /// There is not enough.
+    pub fn arena(&self, bytes: usize) -> Result<Arena, CudaError> {
+        Ok(Arena::new(self.buffer(bytes)?))
+    }
+
+    /// Copies bytes of the host to the start of `to`, after all work so far; returns when they are there.
+    ///
+    /// # Errors
+    /// `to` has not this size.
+    pub fn upload(&self, from: &[u8], to: View<'_>) -> Result<(), CudaError> {
+        same_size("upload", from.len(), to)?;
+        self.context.make_current()?;
+        // SAFETY: the view has room for as many bytes; the host's are borrowed until the copy is done.
+        unsafe {
+            let copied = sys::cuMemcpyHtoDAsync_v2(
+                to.address(),
+                from.as_ptr().cast(),
+                from.len(),
+                self.context.stream,
+            );
+            expect("cuMemcpyHtoD", copied)?;
+        }
+        self.synchronise()
+    }
+
+    /// Copies `from` to the host, after all work so far; returns when it is there.
+    ///
+    /// # Errors
+    /// `to` has not this size; an earlier kernel failed.
+    pub fn download(&self, from: View<'_>, to: &mut [u8]) -> Result<(), CudaError> {
+        same_size("download", to.len(), from)?;
+        self.context.make_current()?;
+        // SAFETY: as for `upload`.
+        unsafe {
+            let copied = sys::cuMemcpyDtoHAsync_v2(
+                to.as_mut_ptr().cast(),
+                from.address(),
+                to.len(),
+                self.context.stream,
+            );
+            expect("cuMemcpyDtoH", copied)?;
+        }
+        self.synchronise()
+    }
+
+    /// Waits for all work so far.
+    ///
+    /// # Errors
+    /// Some of it failed.
+    pub fn synchronise(&self) -> Result<(), CudaError> {
+        self.context.make_current()?;
+        // SAFETY: the stream lives as long as the context.
+        unsafe { expect("cuStreamSynchronize", sys::cuStreamSynchronize(self.context.stream)) }
+    }
+
+    fn load(
+        &mut self,
+        file: &KernelFile,
+        nvrtc: &Nvrtc,
+        driver: Driver,
+        cache: &KernelCache,
+    ) -> Result<(), CudaError> {
+        let architecture = self.chip.architecture();
+        let key = Key {
+            source: &file.source,
+            options: OPTIONS,
+            architecture: &architecture,
+            driver: driver.version(),
+            nvrtc: nvrtc.version(),
+        };
+        let compile = || nvrtc.compile(file.name, &file.source, &architecture);
+        let module = match self.module(&cache.get(key, compile)?) {
+            Ok(module) => module,
+            Err(_) => {
+                // Whole on disk and yet refused: compiled once more before it counts as a failure.
+                cache.forget(key);
+                self.module(&cache.get(key, compile)?)?
+            }
+        };
+        self.modules.push(module);
+        for name in file.kernels {
+            let mut function = ptr::null_mut();
+            let text =
+                CString::new(*name).map_err(|_| CudaError::shape("load", "a name with a zero byte"))?;
+            // SAFETY: the module is loaded in the current context; pointers are to live values.
+            unsafe {
+                let found = sys::cuModuleGetFunction(&raw mut function, module, text.as_ptr());
+                expect("cuModuleGetFunction", found)?;
+            }
+            self.kernels.insert(name, function);
+        }
+        Ok(())
+    }
+
+    fn module(&self, code: &[u8]) -> Result<sys::CUmodule, CudaError> {
+        let mut module = ptr::null_mut();
+        self.context.make_current()?;
+        // SAFETY: the code came from NVRTC or, with its checksum, from the cache.
+        let loaded = unsafe { sys::cuModuleLoadData(&raw mut module, code.as_ptr().cast()) };
+        expect("cuModuleLoadData", loaded).map(|()| module)
+    }
+}
+
+impl Launcher for Gpu {
+    unsafe fn launch(&self, call: &Call<'_>) -> Result<(), CudaError> {
+        let Some(&function) = self.kernels.get(call.kernel) else {
+            return Err(CudaError::shape("launch", format!("there is no kernel {}", call.kernel)));
+        };
+        let [x, y] = call.grid;
+        if x == 0 || y == 0 {
+            return Ok(());
+        }
+        // The driver reads each argument through a pointer, as many bytes as the kernel's parameter has.
+        let mut pointers = [ptr::null_mut::<c_void>(); MOST_ARGUMENTS];
+        if call.arguments.len() > MOST_ARGUMENTS {
+            return Err(CudaError::shape("launch", format!("{} has too many arguments", call.kernel)));
+        }
+        for (pointer, argument) in pointers.iter_mut().zip(call.arguments) {
+            *pointer = match argument {
+                Argument::Address(value) | Argument::U64(value) => ptr::from_ref(value).cast_mut().cast(),
+                Argument::U32(value) => ptr::from_ref(value).cast_mut().cast(),
+                Argument::F32(value) => ptr::from_ref(value).cast_mut().cast(),
+            };
+        }
+        self.context.make_current()?;
+        // SAFETY: by the caller; the driver copies the arguments before it returns.
+        let launched = unsafe {
+            sys::cuLaunchKernel(
+                function,
+                x,
+                y,
+                1,
+                call.threads,
+                1,
+                1,
+                0,
+                self.context.stream,
+                pointers.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        if launched == CUresult::CUDA_SUCCESS {
+            return Ok(());
+        }
+        let error = expect("cuLaunchKernel", launched);
+        log::error!("{}: grid {:?}, {} threads", call.kernel, call.grid, call.threads);
+        error
+    }
+}
+
+/// More than any kernel takes.
+const MOST_ARGUMENTS: usize = 24;
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        let current = self.context.make_current();
+        for module in self.modules.drain(..) {
+            if current.is_ok() {
+                // SAFETY: loaded once, unloaded once, after the work that uses it.
+                unsafe {
+                    let _ = sys::cuStreamSynchronize(self.context.stream);
+                    let _ = sys::cuModuleUnload(module);
+                }
+            }
+        }
+    }
+}
+
+fn same_size(operation: &'static str, bytes: usize, view: View<'_>) -> Result<(), CudaError> {
+    let expected = view.len() * view.number().size_in_bytes();
+    if bytes == expected {
+        return Ok(());
+    }
+    Err(CudaError::shape(operation, format!("{bytes} bytes for a view of {expected}")))
+}
