@@ -348,7 +348,7 @@ fn refused(key: &Key, value: &Value, place: &Place, misfit: Misfit) -> ConfigErr
             ConfigError::Value { place, key: key.name.into(), found, expected }
         }
         Misfit::NotYet(name, why) => {
-            ConfigError::NotSupported { place, what: format!("{}: {name}", key.name), why: why.into() }
+            ConfigError::NotSupported { place, what: format!("{}: {name}", key.name), why }
         }
     }
 }
