@@ -30,6 +30,8 @@ METHODS = {
     'bso-phi-C2': dict(BSO, safety_transform='none', generator='phi_mu', generator_params='[1.5]', safety_penalty=2),
     'bso-phi-C5': dict(BSO, safety_transform='none', generator='phi_mu', generator_params='[1.5]', safety_penalty=5),
     'bso-phi-C10': dict(BSO, safety_transform='none', generator='phi_mu', generator_params='[1.5]', safety_penalty=10),
+    **{f'bso-{name}-C{c}-swap': dict(BSO, safety_transform='swap_drop', generator=generator, generator_params=params, safety_penalty=c)
+       for name, generator, params in (('logistic', 'logistic', '[]'), ('phi', 'phi_mu', '[1.5]')) for c in (0, 2)},
     'bso-sba-C4-swap': dict(BSO, safety_transform='swap_drop', generator='sba', generator_params='[0.2, 4]', safety_penalty=4, log_ratio_clamp='[-30, 30]'),
 }
 
@@ -56,10 +58,6 @@ def write_data(folder, source):
     turns = [dict(prompt=row['prompt'], response=row['completion']) for row in completions if not held_out(row['prompt']) and row['completion'].strip()]
     helpful, harmless = (rows_of(source / 'hh_rlhf' / f'{name}-base.test.jsonl.gz') for name in ('helpful', 'harmless'))
 
-    def messages(dialogue):
-        parts = dialogue.replace('\n\nAssistant:', '\n\nHuman:').split('\n\nHuman:')[1:]
-        return [dict(role=['user', 'assistant'][i % 2], content=part.strip()) for i, part in enumerate(parts)]
-
     def first_turn(row):
         return messages(row['chosen'])[0]['content']
 
@@ -79,6 +77,35 @@ def write_data(folder, source):
         writer = csv.DictWriter(out, ['prompt', 'type'], extrasaction='ignore')
         writer.writeheader()
         writer.writerows(prompts)
+
+
+def messages(dialogue):
+    parts = dialogue.replace('\n\nAssistant:', '\n\nHuman:').split('\n\nHuman:')[1:]
+    return [dict(role=['user', 'assistant'][i % 2], content=part.strip()) for i, part in enumerate(parts)]
+
+
+def scores(bso, model, turns):
+    """The model's score of each (prompt, response)."""
+    rows = ''.join(json.dumps(dict(prompt=prompt, response=response)) + '\n' for prompt, response in turns)
+    found = subprocess.run([bso, '--quiet', 'score', '--model', model, '--input', '-', '--output', '-', '--field', 'score'], input=rows, capture_output=True, text=True, check=True)
+    return [json.loads(line)['score'] for line in found.stdout.splitlines()]
+
+
+def of_scorers(bso, out):
+    """How well reward and cost model tell held-out responses apart."""
+    def ordered(model, pairs):
+        first, second = (scores(bso, model, side) for side in zip(*pairs))
+        return sum(a > b for a, b in zip(first, second)) / len(first)
+
+    dialogues = [(messages(row['chosen']), row['rejected']) for row in rows_of(out / 'data' / 'helpful_test.jsonl')]
+    helpful = [((chosen[:-1], chosen[-1]['content']), (chosen[:-1], messages(rejected)[-1]['content'])) for chosen, rejected in dialogues]
+    helpful = [pair for pair in helpful if pair[0][1] and pair[1][1]]
+    by = lambda key, name: [tuple((row['prompt'], row[f'response_{i}']) for i in (row[key], 1 - row[key])) for row in rows_of(out / 'data' / f'{name}_test.jsonl')]
+    reward, cost = out / 'reward', out / 'cost'
+    judged = {(row['prompt'], row[f'response_{i}']): row[f'is_response_{i}_safe'] for row in rows_of(out / 'data' / 'safety_test.jsonl') for i in (0, 1)}
+    signs = [(cost <= 0) == safe for cost, safe in zip(scores(bso, cost, judged), judged.values())]
+    print(f'reward model: HH-helpful {ordered(reward, helpful):.3f} of {len(helpful)} pairs in order, XSTest {ordered(reward, by("better_response_id", "pairs")):.3f}')
+    print(f'cost model: right sign for {sum(signs) / len(signs):.3f} of {len(signs)} responses ({sum(judged.values()) / len(judged):.3f} are safe)\n')
 
 
 def main():
@@ -120,6 +147,7 @@ def main():
     config = out / 'eval.yaml'
     config.write_text(json.dumps(dict(models=['sft', *methods], prompt_sets=['data/prompts.csv'], reward_model='reward', cost_model='cost', max_new_tokens=128, seed=given.seed, num_threads=given.num_threads, output_dir='eval')))
     subprocess.run([given.bso, '--quiet', 'eval', config], stdout=subprocess.DEVNULL, check=True)
+    of_scorers(given.bso, out)
     print((out / 'eval' / 'results.md').read_text())
 
 
