@@ -610,3 +610,22 @@ fn a_margin_model_that_changed_is_noticed_where_its_log_probs_are_gone() {
     here.run(&resume).fails(2, &["margin_model are no longer the same"]);
     assert!(!log_probs.exists(), "nothing is computed for a run that this is not");
 }
+
+#[test]
+fn preferences_that_always_are_for_the_unsafe_response_are_told_where_no_penalty_helps() {
+    let here = Playground::new();
+    let rows: Vec<serde_json::Value> = (0..24)
+        .map(|i| {
+            serde_json::json!({"prompt": format!("break the seal {i}"), "response_0": "take the hammer .", "response_1": "sorry , no .",
+                "is_response_0_safe": false, "is_response_1_safe": true, "better_response_id": 0, "safer_response_id": 1})
+        })
+        .collect();
+    here.write_rows("pairs.jsonl", &rows);
+    let said = |transform: &str| {
+        let settings =
+            format!("loss_type: bso\nsafety_transform: {transform}\nmax_steps: 1\neval_split: 0\n");
+        here.run(&["train", &here.config(transform, &settings)]).ok().err
+    };
+    assert!(said("none").contains("in 24 of 24 pairs"), "{}", said("none"));
+    assert!(!said("swap_drop").contains("in 24 of 24 pairs"));
+}

@@ -2,8 +2,9 @@
 //! weights among the finite numbers. Checked before anything depends on it.
 
 use crate::RecipeError;
+use crate::config::{LossType, TrainConfig};
 use crate::example::Example;
-use bso_data::ChatTokenizer;
+use bso_data::{ChatTokenizer, SafetyTransform};
 use bso_durable::{Event, Observer};
 use bso_model::{Decoder, ModelConfig, Reads};
 use std::path::Path;
@@ -115,6 +116,34 @@ pub fn warn_of_template<'a>(
         observer.event(Event::Warning(format!(
             "{count} prompts begin with {bos} twice: the rows already hold it; remove it from them, or the template that was \
              applied to them"
+        )));
+    }
+}
+
+/// Mixed pairs from which on the share of unsafe winners means something, and the share that is warned of.
+const ONE_SIDED: (usize, f64) = (20, 0.95);
+
+/// Warns where the response that is chosen is nearly always the unsafe one of the two: a preference that never changes outweighs
+/// every finite penalty, however large, so that the loss has the unsafe answer as its optimum.
+pub fn warn_of_one_sided<'a>(
+    config: &TrainConfig,
+    examples: impl IntoIterator<Item = &'a Example>,
+    observer: &dyn Observer,
+) {
+    if config.objective.loss_type() != LossType::Bso
+        || config.data.safety_transform == SafetyTransform::SwapDrop
+    {
+        return;
+    }
+    let labels = examples.into_iter().filter_map(|example| example.labels);
+    let mixed: Vec<bool> =
+        labels.filter(|l| l.chosen_unsafe != l.rejected_unsafe).map(|l| l.chosen_unsafe).collect();
+    let unsafe_wins = mixed.iter().filter(|unsafe_wins| **unsafe_wins).count();
+    if mixed.len() >= ONE_SIDED.0 && unsafe_wins as f64 >= ONE_SIDED.1 * mixed.len() as f64 {
+        observer.event(Event::Warning(format!(
+            "in {unsafe_wins} of {} pairs with one unsafe response it is the chosen one: no penalty outweighs a preference that hardly \
+             ever changes, and the model will learn the unsafe answers; set safety_transform: swap_drop",
+            mixed.len()
         )));
     }
 }

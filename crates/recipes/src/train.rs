@@ -6,7 +6,7 @@ use crate::checkpoint::{Ingredients, Progress, load_progress};
 use crate::config::{DeviceChoice, LossType, ObjectiveSection, Resume, TrainConfig};
 use crate::dataset::{Dataset, template_choice};
 use crate::example::Example;
-use crate::fitting::{check_context, check_vocabulary, warn_of_padding, warn_of_template};
+use crate::fitting::{check_context, check_vocabulary, warn_of_one_sided, warn_of_padding, warn_of_template};
 use crate::loaded::tell_of_model;
 use crate::location::located;
 use crate::objective::TrainingObjective;
@@ -135,6 +135,7 @@ fn run_until(
     announce(config, &objective, &dataset, &decoder, observer);
     warn_of_template(&tokenizer, dataset.all(), observer);
     warn_of_padding(&decoder, dataset.all(), observer);
+    warn_of_one_sided(config, dataset.all(), observer);
 
     let ingredients =
         Ingredients { config, sequences: &sequences, labels: &labels, replay: &replay, models: &models };

@@ -57,7 +57,13 @@ pub(super) fn resolve(r: &mut Resolver) -> Result<Generator, ConfigError> {
                 ["generator_params", "generator_lambda", "generator_scale", "generator_mu", "generator"];
             let place =
                 named.iter().find_map(|key| r.given(key)).map_or(r.place("generator"), |g| g.place.clone());
-            conflict(place, e.to_string())
+            let remedy = match r.given("generator") {
+                None => format!(
+                    " ({name} is the default; name the generator that they belong to, as generator: sba)"
+                ),
+                Some(_) => String::new(),
+            };
+            conflict(place, format!("{e}{remedy}"))
         }),
     }
 }

@@ -49,15 +49,26 @@ pub const PRESETS: &[Preset] = &[
     ),
     preset(
         "bso",
-        "BSO as the experiments recommend it: density-ratio matching with the phi(1.5) generator on the pairs as they are.",
-        "docs/experiments.md: of the generators the one that keeps most reward near 97 % safe, and still does with wrong labels",
+        "BSO as the experiments recommend it: density-ratio matching with the logistic generator on T(D), with a small penalty (SafeDPO with a smaller offset).",
+        "docs/experiments.md: safe with right labels and with wrong ones, also where the unsafe response is always the better one; more penalty costs reward",
+        &[
+            ("loss_type", "bso"),
+            ("generator", "logistic"),
+            ("safety_penalty", "2"),
+            ("beta", "0.1"),
+            ("log_ratio_clamp", "none"),
+            ("safety_transform", "swap_drop"),
+        ],
+    ),
+    preset(
+        "bso-phi",
+        "BSO with the phi(1.5) generator on the pairs as they are: keeps trading helpfulness for safety as the penalty grows, as long as the better response is not always the unsafe one.",
+        "docs/experiments.md: of the settings without a transform the one that stays safest with wrong labels",
         &[
             ("loss_type", "bso"),
             ("generator", "phi_mu"),
             ("generator_params", "1.5"),
             ("safety_penalty", "10"),
-            ("beta", "0.1"),
-            ("log_ratio_clamp", "none"),
             ("safety_transform", "none"),
         ],
     ),
@@ -358,7 +369,7 @@ const PAPER_LLAMA: Preset = Preset {
 };
 
 /// Other names for presets.
-const ALSO: &[(&str, &str)] = &[("dpo", "dpo-helpful"), ("bso-phi", "bso"), ("bso-paper", "paper")];
+const ALSO: &[(&str, &str)] = &[("dpo", "dpo-helpful"), ("bso-paper", "paper")];
 
 /// Names compare without regard to case, hyphens and underscores.
 fn plain(name: &str) -> String {

@@ -60,14 +60,19 @@ fn says(text: &str, parts: &[&str]) {
 #[test]
 fn defaults_are_those_of_trl_and_the_method() {
     let c = config("loss_type: bso", "");
-    let recommended =
-        BsoSettings { generator: Generator::PhiMu { mu: 1.5 }, clamp: None, ..Default::default() };
+    let recommended = BsoSettings {
+        generator: Generator::Logistic,
+        safety_penalty: 2.0,
+        clamp: None,
+        ..Default::default()
+    };
     assert_eq!(bso(&c), &recommended);
     assert_eq!(bso(&config("preset: bso", "")), &recommended);
-    // The rows of `bso loss` have the paper's generator and clamp; so has whoever names the generator.
-    assert_eq!(bso(&config("loss_type: bso\ngenerator: sba", "")), &BsoSettings::default());
+    // The paper's generator brings its clamp with it.
+    let published = config("loss_type: bso\ngenerator: sba\nsafety_penalty: 10", "");
+    assert_eq!(bso(&published), &BsoSettings::default());
     assert_eq!(c.stage, Stage::Preference);
-    assert_eq!(c.data.safety_transform, SafetyTransform::None);
+    assert_eq!(c.data.safety_transform, SafetyTransform::SwapDrop);
     assert_eq!(c.data.preference, Preference::Better);
     assert_eq!((c.data.max_length, c.data.truncation_mode), (Some(1024), TruncationMode::KeepStart));
     assert_eq!((c.data.dataset_format, c.data.eval_split), (None, 0.05));
@@ -115,7 +120,7 @@ fn generators_are_merged_by_layer() {
     let generator =
         |yaml: &str, line: &str| bso(&config(&format!("loss_type: bso\n{yaml}"), line)).generator.clone();
     let sba = |lambda, scale| Generator::Sba { lambda, scale };
-    assert_eq!(generator("", ""), Generator::PhiMu { mu: 1.5 });
+    assert_eq!(generator("", ""), Generator::Logistic);
     assert_eq!(generator("generator: sba", ""), sba(0.2, 4.0));
     assert_eq!(generator("generator: {name: sba, lambda: 0.3}", ""), sba(0.3, 4.0));
     assert_eq!(generator("generator: {name: sba, params: [0.3, 2]}", ""), sba(0.3, 2.0));
@@ -126,7 +131,10 @@ fn generators_are_merged_by_layer() {
     assert_eq!(generator("generator: sba\ngenerator_params: [0.3, 4]", "--generator sba"), sba(0.3, 4.0));
     assert_eq!(generator("generator: phi_mu", ""), Generator::PhiMu { mu: 1.5 });
     assert_eq!(generator("generator: phi\ngenerator_mu: 1.2", ""), Generator::PhiMu { mu: 1.2 });
-    assert_eq!(generator("generator_params: [0.3, 4]", "--generator logistic"), Generator::Logistic);
+    assert_eq!(
+        generator("generator: sba\ngenerator_params: [0.3, 4]", "--generator logistic"),
+        Generator::Logistic
+    );
     assert_eq!(generator("preset: paper-llama3b\ngenerator: kliep", ""), Generator::Kliep);
     for kernel in [
         "generator: kernel\nkernel: \"2*cosh(0.7*u)\"",
@@ -137,7 +145,7 @@ fn generators_are_merged_by_layer() {
         assert_eq!(generator(kernel, "").name(), "kernel", "{kernel}");
     }
     says(
-        &notices("loss_type: bso\ngenerator_params: [0.3, 4]", "--generator logistic"),
+        &notices("loss_type: bso\ngenerator: sba\ngenerator_params: [0.3, 4]", "--generator logistic"),
         &["default parameters, not the file's"],
     );
 }

@@ -50,7 +50,7 @@ pub(super) const KEYS: &[Key] = &[
         .only(FROM_PAIRS)
         .prominent(),
     Key::new("safety_transform", Data, Kind::Choice(TRANSFORMS), "none")
-        .by("loss_type", &[("safedpo", "swap_drop")], Some("none"))
+        .by("loss_type", &[("bso", "swap_drop"), ("safedpo", "swap_drop")], Some("none"))
         .says("SafeDPO, section 4; docs/experiments.md", "What safety labels do to pairs: swap_drop is T(D), swap if only the chosen response is unsafe and drop if both are; drop only drops those.")
         .only(PAIRED)
         .prominent(),

@@ -68,12 +68,13 @@ pub(super) const KEYS: &[Key] = &[
         .only(WITH_REFERENCE)
         .aliases(&["pref_beta", "rl_beta", "scale_coeff"])
         .prominent(),
-    Key::new("safety_penalty", Objective, Kind::Real(Range::NOT_NEGATIVE), "10")
+    Key::new("safety_penalty", Objective, Kind::Real(Range::NOT_NEGATIVE), "")
+        .by("loss_type", &[("bso", "2")], Some("10"))
         .unit("reward units")
-        .says(METHOD, "C, what an unsafe response costs. 0 leaves a preference loss without safety.")
+        .says("docs/experiments.md (bso loss: 10)", "C, what an unsafe response costs. 0 leaves a preference loss without safety.")
         .only(&[Bso, SafeDpo])
         .prominent(),
-    Key::new("generator", Objective, Kind::Choice(GENERATORS), "phi_mu")
+    Key::new("generator", Objective, Kind::Choice(GENERATORS), "logistic")
         .says("docs/experiments.md (bso loss: sba, BSO's runs)", "The convex generator of the density-ratio loss; also as {name: sba, lambda: 0.2, scale: 4} or {kernel: \"cosh(0.7*u)\"}.")
         .only(&[Bso])
         .prominent(),
