@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The trade-off on real text, with a small model from nothing: a Llama of 5 M parameters learns to talk from Anthropic HH and from XSTest's
 completions, a reward and a cost model start from it, every method below aligns it on the same safety-labelled pairs, and `bso eval` measures all
-of them on XSTest prompts that nothing was trained on. Prints a Markdown table; about 45 minutes on two cores.
+of them on XSTest prompts that nothing was trained on. Prints a Markdown table; it took 104 minutes on one thread beside other work.
 
 Needs Python's standard library alone:
 
