@@ -181,7 +181,8 @@ pub(crate) fn methods_table(data: &ReportData, looks: &Looks) -> String {
         for (column, _, axis) in &columns {
             out.push_str(&cell(column, (column.of)(scores), None, axis));
         }
-        out.push_str(if timed { "<td></td></tr>" } else { "</tr>" });
+        out.push_str(&"<td></td>".repeat(usize::from(timed) + usize::from(counted)));
+        out.push_str("</tr>");
     }
     out.push_str("</tbody></table></div>");
     let marked = columns.iter().any(|(_, best, _)| best.is_some());
