@@ -18,6 +18,7 @@ SETTINGS = {
     'LoRA, f32': dict(dtype='f32', **ADAPTER),
     'LoRA with the head, f32': dict(dtype='f32', lora_target_modules="'.*_proj|lm_head'", **ADAPTER),
     'DoRA, f32': dict(dtype='f32', use_dora='true', **ADAPTER),
+    'DoRA with the head, bf16': dict(dtype='bf16', use_dora='true', lora_target_modules="'.*_proj|lm_head'", **ADAPTER),
     'DoRA, bf16': dict(dtype='bf16', use_dora='true', **ADAPTER),
     'LoRA beside nf4, bf16': dict(dtype='bf16', load_in_4bit='true', **ADAPTER),
     'LoRA beside nested nf4, f32': dict(dtype='f32', load_in_4bit='true', use_bnb_nested_quant='true', **ADAPTER),
