@@ -198,7 +198,8 @@ fn what_cannot_be_is_refused_before_anything_is_trained() {
         ),
         (&["--eval", "{prompt_sets: [prompts.jsonl], reward_model: reward}"], &["how safe", "cost_model"]),
         (&["--dataset_name", "none.jsonl"], &["dataset_name", "none.jsonl"]),
-        (&["--safety_penalty", "3"], &["`safety_penalty` is a key of", "grid"]),
+        (&["--safety_penalty", "3"], &["`safety_penalty` is a key of the grid"]),
+        (&["--grid", "{pref_beta: [0.1, 0.2]}", "--beta", "0.3"], &["`beta` is a key of the grid"]),
         (&["--max_lenght", "3"], &["unknown key `max_lenght`", "Did you mean `max_length`?"]),
     ] {
         here.run(&[&["sweep", "sweep.yaml"], change].concat()).fails(2, said);

@@ -45,6 +45,21 @@ __device__ inline Columns columns_of(Shape shape, u32 head) {
     return columns;
 }
 
+// Adds to `sums` the products of the warp's 16 rows of `own`, D wide, with the rows of `other`, eight a group.
+template <int D, int GROUPS>
+__device__ inline void add_products(float (&sums)[GROUPS][4], const Row<D> *own, const Row<D> *other) {
+#pragma unroll
+    for (u32 j = 0; j < D; j += 16) {
+        u32 a[4], b[2];
+        load_a<D>(a, own, warp() * 16, j);
+#pragma unroll
+        for (u32 n = 0; n < GROUPS; n++) {
+            load_b_rows<D>(b, other, n * 8, j);
+            mma(sums[n], a, b);
+        }
+    }
+}
+
 // Adds sums[.][2 half + e] of the 16 x D result to `to`, times a factor, for the warp's row of that half.
 template <int D, class T>
 __device__ inline void write_row(T *to, const float sums[D / 8][4], u32 half, u32 head_dim, float factor) {
@@ -81,16 +96,7 @@ __device__ void attention_tensor(const bf16 *q, const bf16 *k, const bf16 *v, bf
         load_tile<D, KEYS>(values, v, at.kv_stride, at.kv_column, shape.head_dim, row_of);
         __syncthreads();
         float scores[KEYS / 8][4] = {};
-#pragma unroll
-        for (u32 j = 0; j < D; j += 16) {
-            u32 a[4], b[2];
-            load_a<D>(a, queries, warp() * 16, j);
-#pragma unroll
-            for (u32 n = 0; n < KEYS / 8; n++) {
-                load_b_rows<D>(b, keys, n * 8, j);
-                mma(scores[n], a, b);
-            }
-        }
+        add_products<D>(scores, queries, keys);
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
             u32 row = warp() * 16 + g_of_lane() + 8 * half, query = first + row;
@@ -168,19 +174,8 @@ __device__ void attention_tensor_dq(const bf16 *q, const bf16 *k, const bf16 *v,
         __syncthreads();
         float scores[2][4] = {}, dweights[2][4] = {};
         u32 a[4], b[2];
-#pragma unroll
-        for (u32 j = 0; j < D; j += 16) {
-            load_a<D>(a, queries, warp() * 16, j);
-            for (u32 n = 0; n < 2; n++) {
-                load_b_rows<D>(b, keys, n * 8, j);
-                mma(scores[n], a, b);
-            }
-            load_a<D>(a, douts, warp() * 16, j);
-            for (u32 n = 0; n < 2; n++) {
-                load_b_rows<D>(b, values, n * 8, j);
-                mma(dweights[n], a, b);
-            }
-        }
+        add_products<D>(scores, queries, keys);
+        add_products<D>(dweights, douts, values);
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
             u32 row = warp() * 16 + g_of_lane() + 8 * half, query = first + row;
@@ -245,19 +240,8 @@ __device__ void attention_tensor_dkv(const bf16 *q, const bf16 *k, const bf16 *v
                 // A row of these for each key, a column for each query.
                 float scores[2][4] = {}, weights[2][4] = {};
                 u32 a[4], b[2];
-#pragma unroll
-                for (u32 j = 0; j < D; j += 16) {
-                    load_a<D>(a, keys, warp() * 16, j);
-                    for (u32 n = 0; n < 2; n++) {
-                        load_b_rows<D>(b, queries, n * 8, j);
-                        mma(scores[n], a, b);
-                    }
-                    load_a<D>(a, values, warp() * 16, j);
-                    for (u32 n = 0; n < 2; n++) {
-                        load_b_rows<D>(b, douts, n * 8, j);
-                        mma(weights[n], a, b);
-                    }
-                }
+                add_products<D>(scores, keys, queries);
+                add_products<D>(weights, values, douts);
 #pragma unroll
                 for (u32 i = 0; i < QUERIES / 4; i++) {
                     u32 mine = query + i / 2 * 8 + 2 * t_of_lane() + i % 2;

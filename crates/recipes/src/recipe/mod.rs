@@ -91,9 +91,9 @@ pub fn run(
     finished(&root, &record, last)
 }
 
-/// What a later stage would refuse of the user's rows is refused before the first one trains.
+/// What a later stage would refuse of the user's rows is refused before the first one trains, which looks at them itself.
 fn check_rows(plan: &Plan<'_>, stages: &[StageOf], observer: &dyn Observer) -> Result<(), RecipeError> {
-    for stage in stages {
+    for stage in stages.iter().skip(1) {
         // A stage that needs the results of those before cannot be checked yet, nor can rows that are still to be made.
         let Ok(Work::Train(config)) = (stage.work)(plan) else { continue };
         if config.data.datasets == plan.config.data.datasets && config.stage != Stage::PpoLag {

@@ -138,13 +138,16 @@ impl SweepConfig {
             })? as usize),
         };
         let settings = known(name, map.into_iter().collect(), &["seed"])?;
+        let overrides = known_overrides(overrides)?;
+        let grids = std::iter::once(&grid).chain(methods.iter().filter_map(|method| method.grid.as_ref()));
+        refuse_varied(&overrides, grids.flatten().map(|(key, _)| key))?;
         refuse_own_eval_keys(eval.0.keys().chain(eval_overrides.iter().map(|(key, _)| key)))?;
         Ok(Self {
             name: name.to_owned(),
             folder: folder.to_owned(),
             base,
             settings,
-            overrides: known_overrides(overrides)?,
+            overrides,
             grid,
             methods,
             seeds,
@@ -160,6 +163,26 @@ impl SweepConfig {
 fn known_overrides(overrides: Vec<(String, String)>) -> Result<Vec<(String, String)>, String> {
     let named = overrides.iter().map(|(key, _)| (key.clone(), Value::Null)).collect();
     known("command line", named, &["seed"]).map(|_| overrides)
+}
+
+/// Refuses a key of the command line that a grid varies: it would win over every value.
+fn refuse_varied<'a>(
+    overrides: &[(String, String)],
+    mut varied: impl Iterator<Item = &'a String>,
+) -> Result<(), String> {
+    match varied.find(|key| overrides.iter().any(|(given, _)| canonical(given) == **key)) {
+        Some(key) => Err(format!(
+            "command line: `{key}` is a key of the grid, whose values the command line would replace by one; take it out of one of them"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The name of the key that is written so: in kebab-case, or by an alias.
+fn canonical(written: &str) -> String {
+    let snake = written.replace('-', "_");
+    let found = keys().find(|key| key.name == snake || key.aliases.contains(&snake.as_str()));
+    found.map_or(snake, |key| key.name.to_owned())
 }
 
 /// The settings, if no key is unknown or the sweep's to decide, but for `allowed` ones.
@@ -194,7 +217,7 @@ fn grid(what: &str, value: &Value) -> Result<Grid, String> {
     lists
         .into_iter()
         .map(|(key, values)| match values {
-            Value::Array(values) if !values.is_empty() => Ok((key, values)),
+            Value::Array(values) if !values.is_empty() => Ok((canonical(&key), values)),
             other => Err(format!("{what}: `{key}` is {other}; expected a list of values, as [0, 5, 10]")),
         })
         .collect()

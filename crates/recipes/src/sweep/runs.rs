@@ -37,15 +37,7 @@ pub struct Run {
 pub fn expand(sweep: &SweepConfig) -> Result<(Vec<Run>, Vec<String>), RecipeError> {
     let (mut runs, mut notices): (Vec<Run>, Vec<String>) = (Vec::new(), Vec::new());
     for method in &sweep.methods {
-        let grid = method.grid.as_ref().unwrap_or(&sweep.grid);
-        let given = |key: &String| sweep.overrides.iter().any(|(given, _)| given == key);
-        if let Some((key, _)) = grid.iter().find(|(key, _)| given(key)) {
-            return Err(RecipeError::input(format!(
-                "command line: `{key}` is a key of {}'s grid, whose values the command line would replace by one; take it out of one of them",
-                sweep.name
-            )));
-        }
-        for point in points(grid) {
+        for point in points(method.grid.as_ref().unwrap_or(&sweep.grid)) {
             let (place, resolved) = settled(sweep, method, point)?;
             notices.extend(resolved.notices);
             let of_seeds = of_point(sweep, (method, &place), &resolved.config)?;
