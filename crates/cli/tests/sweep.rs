@@ -205,6 +205,12 @@ fn what_cannot_be_is_refused_before_anything_is_trained() {
         here.run(&[&["sweep", "sweep.yaml"], change].concat()).fails(2, said);
         assert!(!here.path("out").exists(), "{change:?}");
     }
+    let weights = here.path("reward/model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() - 9]).unwrap();
+    here.run(&["sweep", "sweep.yaml"]).fails(2, &["reward", "truncated"]);
+    assert!(!here.path("out").exists());
+    fs::write(&weights, whole).unwrap();
     // Labels are found missing in the data, not in the settings: also before the first run, whichever run needs them.
     let row = json!({"prompt": "ask the cook", "chosen": "ask", "rejected": "cook"});
     here.write_rows("bare.jsonl", &vec![row; 8]);

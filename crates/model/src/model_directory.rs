@@ -1,7 +1,8 @@
 //! Where a model's weights lie: a model directory, or an adapter's, whose base model is found through it.
 
-use crate::adapter::{AdapterConfig, CONFIG_FILE};
+use crate::adapter::{AdapterConfig, CONFIG_FILE, open_weights};
 use crate::error::ModelError;
+use crate::weights::Checkpoint;
 use std::path::{Path, PathBuf};
 
 /// A model directory, with an adapter's where there is one.
@@ -20,6 +21,15 @@ impl ModelDirectory {
     /// A broken `adapter_config.json`.
     pub fn has_score_adapter(&self) -> Result<bool, ModelError> {
         self.adapter.as_deref().map_or(Ok(false), AdapterConfig::is_of_score)
+    }
+
+    /// Whether every weight file is there with a sound header and as long as that says; no weight is read.
+    ///
+    /// # Errors
+    /// The first file that is missing, truncated or damaged.
+    pub fn check_weights(&self) -> Result<(), ModelError> {
+        Checkpoint::open(&self.base)?;
+        self.adapter.as_deref().map_or(Ok(()), |dir| open_weights(dir).map(drop))
     }
 
     /// Looks at `dir`: where it holds an adapter, the base is the folder in its `base_model_name_or_path`, relative to the

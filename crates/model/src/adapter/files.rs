@@ -123,7 +123,8 @@ impl Decoder {
     }
 }
 
-fn open(dir: &Path) -> Result<SafetensorsFile, ModelError> {
+/// The weights of the adapter in `dir`, mapped and checked.
+pub(crate) fn open(dir: &Path) -> Result<SafetensorsFile, ModelError> {
     let path = dir.join(WEIGHTS_FILE);
     if !path.is_file() && dir.join("adapter_model.bin").is_file() {
         return Err(ModelError::File {

@@ -12,6 +12,7 @@ mod targets;
 
 pub use config::AdapterConfig;
 pub(crate) use config::CONFIG_FILE;
+pub(crate) use files::open as open_weights;
 pub(crate) use plan::AdapterPlan;
 pub use targets::Targets;
 

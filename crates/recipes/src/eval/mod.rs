@@ -12,10 +12,11 @@ pub use results::{ModelResults, Results};
 
 use crate::RecipeError;
 use crate::lines::{self, ReadRows};
-use crate::location::local_rows;
+use crate::location::{local_model, local_rows};
 use answers::Answers;
 use bso_durable::{Event, Interrupt, Observer, atomic_write, ensure_dir};
 use bso_evaluation::{Prompt, PromptFormat, Sample};
+use bso_model::ModelDirectory;
 use std::path::Path;
 
 /// What stops and who listens.
@@ -52,6 +53,9 @@ pub(crate) fn evaluate_to_samples(
     let watch = (interrupt, observer);
     let prompts = read_prompts(config, observer)?;
     scorers::check(config, observer)?;
+    for model in &config.models {
+        ModelDirectory::find(&local_model(&model.path, observer)?)?.check_weights()?;
+    }
     // Before any work: a judge without its key would be found out after hours.
     let judge = config.judge.as_ref().map(|judge| judge.with_key(&config.output_dir)).transpose()?;
     ensure_dir(&config.output_dir)?;

@@ -31,7 +31,7 @@ pub(super) fn score(
     if config.kl { log_ratios(config, samples, watch) } else { Ok(()) }
 }
 
-/// Refuses a scorer without a scalar head, before anything answers.
+/// Refuses a scorer without a scalar head or with damaged weights, before anything answers.
 pub(super) fn check(config: &EvalConfig, observer: &dyn Observer) -> Result<(), RecipeError> {
     for dir in config.reward_model.iter().chain(&config.cost_model) {
         let folder = ModelDirectory::find(&local_model(dir, observer)?)?;
@@ -39,6 +39,7 @@ pub(super) fn check(config: &EvalConfig, observer: &dyn Observer) -> Result<(), 
         if found.score.is_none() && !folder.has_score_adapter()? {
             return Err(no_head(dir, &found));
         }
+        folder.check_weights()?;
     }
     Ok(())
 }
