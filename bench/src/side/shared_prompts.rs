@@ -48,11 +48,11 @@ pub fn run(settings: &Settings) -> anyhow::Result<Value> {
     let (packed, shared) = (batches(false)?, batches(true)?);
     let (values, gradients) = differences(&decoder, &packed, &shared)?;
     let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.01, &decoder)?;
-    let (mut activations, mut memory) = (Activations::new(), Gradients::zeros(&decoder));
+    let (mut activations, mut memory) = (Activations::new(), Gradients::zeros(&decoder)?);
     let mut pass = |batches: &[PackedBatch]| -> anyhow::Result<f64> {
         let start = Instant::now();
         for batch in batches {
-            memory.zero();
+            memory.zero()?;
             let (_, weights) = preference_loss(decoder.forward(batch, &mut activations)?);
             decoder.backward(batch, &mut activations, &weights, &mut memory)?;
             optimiser.step(&mut decoder, &memory, 1.0, 1e-6)?;
@@ -107,7 +107,7 @@ fn differences(
     shared: &[PackedBatch],
 ) -> anyhow::Result<(f64, f64)> {
     let compute = |batch: &PackedBatch| -> anyhow::Result<(Vec<f64>, Gradients)> {
-        let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(decoder));
+        let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(decoder)?);
         let log_probs = decoder.forward(batch, &mut activations)?.to_vec();
         let (_, weights) = preference_loss(&log_probs);
         decoder.backward(batch, &mut activations, &weights, &mut gradients)?;

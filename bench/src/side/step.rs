@@ -58,11 +58,11 @@ pub fn run(settings: &Settings) -> anyhow::Result<Value> {
     let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.01, &decoder)?;
     let mut activations =
         if settings.checkpointed { Activations::checkpointed() } else { Activations::new() };
-    let mut gradients = Gradients::zeros(&decoder);
+    let mut gradients = Gradients::zeros(&decoder)?;
     let (mut step, mut losses) = (Vec::new(), Vec::new());
     for _ in 0..passes {
         let start = Instant::now();
-        gradients.zero();
+        gradients.zero()?;
         let (loss, weights) = preference_loss(decoder.forward(&batch, &mut activations)?);
         decoder.backward(&batch, &mut activations, &weights, &mut gradients)?;
         optimiser.step(&mut decoder, &gradients, 1.0, 1e-6)?;

@@ -11,7 +11,7 @@ use crate::CudaError;
 use crate::cache::{KernelCache, Key};
 use crate::driver::{Chip, Driver, expect};
 use crate::kernels::{KernelFile, every_file};
-use crate::memory::{Arena, Buffer};
+use crate::memory::{Arena, Buffer, Pinned, memory_info};
 use crate::nvrtc::{Nvrtc, OPTIONS};
 use crate::view::{Argument, Call, Launcher, View};
 
@@ -115,6 +115,75 @@ impl Gpu {
     /// There is not enough.
     pub fn arena(&self, bytes: usize) -> Result<Arena, CudaError> {
         Ok(Arena::new(self.buffer(bytes)?))
+    }
+
+    /// Memory of the host for copies that wait for nothing.
+    ///
+    /// # Errors
+    /// There is not enough.
+    pub fn pinned(&self, bytes: usize) -> Result<Pinned, CudaError> {
+        Pinned::new(&self.context, bytes)
+    }
+
+    /// Bytes of memory: free, and in all.
+    ///
+    /// # Errors
+    /// The driver refuses to say.
+    pub fn memory(&self) -> Result<[usize; 2], CudaError> {
+        memory_info(&self.context)
+    }
+
+    /// Copies the first bytes of `from` to `to` in the order of all work, and does not wait: `from` is not to be written
+    /// before the next [`Gpu::synchronise`].
+    ///
+    /// # Errors
+    /// `from` is smaller than `to`.
+    pub fn upload_later(&self, from: &Pinned, to: View<'_>) -> Result<(), CudaError> {
+        let bytes = to.len() * to.number().size_in_bytes();
+        let Some(from) = from.as_slice().get(..bytes).filter(|from| !from.is_empty()) else {
+            return same_size("upload_later", from.as_slice().len().min(bytes), to);
+        };
+        self.context.make_current()?;
+        // SAFETY: the view has room for as many bytes; those of the host stay until they are freed, which waits.
+        unsafe {
+            let copied =
+                sys::cuMemcpyHtoDAsync_v2(to.address(), from.as_ptr().cast(), bytes, self.context.stream);
+            expect("cuMemcpyHtoD", copied)
+        }
+    }
+
+    /// Copies numbers from one place of the GPU to another, in the order of all work; the two do not overlap.
+    ///
+    /// # Errors
+    /// Different sizes.
+    pub fn copy(&self, from: View<'_>, to: View<'_>) -> Result<(), CudaError> {
+        let bytes = from.len() * from.number().size_in_bytes();
+        same_size("copy", bytes, to)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.context.make_current()?;
+        // SAFETY: both views have as many bytes.
+        unsafe {
+            let stream = self.context.stream;
+            expect("cuMemcpyDtoD", sys::cuMemcpyDtoDAsync_v2(to.address(), from.address(), bytes, stream))
+        }
+    }
+
+    /// Zeros, in the order of all work.
+    ///
+    /// # Errors
+    /// An earlier kernel failed.
+    pub fn clear(&self, view: View<'_>) -> Result<(), CudaError> {
+        let bytes = view.len() * view.number().size_in_bytes();
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.context.make_current()?;
+        // SAFETY: the view has as many bytes.
+        unsafe {
+            expect("cuMemsetD8Async", sys::cuMemsetD8Async(view.address(), 0, bytes, self.context.stream))
+        }
     }
 
     /// Copies bytes of the host to the start of `to`, after all work so far; returns when they are there.

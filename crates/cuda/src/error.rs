@@ -60,6 +60,19 @@ pub enum CudaError {
         /// The driver's own words.
         reason: String,
     },
+    /// Less memory than asked for.
+    #[error(
+        "the GPU has not got {asked} bytes more: {free} of {all} are free. Lower micro_batch_tokens, set \
+         gradient_checkpointing, train an adapter (use_peft) or compute in bf16"
+    )]
+    OutOfMemory {
+        /// Bytes.
+        asked: usize,
+        /// Bytes.
+        free: usize,
+        /// Bytes.
+        all: usize,
+    },
     /// A kernel that does not compile.
     #[error("{source_name} does not compile for {architecture}:\n{log}")]
     Compile {

@@ -156,7 +156,7 @@ fn push_head<'a>((engine, dtype): (&'a Engine, DType), rows: usize, all: &mut Ve
     let mut packed = PackedWeight::new(vocab, d, true);
     engine.pack_weight(&head, &mut packed).unwrap();
     let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocab) as u32).collect();
-    let (mut log_probs, mut lse) = (vec![0.0; rows], vec![0.0; rows]);
+    let (mut log_probs, mut lse) = (vec![0.0; rows], Array::zeros(rows, 1));
     let weight = Weight::new(&head, Some(&packed));
     let inputs = HeadInputs { hidden: &hidden, head: weight, targets: &targets, cap: None, update: None };
     engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();

@@ -1,22 +1,26 @@
 //! A dense matrix of numbers, row by row. It owns memory, a shape and a precision, and computes nothing.
 
+use crate::accelerator::Shared;
+use crate::device_memory::DeviceMemory;
 use crate::element::Element;
 use crate::{DType, Device, EngineError};
 use half::bf16;
+use std::borrow::Cow;
 
-/// A contiguous row-major matrix `[rows, cols]`; a vector is `[1, cols]`. Its precision is chosen where it is
-/// allocated, and kept.
-#[derive(Debug, Clone, PartialEq)]
+/// A contiguous row-major matrix `[rows, cols]`; a vector is `[1, cols]`. Its precision and its device are chosen where
+/// it is allocated, and kept.
+#[derive(Debug, Clone)]
 pub struct Array {
     rows: usize,
     cols: usize,
     data: Data,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 enum Data {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
+    Device(DeviceMemory),
 }
 
 /// The numbers of an array, by precision.
@@ -52,7 +56,7 @@ impl Array {
         Self { rows, cols, data: Data::F32(vec![0.0; rows * cols]) }
     }
 
-    /// A matrix of zeros in f32 or bf16.
+    /// A matrix of zeros in f32 or bf16, on the host; [`crate::Engine::zeros`] makes them where the engine computes.
     ///
     /// # Errors
     /// f16, which no operation computes in.
@@ -62,6 +66,19 @@ impl Array {
             DType::Bf16 => Data::Bf16(vec![bf16::ZERO; rows * cols]),
             DType::F16 => return Err(EngineError::NoArithmetic(dtype)),
         };
+        Ok(Self { rows, cols, data })
+    }
+
+    /// A matrix of zeros on a device.
+    pub(crate) fn on_device(
+        owner: &Shared,
+        dtype: DType,
+        (rows, cols): (usize, usize),
+    ) -> Result<Self, EngineError> {
+        if dtype == DType::F16 {
+            return Err(EngineError::NoArithmetic(dtype));
+        }
+        let data = Data::Device(DeviceMemory::zeros(owner, dtype, rows.saturating_mul(cols))?);
         Ok(Self { rows, cols, data })
     }
 
@@ -97,25 +114,80 @@ impl Array {
 
     /// Precision of the stored values.
     pub fn dtype(&self) -> DType {
-        match self.data {
+        match &self.data {
             Data::F32(_) => DType::F32,
             Data::Bf16(_) => DType::Bf16,
+            Data::Device(memory) => memory.dtype,
         }
     }
 
     /// Where the values live.
     pub fn device(&self) -> Device {
-        Device::Cpu
+        self.device_memory().map_or(Device::Cpu, |memory| memory.owner().device())
+    }
+
+    /// The memory of an array on a device.
+    pub(crate) fn device_memory(&self) -> Option<&DeviceMemory> {
+        if let Data::Device(memory) = &self.data { Some(memory) } else { None }
+    }
+
+    /// The device that the array is on, if not the host.
+    pub(crate) fn accelerator(&self) -> Option<Shared> {
+        self.device_memory().map(|memory| memory.owner().clone())
+    }
+
+    /// The array itself where it is on the host, else a copy there.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn on_host(&self) -> Result<Cow<'_, Self>, EngineError> {
+        let Some(memory) = self.device_memory() else { return Ok(Cow::Borrowed(self)) };
+        let bytes = memory.read(self.len())?;
+        let data = match memory.dtype {
+            DType::Bf16 => {
+                let values = bytes.as_chunks::<2>().0;
+                Data::Bf16(values.iter().map(|value| bf16::from_ne_bytes(*value)).collect())
+            }
+            _ => {
+                let values = bytes.as_chunks::<4>().0;
+                Data::F32(values.iter().map(|value| f32::from_ne_bytes(*value)).collect())
+            }
+        };
+        Ok(Cow::Owned(Self { rows: self.rows, cols: self.cols, data }))
+    }
+
+    /// Overwrites the values of an array, wherever it is, with those of one of its shape and precision on the host.
+    ///
+    /// # Errors
+    /// Another shape or precision; the device fails.
+    pub fn set(&mut self, values: &Self) -> Result<(), EngineError> {
+        crate::error::expect_same_shape("set", ("rows", "columns"), self, values)?;
+        if self.dtype() != values.dtype() {
+            return Err(EngineError::mixed("set"));
+        }
+        match (&self.data, &values.data) {
+            (Data::Device(memory), Data::F32(values)) => {
+                memory.owner().upload(bytemuck::cast_slice(values), (memory.memory(), 0))
+            }
+            (Data::Device(memory), Data::Bf16(values)) => {
+                memory.owner().upload(bytemuck::cast_slice(values), (memory.memory(), 0))
+            }
+            _ => {
+                self.clone_from(values);
+                Ok(())
+            }
+        }
     }
 
     /// The values of an f32 array, row by row.
     ///
     /// # Panics
-    /// The array holds another precision: where it was allocated decides, as with a shape.
+    /// The array holds another precision, or is on a device: where it was allocated decides, as with a shape.
     pub fn as_slice(&self) -> &[f32] {
         match &self.data {
             Data::F32(data) => data,
             Data::Bf16(_) => wrong_precision(),
+            Data::Device(_) => wrong_place(),
         }
     }
 
@@ -127,10 +199,11 @@ impl Array {
         match &mut self.data {
             Data::F32(data) => data,
             Data::Bf16(_) => wrong_precision(),
+            Data::Device(_) => wrong_place(),
         }
     }
 
-    /// A copy in another precision, rounded to nearest.
+    /// A copy on the host in another precision, rounded to nearest.
     ///
     /// # Errors
     /// As [`Array::zeros_of`].
@@ -153,6 +226,7 @@ impl Array {
         match &self.data {
             Data::F32(data) => Values::F32(data),
             Data::Bf16(data) => Values::Bf16(data),
+            Data::Device(_) => wrong_place(),
         }
     }
 
@@ -160,6 +234,7 @@ impl Array {
         match &mut self.data {
             Data::F32(data) => ValuesMut::F32(data),
             Data::Bf16(data) => ValuesMut::Bf16(data),
+            Data::Device(_) => wrong_place(),
         }
     }
 
@@ -180,27 +255,39 @@ impl Array {
         &mut self.as_mut_slice()[row * cols..(row + 1) * cols]
     }
 
-    /// Changes the number of rows and keeps the allocation where it suffices. Kept rows keep their values, new
-    /// ones are zero.
-    pub fn resize_rows(&mut self, rows: usize) {
-        self.resize(rows, self.cols);
+    /// Changes the number of rows and keeps the allocation where it suffices. Kept rows keep their values; new ones
+    /// are unspecified.
+    ///
+    /// # Errors
+    /// A device has not got the memory.
+    pub fn resize_rows(&mut self, rows: usize) -> Result<(), EngineError> {
+        self.resize_keeping(self.rows.min(rows) * self.cols, (rows, self.cols))
     }
 
     /// Changes the shape and keeps the allocation where it suffices. The values are unspecified afterwards.
-    pub fn resize(&mut self, rows: usize, cols: usize) {
+    ///
+    /// # Errors
+    /// A device has not got the memory.
+    pub fn resize(&mut self, rows: usize, cols: usize) -> Result<(), EngineError> {
+        self.resize_keeping(0, (rows, cols))
+    }
+
+    fn resize_keeping(&mut self, kept: usize, (rows, cols): (usize, usize)) -> Result<(), EngineError> {
         match &mut self.data {
             Data::F32(data) => data.resize(rows * cols, 0.0),
             Data::Bf16(data) => data.resize(rows * cols, bf16::ZERO),
+            Data::Device(memory) => memory.resize(kept, rows.saturating_mul(cols))?,
         }
         (self.rows, self.cols) = (rows, cols);
+        Ok(())
     }
 
-    /// Sets every value (rounded to what the array holds).
+    /// Sets every value (rounded to what the array holds) of an array on the host.
+    ///
+    /// # Panics
+    /// As [`Array::as_slice`].
     pub fn fill(&mut self, value: f32) {
-        match &mut self.data {
-            Data::F32(data) => data.fill(value),
-            Data::Bf16(data) => data.fill(<bf16 as Element>::from_f32(value)),
-        }
+        with_values!(ValuesMut, self.values_mut(), |values| values.fill(Element::from_f32(value)));
     }
 
     /// The values of an f32 array; the shape is given up.
@@ -211,6 +298,22 @@ impl Array {
         match self.data {
             Data::F32(data) => data,
             Data::Bf16(_) => wrong_precision(),
+            Data::Device(_) => wrong_place(),
+        }
+    }
+}
+
+/// Same shape, precision and values, wherever they are; a device that cannot be read holds nothing equal.
+impl PartialEq for Array {
+    fn eq(&self, other: &Self) -> bool {
+        let same = (self.rows, self.cols, self.dtype()) == (other.rows, other.cols, other.dtype());
+        same && match (self.on_host(), other.on_host()) {
+            (Ok(own), Ok(other)) => match (&own.data, &other.data) {
+                (Data::F32(own), Data::F32(other)) => own == other,
+                (Data::Bf16(own), Data::Bf16(other)) => own == other,
+                _ => false,
+            },
+            _ => false,
         }
     }
 }
@@ -221,6 +324,13 @@ impl Array {
 #[cold]
 fn wrong_precision() -> ! {
     panic!("an array in bf16 is read as f32")
+}
+
+/// The host was handed an array on a device: likewise.
+#[expect(clippy::panic, reason = "see above")]
+#[cold]
+fn wrong_place() -> ! {
+    panic!("an array on a device is read on the host")
 }
 
 #[cfg(test)]
@@ -238,8 +348,8 @@ mod tests {
     fn resizing_rows_keeps_the_allocation() {
         let mut array = Array::zeros(8, 4);
         let before = array.as_slice().as_ptr();
-        array.resize_rows(2);
-        array.resize_rows(8);
+        array.resize_rows(2).unwrap();
+        array.resize_rows(8).unwrap();
         assert_eq!(array.as_slice().as_ptr(), before);
         assert_eq!((array.rows(), array.cols()), (8, 4));
     }

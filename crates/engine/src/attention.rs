@@ -127,6 +127,9 @@ impl Engine {
         expect_same_shape(OP, ("rows of out", "columns of out"), qkv.q, out)?;
         expect_size(OP, "rows of lse", segments.tokens(), lse.rows())?;
         expect_size(OP, "columns of lse", shape.heads, lse.cols())?;
+        if let Some(gpu) = out.accelerator() {
+            return gpu.attention(qkv, segments, shape, out, lse);
+        }
         let lse = SharedMut::new(lse.as_mut_slice());
         match (qkv.q.values(), qkv.k.values(), qkv.v.values(), out.values_mut()) {
             (Values::F32(q), Values::F32(k), Values::F32(v), ValuesMut::F32(out)) => {
@@ -181,6 +184,9 @@ impl Engine {
         expect_same_shape(OP, ("rows of dq", "columns of dq"), qkv.q, dq)?;
         expect_same_shape(OP, ("rows of dk", "columns of dk"), qkv.k, dk)?;
         expect_same_shape(OP, ("rows of dv", "columns of dv"), qkv.v, dv)?;
+        if let Some(gpu) = dq.accelerator() {
+            return gpu.attention_backward(qkv, forward, segments, shape, AttentionGrads { dq, dk, dv });
+        }
         dk.fill(0.0);
         dv.fill(0.0);
         let shared = SharedGrads {

@@ -1,33 +1,53 @@
-//! What this binary knows of CUDA devices: the one file that depends on whether it was built with them.
+//! What this binary knows of CUDA devices: the one file that depends on whether it was built with them. With them, the
+//! device's operations are in the folder of the same name.
 
 use crate::EngineError;
+use crate::accelerator::Shared;
 
-/// Why GPU `ordinal`, asked for by `name`, is not computed on. Without the driver, a library or a chip that is served
-/// the sentence names what was looked for and where.
 #[cfg(feature = "cuda")]
-pub(crate) fn refusal(name: &str, ordinal: u32) -> EngineError {
+mod attention;
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(feature = "cuda")]
+mod head;
+#[cfg(feature = "cuda")]
+mod lists;
+#[cfg(feature = "cuda")]
+mod low_rank;
+#[cfg(feature = "cuda")]
+mod norm;
+#[cfg(feature = "cuda")]
+mod optimiser;
+#[cfg(feature = "cuda")]
+mod room;
+#[cfg(feature = "cuda")]
+mod views;
+
+/// Whether GPU `ordinal` is there, with what it takes to compute on it. Without the driver, a library or a chip that is
+/// served the sentence names what was looked for and where; without code for GPUs there is none.
+#[cfg(feature = "cuda")]
+pub(crate) fn find(ordinal: u32) -> Result<(), Option<String>> {
     let found = bso_cuda::Driver::open().and_then(|driver| {
-        let chip = driver.chip(ordinal)?;
-        Ok((driver, chip, bso_cuda::Nvrtc::open()?))
+        driver.chip(ordinal)?;
+        bso_cuda::Nvrtc::open()
     });
-    let reason = match found {
-        Err(error) => error.to_string(),
-        Ok((driver, chip, nvrtc)) => format!(
-            "found {} ({}, driver for CUDA {}, NVRTC {}.{} at {}); its kernels are compiled in, training on it is not \
-             there yet: use `device: cpu` or `auto`",
-            chip.name,
-            chip.architecture(),
-            bso_cuda::version_text(driver.version()),
-            nvrtc.version().0,
-            nvrtc.version().1,
-            nvrtc.place(),
-        ),
-    };
-    EngineError::DeviceRefused { name: name.to_owned(), reason }
+    found.map(|_| ()).map_err(|error| Some(error.to_string()))
 }
 
-/// Why GPU `_ordinal` is not computed on: no code for it is here.
+/// As above: no code for GPUs is here.
 #[cfg(not(feature = "cuda"))]
-pub(crate) fn refusal(name: &str, _ordinal: u32) -> EngineError {
-    EngineError::DeviceNotCompiledIn(name.to_owned())
+pub(crate) fn find(_ordinal: u32) -> Result<(), Option<String>> {
+    Err(None)
+}
+
+/// GPU `ordinal` with its kernels.
+#[cfg(feature = "cuda")]
+pub(crate) fn open(ordinal: u32) -> Result<Shared, EngineError> {
+    gpu::Cuda::open(ordinal).map(|gpu| std::sync::Arc::new(gpu) as Shared)
+}
+
+/// As above: no code for GPUs is here.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn open(ordinal: u32) -> Result<Shared, EngineError> {
+    Err(EngineError::DeviceNotCompiledIn(crate::Device::Cuda(ordinal).to_string()))
 }

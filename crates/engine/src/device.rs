@@ -7,29 +7,40 @@ use crate::{EngineError, cuda};
 pub enum Device {
     /// This machine's processor.
     Cpu,
+    /// The NVIDIA GPU of this number, among those that the driver shows.
+    Cuda(u32),
 }
 
 impl Device {
-    /// Reads `auto`, `cpu`, `cuda` or `cuda:N`.
+    /// Reads `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the first GPU where one is found that can be computed on, else
+    /// the processor.
     ///
     /// # Errors
-    /// A CUDA device is refused: not compiled in, not found (with what was looked for and where), or found and not yet
-    /// computed on. Any other name is unknown.
+    /// A CUDA device that is not compiled in or not found, with what was looked for and where. Any other name is unknown.
     pub fn parse(name: &str) -> Result<Self, EngineError> {
+        let found = |ordinal| match cuda::find(ordinal) {
+            Ok(()) => Ok(Self::Cuda(ordinal)),
+            Err(None) => Err(EngineError::DeviceNotCompiledIn(name.to_owned())),
+            Err(Some(reason)) => Err(EngineError::DeviceRefused { name: name.to_owned(), reason }),
+        };
         match name {
-            "auto" | "cpu" => Ok(Self::Cpu),
-            "cuda" => Err(cuda::refusal(name, 0)),
+            "cpu" => Ok(Self::Cpu),
+            "auto" => Ok(found(0).unwrap_or(Self::Cpu)),
+            "cuda" => found(0),
             _ => match name.strip_prefix("cuda:").map(str::parse::<u32>) {
-                Some(Ok(ordinal)) => Err(cuda::refusal(name, ordinal)),
+                Some(Ok(ordinal)) => found(ordinal),
                 _ => Err(EngineError::UnknownDevice(name.to_owned())),
             },
         }
     }
+}
 
+impl std::fmt::Display for Device {
     /// The name that [`Device::parse`] reads back.
-    pub fn name(self) -> &'static str {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Cpu => "cpu",
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
         }
     }
 }
@@ -82,17 +93,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuda_is_refused_with_its_reason_and_nonsense_as_unknown() {
-        assert_eq!(Device::parse("auto"), Ok(Device::Cpu));
+    fn a_gpu_is_found_or_refused_with_its_reason_and_nonsense_is_unknown() {
         assert_eq!(Device::parse("cpu"), Ok(Device::Cpu));
-        for name in ["cuda", "cuda:3"] {
-            let error = Device::parse(name).unwrap_err();
-            if cfg!(feature = "cuda") {
-                assert!(matches!(error, EngineError::DeviceRefused { .. }), "{error}");
-            } else {
-                assert_eq!(error, EngineError::DeviceNotCompiledIn(name.to_owned()));
+        let auto = Device::parse("auto").unwrap();
+        for (name, device) in [("cuda", Device::Cuda(0)), ("cuda:3", Device::Cuda(3))] {
+            match Device::parse(name) {
+                Ok(found) => assert_eq!(found, device),
+                Err(EngineError::DeviceNotCompiledIn(asked)) => assert_eq!(asked, name),
+                Err(error) => {
+                    assert!(matches!(error, EngineError::DeviceRefused { .. }), "{error}");
+                    assert!(!matches!(crate::cuda::find(0), Err(None)), "only where there is code for it");
+                }
             }
         }
+        assert_eq!(auto, Device::parse("cuda").unwrap_or(Device::Cpu));
+        assert_eq!([Device::Cpu, Device::Cuda(7)].map(|device| device.to_string()), ["cpu", "cuda:7"]);
         assert!(matches!(Device::parse("cuda:x"), Err(EngineError::UnknownDevice(_))));
         assert!(matches!(Device::parse(""), Err(EngineError::UnknownDevice(_))));
     }

@@ -14,6 +14,9 @@ impl Engine {
     /// Shapes that do not fit.
     pub fn add_assign(&self, y: &mut Array, x: &Array) -> Result<(), EngineError> {
         expect_same_shape("add_assign", ("rows of x", "columns of x"), y, x)?;
+        if let Some(gpu) = y.accelerator() {
+            return gpu.add_assign(y, x);
+        }
         let parallel = self.parallel(y.len());
         let block = |(y, x): (&mut [f32], &[f32])| y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
         let (y, x) = (y.as_mut_slice(), x.as_slice());
@@ -31,6 +34,9 @@ impl Engine {
     /// Shapes that do not fit.
     pub fn copy(&self, x: &Array, y: &mut Array) -> Result<(), EngineError> {
         expect_same_shape("copy", ("rows of y", "columns of y"), x, y)?;
+        if let Some(gpu) = y.accelerator() {
+            return gpu.convert(x, y);
+        }
         let x = x.as_slice();
         with_values!(ValuesMut, y.values_mut(), |y| {
             y.iter_mut().zip(x).for_each(|(y, x)| *y = Element::from_f32(*x));
@@ -38,24 +44,38 @@ impl Engine {
         Ok(())
     }
 
-    /// `x = 0`.
-    pub fn zero(&self, x: &mut Array) {
+    /// `x = 0`, in f32.
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn zero(&self, x: &mut Array) -> Result<(), EngineError> {
+        if let Some(memory) = x.device_memory() {
+            return memory.owner().clear(memory.memory());
+        }
         let block = |x: &mut [f32]| x.fill(0.0);
         if self.parallel(x.len()) {
             self.install(|| x.as_mut_slice().par_chunks_mut(BLOCK).for_each(block));
         } else {
             block(x.as_mut_slice());
         }
+        Ok(())
     }
 
     /// `x *= factor`.
-    pub fn scale(&self, x: &mut Array, factor: f32) {
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn scale(&self, x: &mut Array, factor: f32) -> Result<(), EngineError> {
+        if let Some(gpu) = x.accelerator() {
+            return gpu.scale(x, factor);
+        }
         let block = |x: &mut [f32]| x.iter_mut().for_each(|x| *x *= factor);
         if self.parallel(x.len()) {
             self.install(|| x.as_mut_slice().par_chunks_mut(BLOCK).for_each(block));
         } else {
             block(x.as_mut_slice());
         }
+        Ok(())
     }
 }
 
@@ -74,7 +94,7 @@ mod tests {
                 let (before, x) = (random(1, 2, cols), random(2, 2, cols));
                 let mut y = before.clone();
                 engine.add_assign(&mut y, &x).unwrap();
-                engine.scale(&mut y, 0.5);
+                engine.scale(&mut y, 0.5).unwrap();
                 for ((y, before), x) in y.as_slice().iter().zip(before.as_slice()).zip(x.as_slice()) {
                     assert_eq!(*y, (before + x) * 0.5);
                 }

@@ -13,6 +13,9 @@ impl Engine {
         expect_size(OP, "rows of out", tokens.len(), out.rows())?;
         expect_size(OP, "columns of out", table.cols(), out.cols())?;
         expect_indices(OP, "token", tokens.iter().map(|&token| token as usize), table.rows())?;
+        if let Some(gpu) = out.accelerator() {
+            return gpu.gather_rows(table, tokens, out);
+        }
         self.copy_rows(table, |i| tokens[i] as usize, out)
     }
 
@@ -26,6 +29,9 @@ impl Engine {
         expect_size(OP, "rows of out", index.len(), out.rows())?;
         expect_size(OP, "columns of out", table.cols(), out.cols())?;
         expect_indices(OP, "index", index.iter().map(|&index| index as usize), table.rows())?;
+        if let Some(gpu) = out.accelerator() {
+            return gpu.add_gathered_rows(table, index, out);
+        }
         for (row, &index) in index.iter().enumerate() {
             let from = table.row(index as usize);
             out.row_mut(row).iter_mut().zip(from).for_each(|(out, value)| *out += value);
@@ -47,6 +53,9 @@ impl Engine {
         expect_size(OP, "rows of dout", tokens.len(), dout.rows())?;
         expect_size(OP, "columns of dout", dtable.cols(), dout.cols())?;
         expect_indices(OP, "token", tokens.iter().map(|&token| token as usize), dtable.rows())?;
+        if let Some(gpu) = dtable.accelerator() {
+            return gpu.scatter_add_rows(dout, tokens, dtable);
+        }
         self.add_rows(dout, |i| tokens[i] as usize, dtable);
         Ok(())
     }

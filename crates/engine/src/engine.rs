@@ -1,7 +1,8 @@
 //! The engine: a thread pool, an instruction path and working memory. Operations are methods, in their own files.
 
+use crate::accelerator::Shared;
 use crate::scratch::ScratchPool;
-use crate::{CpuPath, Device, EngineError};
+use crate::{Array, CpuPath, DType, Device, EngineError};
 
 /// What every operation runs on. Cheap to share by reference; one per process is the normal case.
 #[derive(Debug)]
@@ -11,6 +12,8 @@ pub struct Engine {
     /// Whether the path has AVX512-BF16.
     pub(crate) bf16_instructions: bool,
     pub(crate) scratch: ScratchPool,
+    /// Where arrays are made and what is computed of them, if not on the processor.
+    accelerator: Option<Shared>,
 }
 
 /// Below this many elementary steps an operation stays on the calling thread: waking others costs more.
@@ -45,12 +48,69 @@ impl Engine {
             .build()
             .map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
         let bf16_instructions = path.has_bf16_instructions();
-        Ok(Self { pool, path, bf16_instructions, scratch: ScratchPool::default() })
+        Ok(Self { pool, path, bf16_instructions, scratch: ScratchPool::default(), accelerator: None })
     }
 
-    /// The device that operations run on.
+    /// An engine on `device`; the processor's threads (as [`Engine::cpu`] takes them) prepare what it computes.
+    ///
+    /// # Errors
+    /// As [`Engine::cpu`]; a device that is not there, with what was looked for and where.
+    pub fn on(device: Device, num_threads: Option<usize>) -> Result<Self, EngineError> {
+        let mut engine = Self::cpu(num_threads)?;
+        if let Device::Cuda(ordinal) = device {
+            engine.accelerator = Some(crate::cuda::open(ordinal)?);
+        }
+        Ok(engine)
+    }
+
+    /// The device that arrays are made on.
     pub fn device(&self) -> Device {
-        Device::Cpu
+        self.accelerator.as_ref().map_or(Device::Cpu, |accelerator| accelerator.device())
+    }
+
+    /// What it computes on, for people: the processor's instructions and threads, or the GPU's name.
+    pub fn description(&self) -> String {
+        match &self.accelerator {
+            Some(accelerator) => accelerator.description(),
+            None => format!(
+                "{}{}, {} threads",
+                self.path.name(),
+                if self.bf16_instructions { " with bf16 products" } else { "" },
+                self.num_threads()
+            ),
+        }
+    }
+
+    /// Bytes of the device's own memory, free and in all; none where it is the host's.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn device_memory(&self) -> Result<Option<[usize; 2]>, EngineError> {
+        self.accelerator.as_ref().map(|accelerator| accelerator.memory()).transpose()
+    }
+
+    /// A matrix of zeros in f32 or bf16 where the engine computes.
+    ///
+    /// # Errors
+    /// f16, which no operation computes in; a device that has not got the memory.
+    pub fn zeros(&self, dtype: DType, rows: usize, cols: usize) -> Result<Array, EngineError> {
+        match &self.accelerator {
+            Some(accelerator) => Array::on_device(accelerator, dtype, (rows, cols)),
+            None => Array::zeros_of(dtype, rows, cols),
+        }
+    }
+
+    /// Moves an array from the host to where the engine computes.
+    ///
+    /// # Errors
+    /// A device that has not got the memory.
+    pub fn place(&self, array: Array) -> Result<Array, EngineError> {
+        if array.device() == self.device() {
+            return Ok(array);
+        }
+        let mut placed = self.zeros(array.dtype(), array.rows(), array.cols())?;
+        placed.set(&array)?;
+        Ok(placed)
     }
 
     /// Number of threads.
@@ -122,7 +182,7 @@ mod tests {
         let (hidden, head) = (random(1, 30, 8), random(2, 50, 8));
         let inputs =
             HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[7; 30], cap: None, update: None };
-        let (mut log_probs, mut lse) = (vec![0.0; 30], vec![0.0; 30]);
+        let (mut log_probs, mut lse) = (vec![0.0; 30], Array::zeros(30, 1));
         let mut run = || {
             engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
             engine.scratch.take(1).as_ptr()

@@ -75,6 +75,9 @@ pub enum EngineError {
         /// What was found, what is missing, and what to do.
         reason: String,
     },
+    /// A device that failed in use.
+    #[error("{0}")]
+    Device(String),
     /// A data type name that is not understood.
     #[error("dtype `{0}` is not known: use f32, bf16 or f16")]
     UnknownDType(String),

@@ -49,6 +49,9 @@ impl Engine {
         if let Some(up) = up {
             expect_same_shape(OP, ("rows of up", "columns of up"), x, up)?;
         }
+        if let Some(gpu) = out.accelerator() {
+            return gpu.gelu(curve, x, up, out);
+        }
         match (x.values(), up.map(Array::values), out.values_mut()) {
             (Values::F32(x), None, ValuesMut::F32(out)) => self.gelu_of(curve, x, None, out),
             (Values::F32(x), Some(Values::F32(up)), ValuesMut::F32(out)) => {
@@ -88,6 +91,9 @@ impl Engine {
         if let Some((up, dup)) = &up {
             expect_same_shape(OP, ("rows of up", "columns of up"), x, up)?;
             expect_same_shape(OP, ("rows of dup", "columns of dup"), x, dup)?;
+        }
+        if let Some(gpu) = dx.accelerator() {
+            return gpu.gelu_backward(curve, GeluGrads { dout, x, dx, up });
         }
         use Values::{Bf16, F32};
         let up = up.map(|(up, dup)| (up.values(), dup.values_mut()));
@@ -270,7 +276,7 @@ mod tests {
             for (curve, (n, f)) in CURVES.into_iter().flat_map(|c| [(c, (1, 1)), (c, (5, 13)), (c, (2, 32))])
             {
                 let (mut x, up, dout) = (random(1, n, f), random(2, n, f), random(3, n, f));
-                engine.scale(&mut x, 4.0);
+                engine.scale(&mut x, 4.0).unwrap();
                 let (wx, wu, wd) = (wide(&x), wide(&up), wide(&dout));
                 let mut out = Array::zeros(n, f);
                 let (mut dx, mut dup) = (Array::zeros(n, f), Array::zeros(n, f));

@@ -261,7 +261,7 @@ mod tests {
     fn run(engine: &Engine, inputs: HeadInputs<'_>, weights: &[f32]) -> [Vec<f32>; 5] {
         let (m, d) = (inputs.targets.len(), inputs.hidden.cols());
         let HeadAdapter { update, lengths } = inputs.update.unwrap();
-        let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
+        let (mut log_probs, mut lse) = (vec![0.0; m], Array::zeros(m, 1));
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
         let mut dhidden = random(9, m, d);
         let (mut da, mut db) = (Array::zeros(update.rank(), d), Array::zeros(update.b.rows(), update.rank()));
@@ -348,7 +348,7 @@ mod tests {
             let update = |update| Some(HeadAdapter { update, lengths });
             let inputs =
                 |hidden, head, update| HeadInputs { hidden, head, targets: &targets, cap: None, update };
-            let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
+            let (mut log_probs, mut lse) = (vec![0.0; m], Array::zeros(m, 1));
             let added = inputs(&wide_hidden, (&whole).into(), None);
             engine.selected_log_prob(added, &mut log_probs, &mut lse).unwrap();
             let (mut dhidden, mut dhead) = (Array::zeros(m, d), Array::zeros(vocab, d));

@@ -21,7 +21,7 @@ pub struct LayerNormGrads<'a> {
     /// The forward weight, `[1, d]`.
     pub weight: &'a Array,
     /// What the forward stored, `[n]`.
-    pub inv_std: &'a [f32],
+    pub inv_std: &'a Array,
     /// Gradient of the input, `[n, d]`.
     pub dx: (&'a mut Array, Accumulate),
     /// Gradients of weight and bias, `[1, d]` each; added to.
@@ -40,7 +40,7 @@ impl Engine {
         [weight, bias]: [&Array; 2],
         eps: f32,
         y: &mut Array,
-        inv_std: &mut [f32],
+        inv_std: &mut Array,
     ) -> Result<(), EngineError> {
         const OP: &str = "layer_norm";
         expect_size(OP, "values of weight", x.cols(), weight.len())?;
@@ -50,6 +50,10 @@ impl Engine {
         if x.is_empty() {
             return Ok(());
         }
+        if let Some(gpu) = y.accelerator() {
+            return gpu.layer_norm(x, [weight, bias], eps, y, inv_std);
+        }
+        let inv_std = inv_std.as_mut_slice();
         let affine = [weight.as_slice(), bias.as_slice()];
         with_values!(ValuesMut, y.values_mut(), |y| self.standardise(x, affine, eps, y, inv_std));
         Ok(())
@@ -96,6 +100,11 @@ impl Engine {
         if x.is_empty() {
             return Ok(());
         }
+        if let Some(gpu) = dx.accelerator() {
+            let dx = (dx, accumulate);
+            return gpu.layer_norm_backward(LayerNormGrads { dy, x, weight, inv_std, dx, dweight_dbias });
+        }
+        let inv_std = inv_std.as_slice();
         let (path, d, weight) = (self.path(), x.cols(), weight.as_slice());
         let rows = rows_per_block(x.rows());
         // Partial sums per block of rows, added up in order: the same for any number of threads.
@@ -235,7 +244,7 @@ mod tests {
             for (n, d) in [(3, 7), (1, 64), (37, 19)] {
                 let (x, weight, bias, dy) =
                     (random(1, n, d), random(2, 1, d), random(3, 1, d), random(4, n, d));
-                let (mut y, mut inv_std) = (Array::zeros(n, d), vec![0.0; n]);
+                let (mut y, mut inv_std) = (Array::zeros(n, d), Array::zeros(n, 1));
                 engine.layer_norm(&x, [&weight, &bias], EPS, &mut y, &mut inv_std).unwrap();
                 let (wx, ww, wb, wdy) = (wide(&x), wide(&weight), wide(&bias), wide(&dy));
                 assert_close("y", y.as_slice(), &reference(&wx, &ww, &wb), 1e-6);
@@ -282,7 +291,7 @@ mod tests {
                 Array::zeros(1, 33),
             );
             let mut y = Array::zeros(1, 33);
-            engine.layer_norm(&x, [&ones, &zeros], EPS, &mut y, &mut [0.0]).unwrap();
+            engine.layer_norm(&x, [&ones, &zeros], EPS, &mut y, &mut Array::zeros(1, 1)).unwrap();
             assert_close("y", y.as_slice(), &reference(&wide(&x), &[1.0; 33], &[0.0; 33]), 1e-6);
         }
     }
@@ -293,7 +302,7 @@ mod tests {
         let (x, weight, bias, dy) = (random(1, n, d), random(2, 1, d), random(3, 1, d), random(4, n, d));
         let run = |threads| {
             let engine = Engine::cpu(Some(threads)).unwrap();
-            let (mut y, mut inv_std) = (Array::zeros(n, d), vec![0.0; n]);
+            let (mut y, mut inv_std) = (Array::zeros(n, d), Array::zeros(n, 1));
             engine.layer_norm(&x, [&weight, &bias], EPS, &mut y, &mut inv_std).unwrap();
             let (mut dx, mut dw, mut db) = (Array::zeros(n, d), Array::zeros(1, d), Array::zeros(1, d));
             let dx_to = (&mut dx, Accumulate::Overwrite);
@@ -311,6 +320,8 @@ mod tests {
         assert_eq!(run(1), run(3));
         let engine = Engine::cpu(Some(1)).unwrap();
         let short = Array::zeros(1, d - 1);
-        assert!(engine.layer_norm(&x, [&weight, &short], EPS, &mut dy.clone(), &mut vec![0.0; n]).is_err());
+        assert!(
+            engine.layer_norm(&x, [&weight, &short], EPS, &mut dy.clone(), &mut Array::zeros(n, 1)).is_err()
+        );
     }
 }

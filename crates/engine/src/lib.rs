@@ -5,6 +5,7 @@
 //! passed in (allocated once, reused every step), shapes are checked first and refused with an [`EngineError`],
 //! and results are the same bytes for the same inputs, machine, thread count and [`CpuPath`].
 
+mod accelerator;
 mod array;
 mod attention;
 mod attention_backward;
@@ -17,6 +18,7 @@ mod cached_attention;
 mod cpu;
 mod cuda;
 mod device;
+mod device_memory;
 mod dora;
 mod dropout;
 mod each;

@@ -56,6 +56,14 @@ impl Engine {
         expect_size(OP, "rows of y", x.rows(), y.rows())?;
         expect_size(OP, "columns of y (rows of w)", w.rows(), y.cols())?;
         let mut accumulate = Accumulate::Overwrite;
+        if let Some(gpu) = y.accelerator() {
+            if let Some(bias) = bias {
+                expect_size(OP, "values of bias", w.rows(), bias.len())?;
+                gpu.repeat_row(bias, y)?;
+                accumulate = Accumulate::Add;
+            }
+            return gpu.product((x, false), (w.on_device(OP, x.dtype())?, true), y, accumulate);
+        }
         if let Some(bias) = bias {
             expect_size(OP, "values of bias", w.rows(), bias.len())?;
             with_values!(ValuesMut, y.values_mut(), |y| repeat_row(bias.as_slice(), y));
@@ -82,6 +90,15 @@ impl Engine {
         }
         if let Some(db) = &db {
             expect_size(OP, "values of db", w.rows(), db.len())?;
+        }
+        if let Some(gpu) = x.accelerator() {
+            if let Some((dx, accumulate)) = dx {
+                gpu.product((dy, false), (w.on_device(OP, x.dtype())?, false), dx, accumulate)?;
+            }
+            if let Some(dw) = dw {
+                gpu.product((dy, true), (x, false), dw, Accumulate::Add)?;
+            }
+            return db.map_or(Ok(()), |db| gpu.add_sum_of_rows(dy, db));
         }
         let bf16 = x.dtype() == DType::Bf16;
         if let Some((dx, accumulate)) = dx {

@@ -1,6 +1,7 @@
 //! The product with a low-rank update of a weight (LoRA, Hu et al. 2021, arXiv 2106.09685, eq. 3), added to what the
 //! weight itself gave: `y += scale (drop(x) a^T) b^T`, and its backward. The update `b a` is never formed.
 
+use crate::accelerator::DeviceLowRank;
 use crate::array::{Values, ValuesMut, with_values};
 use crate::dropout::{Dropout, Mask};
 use crate::element::Element;
@@ -48,6 +49,9 @@ impl Engine {
     pub fn low_rank(&self, x: &Array, w: LowRank<'_>, y: &mut Array) -> Result<(), EngineError> {
         const OP: &str = "low_rank";
         w.check(OP, x, y)?;
+        if let Some(gpu) = y.accelerator() {
+            return gpu.low_rank(x, w.on_device(OP, x.dtype())?, y);
+        }
         let mut room = Numbers::of_dropout(self, x, w.dropout);
         let seen = self.seen(x, w.dropout, &mut room);
         let inner = self.inner(OP, (seen, x), w)?;
@@ -64,6 +68,12 @@ impl Engine {
         let LowRankGrads { dy, x, w, dx, da, db } = grads;
         w.check(OP, x, dy)?;
         expect_same_shape(OP, ("rows of dx", "columns of dx"), x, dx)?;
+        if let Some(gpu) = dx.accelerator() {
+            let w = w.on_device(OP, x.dtype())?;
+            expect_same_shape(OP, ("rows of da", "columns of da"), w.a, da)?;
+            expect_same_shape(OP, ("rows of db", "columns of db"), w.b, db)?;
+            return gpu.low_rank_backward([dy, x], w, [dx, da, db]);
+        }
         let bf16 = x.dtype() == DType::Bf16;
         let mut room = Numbers::of_dropout(self, x, w.dropout);
         let seen = self.seen(x, w.dropout, &mut room);
@@ -149,7 +159,14 @@ impl Engine {
     }
 }
 
-impl LowRank<'_> {
+impl<'a> LowRank<'a> {
+    /// The same as a device takes it, for rows in this precision.
+    fn on_device(&self, operation: &'static str, dtype: DType) -> Result<DeviceLowRank<'a>, EngineError> {
+        let Self { a, b, scale, dropout } = *self;
+        let [a, b] = [a.on_device(operation, dtype)?, b.on_device(operation, dtype)?];
+        Ok(DeviceLowRank { a, b, scale, dropout })
+    }
+
     pub(crate) fn rank(&self) -> usize {
         self.a.rows()
     }

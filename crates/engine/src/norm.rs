@@ -4,17 +4,30 @@ use rayon::prelude::*;
 
 use crate::cpu::vectorised;
 use crate::vector::LANES;
-use crate::{Array, CpuPath, Engine};
+use crate::{Array, CpuPath, Engine, EngineError};
 
 impl Engine {
-    /// Sum of the squares of all values of all arrays, accumulated in f64 in a fixed order.
-    pub fn squared_norm(&self, arrays: &[&Array]) -> f64 {
-        arrays.iter().map(|array| self.sum_of_blocks(array, sum_of_squares)).sum()
+    /// Sum of the squares of all values of all arrays, accumulated in f64 in a fixed order. It is finite if and only if
+    /// all of them are: squares of f32 do not reach the end of f64.
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn squared_norm(&self, arrays: &[&Array]) -> Result<f64, EngineError> {
+        if let Some(gpu) = arrays.iter().find_map(|array| array.accelerator()) {
+            return gpu.squared_norm(arrays);
+        }
+        Ok(arrays.iter().map(|array| self.sum_of_blocks(array, sum_of_squares)).sum())
     }
 
     /// Whether no value is infinite or NaN.
-    pub fn all_finite(&self, array: &Array) -> bool {
-        self.sum_of_blocks(array, count_non_finite) == 0.0
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn all_finite(&self, array: &Array) -> Result<bool, EngineError> {
+        if array.device_memory().is_some() {
+            return Ok(self.squared_norm(&[array])?.is_finite());
+        }
+        Ok(self.sum_of_blocks(array, count_non_finite) == 0.0)
     }
 
     /// Sum of `of` over blocks of fixed size, in order: the same for any number of threads.
@@ -78,10 +91,10 @@ mod tests {
         for engine in engines() {
             let (a, b) = (random(1, 7, 11), random(2, 300, 401));
             let want: f64 = wide(&a).iter().chain(&wide(&b)).map(|value| value * value).sum();
-            assert!((engine.squared_norm(&[&a, &b]) / want - 1.0).abs() < 1e-12);
+            assert!((engine.squared_norm(&[&a, &b]).unwrap() / want - 1.0).abs() < 1e-12);
             let huge = Array::from_vec(1, 2, vec![1e30, 1e30]).unwrap();
-            assert!((engine.squared_norm(&[&huge]) / 2e60 - 1.0).abs() < 1e-6);
-            assert_eq!(engine.squared_norm(&[]), 0.0);
+            assert!((engine.squared_norm(&[&huge]).unwrap() / 2e60 - 1.0).abs() < 1e-6);
+            assert_eq!(engine.squared_norm(&[]).unwrap(), 0.0);
         }
     }
 
@@ -89,10 +102,10 @@ mod tests {
     fn one_bad_value_anywhere_is_found() {
         for engine in engines() {
             let mut array = random(3, 17, 4001);
-            assert!(engine.all_finite(&array));
+            assert!(engine.all_finite(&array).unwrap());
             for (at, bad) in [(0, f32::NAN), (68_016, f32::INFINITY), (33_333, f32::NEG_INFINITY)] {
                 let before = std::mem::replace(&mut array.as_mut_slice()[at], bad);
-                assert!(!engine.all_finite(&array), "{bad} at {at}");
+                assert!(!engine.all_finite(&array).unwrap(), "{bad} at {at}");
                 array.as_mut_slice()[at] = before;
             }
         }
@@ -101,7 +114,7 @@ mod tests {
     #[test]
     fn thread_counts_do_not_change_a_bit() {
         let array = random(4, 97, 1009);
-        let norm = |threads| Engine::cpu(Some(threads)).unwrap().squared_norm(&[&array]);
+        let norm = |threads| Engine::cpu(Some(threads)).unwrap().squared_norm(&[&array]).unwrap();
         assert_eq!(norm(1).to_bits(), norm(2).to_bits());
     }
 }

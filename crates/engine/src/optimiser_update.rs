@@ -79,6 +79,10 @@ impl Engine {
             let reason = "steps are counted from 1".to_owned();
             return Err(EngineError::Invalid { operation: OP, reason });
         }
+        if let Some(gpu) = parameter.accelerator() {
+            let state = AdamWState { parameter, gradient, first_moment, second_moment };
+            return gpu.adamw_update(state, factor, adamw);
+        }
         let numbers = AdamWNumbers::new(adamw, factor);
         let path = self.path();
         let block = |((p, g), (m, v)): AdamWBlock<'_>| {
@@ -114,6 +118,9 @@ impl Engine {
         expect_gradient(OP, parameter, gradient)?;
         let names = ("rows of square_average", "columns of square_average");
         expect_same_shape(OP, names, parameter, square_average)?;
+        if let Some(gpu) = parameter.accelerator() {
+            return gpu.rmsprop_update(parameter, gradient, square_average, factor, rmsprop);
+        }
         let path = self.path();
         let block = |((p, g), s): ((&mut [f32], &[f32]), &mut [f32])| {
             rmsprop_block(path, rmsprop, factor, p, g, s);
@@ -143,6 +150,9 @@ impl Engine {
         sgd: &Sgd,
     ) -> Result<(), EngineError> {
         expect_gradient("sgd_update", parameter, gradient)?;
+        if let Some(gpu) = parameter.accelerator() {
+            return gpu.sgd_update(parameter, gradient, factor, sgd);
+        }
         let path = self.path();
         let block = |(p, g): (&mut [f32], &[f32])| sgd_block(path, sgd, factor, p, g);
         let parallel = self.parallel(parameter.len());
@@ -168,19 +178,19 @@ fn expect_gradient(operation: &'static str, parameter: &Array, gradient: &Array)
 
 /// AdamW's constants as PyTorch rounds them: computed in f64, then used in f32.
 #[derive(Clone, Copy)]
-struct AdamWNumbers {
-    factor: f32,
-    keep: f32,
-    first_weight: f32,
-    beta2: f32,
-    second_weight: f32,
-    bias_root: f32,
-    step_size: f32,
-    epsilon: f32,
+pub(crate) struct AdamWNumbers {
+    pub factor: f32,
+    pub keep: f32,
+    pub first_weight: f32,
+    pub beta2: f32,
+    pub second_weight: f32,
+    pub bias_root: f32,
+    pub step_size: f32,
+    pub epsilon: f32,
 }
 
 impl AdamWNumbers {
-    fn new(adamw: &AdamW, factor: f32) -> Self {
+    pub(crate) fn new(adamw: &AdamW, factor: f32) -> Self {
         // Beyond 2^31 steps both corrections are 1 to the last bit.
         let step = i32::try_from(adamw.step).unwrap_or(i32::MAX);
         let bias1 = 1.0 - adamw.beta1.powi(step);

@@ -3,14 +3,15 @@
 use crate::bf16_panels::{Lines, RIGHT};
 use crate::bf16_product::RightPanels;
 use crate::error::expect_size;
-use crate::{Array, Engine, EngineError, QuantisedWeight};
+use crate::{Array, DType, Device, Engine, EngineError, QuantisedWeight};
 
 /// A weight `[o, i]` rounded to bf16, in the layout of the forward product and, for training, that of the input's
-/// gradient: 2 bytes a value each.
+/// gradient: 2 bytes a value each. On a device it is one matrix in bf16, which serves both.
 #[derive(Debug, Clone)]
 pub struct PackedWeight {
     rows: usize,
     cols: usize,
+    on_device: Option<Array>,
     /// Columns of the forward product: the weight's rows.
     forward: Vec<u32>,
     /// Columns of the gradient's product: the weight's columns. Empty where no gradient is asked for.
@@ -18,10 +19,10 @@ pub struct PackedWeight {
 }
 
 impl PackedWeight {
-    /// Room for a weight `[rows, cols]`; with `gradients` also for the product that gives its input's gradient.
+    /// Room on the host for a weight `[rows, cols]` ([`Engine::packed_weight`] makes it where the engine computes); with `gradients` also for the product that gives its input's gradient.
     pub fn new(rows: usize, cols: usize, gradients: bool) -> Self {
         let (forward, backward) = Self::words(rows, cols, gradients);
-        Self { rows, cols, forward: vec![0; forward], backward: vec![0; backward] }
+        Self { rows, cols, on_device: None, forward: vec![0; forward], backward: vec![0; backward] }
     }
 
     /// Bytes that the copies of a weight `[rows, cols]` take.
@@ -50,6 +51,23 @@ impl PackedWeight {
 }
 
 impl Engine {
+    /// As [`PackedWeight::new`], where the engine computes.
+    ///
+    /// # Errors
+    /// A device has not got the memory.
+    pub fn packed_weight(
+        &self,
+        rows: usize,
+        cols: usize,
+        gradients: bool,
+    ) -> Result<PackedWeight, EngineError> {
+        if self.device() == Device::Cpu {
+            return Ok(PackedWeight::new(rows, cols, gradients));
+        }
+        let on_device = Some(self.zeros(DType::Bf16, rows, cols)?);
+        Ok(PackedWeight { rows, cols, on_device, forward: Vec::new(), backward: Vec::new() })
+    }
+
     /// Rounds `w` into `packed`.
     ///
     /// # Errors
@@ -58,6 +76,9 @@ impl Engine {
         const OP: &str = "pack_weight";
         expect_size(OP, "rows of w", packed.rows, w.rows())?;
         expect_size(OP, "columns of w", packed.cols, w.cols())?;
+        if let Some(copy) = &mut packed.on_device {
+            return self.copy(w, copy);
+        }
         self.pack_right(Lines::rows(w.as_slice(), w.cols()), &mut packed.forward);
         if !packed.backward.is_empty() {
             self.pack_right(Lines::columns(w.as_slice(), w.cols()), &mut packed.backward);
@@ -121,6 +142,23 @@ impl<'a> Weight<'a> {
                 reason: "takes a whole weight, and this one is frozen in few bits".to_owned(),
             }),
         }
+    }
+
+    /// The matrix on a device that rows in this precision are multiplied with.
+    ///
+    /// # Errors
+    /// A weight in few bits, or one that is not packed; one of the host.
+    pub(crate) fn on_device(self, operation: &'static str, dtype: DType) -> Result<&'a Array, EngineError> {
+        let values = self.values(operation)?;
+        if dtype == DType::F32 {
+            return Ok(values);
+        }
+        let packed = if let Self::Whole(_, packed) = self { packed } else { None };
+        let on_device = packed.and_then(|packed| packed.on_device.as_ref());
+        on_device.ok_or_else(|| EngineError::Invalid {
+            operation,
+            reason: "rows in bf16 need the weight packed (pack_weight) on their device".to_owned(),
+        })
     }
 
     /// The packed copy.

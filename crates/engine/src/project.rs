@@ -68,6 +68,20 @@ impl Engine {
                 expect_size(OP, "values of bias", weight.rows(), bias.len())?;
             }
         }
+        if let Some(gpu) = x.accelerator() {
+            return projections.into_iter().try_for_each(|projection| {
+                let Projection { weight, bias, out, mut accumulate } = projection;
+                match (bias, accumulate) {
+                    (None, _) => {}
+                    (Some(bias), Accumulate::Overwrite) => gpu.repeat_row(bias, out)?,
+                    (Some(bias), Accumulate::Add) => gpu.add_row(bias, out)?,
+                }
+                if bias.is_some() {
+                    accumulate = Accumulate::Add;
+                }
+                gpu.product((x, false), (weight.on_device(OP, x.dtype())?, true), out, accumulate)
+            });
+        }
         if let Values::Bf16(x_values) = x.values() {
             let rows = Lines::rows(x_values, x.cols());
             return projections.into_iter().try_for_each(|projection| {

@@ -138,7 +138,7 @@ impl Engine {
     /// # Errors
     /// A number that is not finite, which would take its whole block with it.
     pub fn quantise(&self, w: &Array, kind: Quantisation) -> Result<QuantisedWeight, EngineError> {
-        if !self.all_finite(w) {
+        if !self.all_finite(w)? {
             let reason = "a weight that is not finite cannot be kept in few bits".to_owned();
             return Err(EngineError::Invalid { operation: "quantise", reason });
         }

@@ -47,7 +47,7 @@ pub struct RmsNormGrads<'a> {
     /// The forward weight, `[1, d]`.
     pub weight: NormWeight<'a>,
     /// What the forward stored, `[n h]`.
-    pub inv_rms: &'a [f32],
+    pub inv_rms: &'a Array,
     /// Gradient of the input, `[n, h d]`.
     pub dx: (&'a mut Array, Accumulate),
     /// Gradient of the weight, `[1, d]`; added to.
@@ -66,7 +66,7 @@ impl Engine {
         weight: impl Into<NormWeight<'a>>,
         eps: f32,
         y: &mut Array,
-        inv_rms: &mut [f32],
+        inv_rms: &mut Array,
     ) -> Result<(), EngineError> {
         const OP: &str = "rms_norm";
         let weight = weight.into();
@@ -75,6 +75,10 @@ impl Engine {
         if x.is_empty() {
             return Ok(());
         }
+        if let Some(gpu) = y.accelerator() {
+            return gpu.rms_norm(x, weight, eps, y, inv_rms);
+        }
+        let inv_rms = inv_rms.as_mut_slice();
         with_values!(ValuesMut, y.values_mut(), |y| self.normalise(x, weight, eps, y, inv_rms));
         Ok(())
     }
@@ -121,6 +125,11 @@ impl Engine {
         if x.is_empty() {
             return Ok(());
         }
+        if let Some(gpu) = dx.accelerator() {
+            let dx = (dx, accumulate);
+            return gpu.rms_norm_backward(RmsNormGrads { dy, x, weight, inv_rms, dx, dweight });
+        }
+        let inv_rms = inv_rms.as_slice();
         let (path, weight) = (self.path(), (weight.values.as_slice(), weight.offset));
         let rows = rows_per_block(runs);
         // One partial sum per block of rows, added up in order: the same for any number of threads.
@@ -246,7 +255,7 @@ mod tests {
         for engine in engines() {
             for (n, d) in [(1, 1), (3, 7), (1, 64), (37, 19)] {
                 let (x, weight, dy) = (random(1, n, d), random(2, 1, d), random(3, n, d));
-                let (mut y, mut inv_rms) = (Array::zeros(n, d), vec![0.0; n]);
+                let (mut y, mut inv_rms) = (Array::zeros(n, d), Array::zeros(n, 1));
                 engine.rms_norm(&x, &weight, EPS, &mut y, &mut inv_rms).unwrap();
                 let (wx, ww, wdy) = (wide(&x), wide(&weight), wide(&dy));
                 assert_close("y", y.as_slice(), &reference(&wx, &ww), 1e-6);
@@ -285,7 +294,7 @@ mod tests {
         let (wx, wdy) = (wide(&x), wide(&dy));
         for engine in engines() {
             let weight = NormWeight { values: &weight, offset: 1.0 };
-            let (mut y, mut inv_rms) = (Array::zeros(n, heads * d), vec![0.0; n * heads]);
+            let (mut y, mut inv_rms) = (Array::zeros(n, heads * d), Array::zeros(n, heads));
             engine.rms_norm(&x, weight, EPS, &mut y, &mut inv_rms).unwrap();
             assert_close("y", y.as_slice(), &reference(&wx, &offset), 1e-6);
             let (mut dx, mut dweight) = (Array::zeros(n, heads * d), Array::zeros(1, d));
@@ -297,7 +306,7 @@ mod tests {
             assert_close("dx", dx.as_slice(), &want, 1e-5);
             let want = numeric_gradient(&offset, |weight| dot(&wdy, &reference(&wx, weight)));
             assert_close("dweight", dweight.as_slice(), &want, 1e-5);
-            assert!(engine.rms_norm(&x, &Array::zeros(1, 7), EPS, &mut y, &mut []).is_err());
+            assert!(engine.rms_norm(&x, &Array::zeros(1, 7), EPS, &mut y, &mut Array::zeros(0, 0)).is_err());
         }
     }
 
@@ -307,7 +316,7 @@ mod tests {
         let (x, weight, dy) = (random(1, n, d), random(2, 1, d), random(3, n, d));
         let run = |threads| {
             let engine = Engine::cpu(Some(threads)).unwrap();
-            let (mut y, mut inv_rms) = (Array::zeros(n, d), vec![0.0; n]);
+            let (mut y, mut inv_rms) = (Array::zeros(n, d), Array::zeros(n, 1));
             engine.rms_norm(&x, &weight, EPS, &mut y, &mut inv_rms).unwrap();
             let (mut dx, mut dweight) = (Array::zeros(n, d), Array::zeros(1, d));
             let grads = RmsNormGrads {

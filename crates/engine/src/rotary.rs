@@ -3,12 +3,14 @@
 //! frequencies are scaled is the model's business.
 
 use rayon::prelude::*;
+use std::sync::{Arc, OnceLock};
 
+use crate::accelerator::Shared;
 use crate::array::with_values;
 use crate::cpu::vectorised;
 use crate::element::Element;
 use crate::error::{expect_indices, expect_size};
-use crate::{Array, Engine, EngineError};
+use crate::{Array, DType, Engine, EngineError};
 
 /// Cosines and sines by position.
 #[derive(Debug, Clone)]
@@ -20,6 +22,9 @@ pub struct RotaryTable {
     cos: Vec<f32>,
     /// `[positions, half]` sines.
     sin: Vec<f32>,
+    /// The same on a device, from its first use there on.
+    #[allow(dead_code, reason = "for devices, if any are compiled in")]
+    on_device: OnceLock<Arc<[Array; 2]>>,
 }
 
 impl RotaryTable {
@@ -37,7 +42,7 @@ impl RotaryTable {
                 sin.push((angle.sin() * f64::from(attention_scale)) as f32);
             }
         }
-        Self { half, head_dim: 2 * half, positions, cos, sin }
+        Self { half, head_dim: 2 * half, positions, cos, sin, on_device: OnceLock::new() }
     }
 
     /// The same table for wider heads, whose first `2 * inv_freq.len()` values turn and whose others stay.
@@ -50,6 +55,21 @@ impl RotaryTable {
             return Err(EngineError::Invalid { operation: "rotary", reason });
         }
         Ok(Self { head_dim, ..self })
+    }
+
+    /// Cosines and sines, `[positions, half]` each, on a device.
+    #[allow(dead_code, reason = "as above")]
+    pub(crate) fn on(&self, device: &Shared) -> Result<Arc<[Array; 2]>, EngineError> {
+        if let Some(arrays) = self.on_device.get() {
+            return Ok(arrays.clone());
+        }
+        let place = |values: &[f32]| {
+            let mut array = Array::on_device(device, DType::F32, (self.positions, self.half))?;
+            array.set(&Array::from_vec(self.positions, self.half, values.to_vec())?)?;
+            Ok(array)
+        };
+        let arrays = Arc::new([place(&self.cos)?, place(&self.sin)?]);
+        Ok(self.on_device.get_or_init(|| arrays).clone())
     }
 
     /// Width of a head.
@@ -86,6 +106,9 @@ impl Engine {
         if table.half == 0 || !cols.is_multiple_of(table.head_dim) {
             let reason = format!("{cols} columns are not whole heads of {}", table.head_dim());
             return Err(EngineError::Invalid { operation: OP, reason });
+        }
+        if let Some(gpu) = x.accelerator() {
+            return gpu.rotary(x, positions, table, inverse);
         }
         with_values!(ValuesMut, x.values_mut(), |x| self.turn_rows((x, cols), positions, table, inverse));
         Ok(())

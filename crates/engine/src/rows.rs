@@ -17,6 +17,9 @@ impl Engine {
         expect_size(OP, "rows of out", index.len(), out.rows())?;
         expect_size(OP, "columns of out", x.cols(), out.cols())?;
         expect_indices(OP, "row", index.iter().copied(), x.rows())?;
+        if let Some(gpu) = out.accelerator() {
+            return gpu.gather_rows(x, &narrow(index), out);
+        }
         self.copy_rows(x, |i| index[i], out)
     }
 
@@ -30,6 +33,9 @@ impl Engine {
         expect_size(OP, "rows to add", index.len(), rows.rows())?;
         expect_size(OP, "columns of the rows to add", x.cols(), rows.cols())?;
         expect_indices(OP, "row", index.iter().copied(), x.rows())?;
+        if let Some(gpu) = x.accelerator() {
+            return gpu.scatter_add_rows(rows, &narrow(index), x);
+        }
         self.add_rows(rows, |i| index[i], x);
         Ok(())
     }
@@ -42,6 +48,9 @@ impl Engine {
         const OP: &str = "read_rows";
         expect_size(OP, "columns of out", x.cols(), out.cols())?;
         expect_indices(OP, "row", last_of(first, out.rows()), x.rows())?;
+        if out.device_memory().is_some() {
+            return copy_on_device(OP, (x, first), (out, 0), out.rows());
+        }
         self.copy_rows(x, |i| first + i, out)
     }
 
@@ -54,6 +63,9 @@ impl Engine {
         let cols = x.cols();
         expect_size(OP, "columns of the rows to write", cols, rows.cols())?;
         expect_indices(OP, "row", last_of(first, rows.rows()), x.rows())?;
+        if x.device_memory().is_some() {
+            return copy_on_device(OP, (rows, 0), (x, first), rows.rows());
+        }
         match (rows.values(), x.values_mut()) {
             (Values::F32(rows), ValuesMut::F32(x)) => {
                 self.copy_values(rows, cols, |i| i, &mut x[first * cols..][..rows.len()]);
@@ -127,6 +139,27 @@ impl Engine {
             add((0, x));
         }
     }
+}
+
+/// Indices that were checked against rows of an array on a device, which are fewer than 2^32.
+fn narrow(index: &[usize]) -> Vec<u32> {
+    index.iter().map(|&index| index as u32).collect()
+}
+
+/// Rows in sequence from one array on a device to another.
+fn copy_on_device(
+    operation: &'static str,
+    (from, from_row): (&Array, usize),
+    (to, to_row): (&Array, usize),
+    rows: usize,
+) -> Result<(), EngineError> {
+    let memories = from.device_memory().zip(to.device_memory());
+    let Some((source, target)) = memories.filter(|(source, target)| source.dtype == target.dtype) else {
+        return Err(EngineError::mixed(operation));
+    };
+    let row_bytes = from.cols() * source.dtype.size_in_bytes();
+    let (source_at, target_at) = (from_row * row_bytes, to_row * row_bytes);
+    target.owner().copy((source.memory(), source_at), (target.memory(), target_at), rows * row_bytes)
 }
 
 /// The last of `count` rows from `first` on, if there is any: the one to check.

@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use crate::accelerator::DeviceHead;
 use crate::array::Values;
 use crate::bf16_panels::Lines;
 use crate::bf16_product::Right;
@@ -33,7 +34,7 @@ pub struct HeadInputs<'a> {
 #[derive(Debug)]
 pub struct SelectedLogProbGrads<'a> {
     /// Log-sum-exp of each row's logits, as the forward stored it, `[m]`.
-    pub lse: &'a [f32],
+    pub lse: &'a Array,
     /// Gradient of each row's log-probability, `[m]`.
     pub weights: &'a [f32],
     /// Gradient of the hidden rows, `[m, d]`; overwritten.
@@ -59,12 +60,16 @@ impl Engine {
         &self,
         inputs: HeadInputs<'_>,
         log_probs: &mut [f64],
-        lse: &mut [f32],
+        lse: &mut Array,
     ) -> Result<(), EngineError> {
         const OP: &str = "selected_log_prob";
         inputs.check(OP)?;
         expect_size(OP, "number of log_probs", inputs.targets.len(), log_probs.len())?;
         expect_size(OP, "values of lse", inputs.targets.len(), lse.len())?;
+        if let Some(gpu) = inputs.hidden.accelerator() {
+            return gpu.selected_log_prob(inputs.on_device(OP)?, log_probs, lse);
+        }
+        let lse = lse.as_mut_slice();
         let path = self.path();
         let mut room = HeadUpdate::room(self, inputs);
         let update = HeadUpdate::of(self, OP, inputs, &mut room)?;
@@ -123,6 +128,11 @@ impl Engine {
         if let Some(dhead) = &dhead {
             expect_same_shape(OP, ("rows of dhead", "columns of dhead"), inputs.head.values(OP)?, dhead)?;
         }
+        if let Some(gpu) = inputs.hidden.accelerator() {
+            let head = inputs.on_device(OP)?;
+            return gpu.selected_log_prob_backward(head, (lse, weights), dhidden, dhead);
+        }
+        let lse = lse.as_slice();
         let (path, d) = (self.path(), inputs.hidden.cols());
         let mut room = HeadUpdate::room(self, inputs);
         let update = HeadUpdate::of(self, OP, inputs, &mut room)?;
@@ -252,6 +262,17 @@ impl<'a> HeadInputs<'a> {
     /// How many logits exist at a time, at most.
     pub fn logits_at_a_time(rows: usize, vocab: usize) -> usize {
         ROWS.min(rows) * CHUNK.min(vocab)
+    }
+
+    /// The same as a device takes it.
+    fn on_device(&self, operation: &'static str) -> Result<DeviceHead<'a>, EngineError> {
+        let Self { hidden, head, targets, cap, update } = *self;
+        if update.is_some() {
+            let reason = "an adapter beside the output head is computed on the CPU only: leave the head out of \
+                          lora_target_modules, or use `device: cpu`";
+            return Err(EngineError::Invalid { operation, reason: reason.to_owned() });
+        }
+        Ok(DeviceHead { hidden, head: head.on_device(operation, hidden.dtype())?, targets, cap })
     }
 
     /// The product of the hidden rows with the head.

@@ -66,7 +66,7 @@ fn run_capped(engine: &Engine, case: &Case, cap: Option<f32>) -> (Vec<f64>, Arra
         update: None,
     };
     let m = case.targets.len();
-    let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
+    let (mut log_probs, mut lse) = (vec![0.0; m], Array::zeros(m, 1));
     engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
     let mut dhidden = random(9, m, case.hidden.cols());
     let mut dhead = Array::zeros(case.head.rows(), case.head.cols());
@@ -162,7 +162,7 @@ fn bf16_stays_within_its_rounding_of_whole_logits() {
         let head = Weight::new(&case.head, Some(&packed));
         let inputs =
             HeadInputs { hidden: &case.hidden, head, targets: &case.targets, cap: None, update: None };
-        let (mut log_probs, mut lse) = (vec![0.0; m], vec![0.0; m]);
+        let (mut log_probs, mut lse) = (vec![0.0; m], Array::zeros(m, 1));
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
         let got: Vec<f32> = log_probs.iter().map(|&value| value as f32).collect();
         assert_close("log_probs", &got, &want, 1e-6);
@@ -187,7 +187,7 @@ fn extreme_logits_stay_finite_and_nan_is_not_hidden() {
     let head = Array::from_vec(3, 1, vec![1e4, -1e4, 0.0]).unwrap();
     for engine in engines() {
         let mut hidden = Array::from_vec(2, 1, vec![1.0, 1.0]).unwrap();
-        let (mut log_probs, mut lse) = ([0.0; 2], [0.0; 2]);
+        let (mut log_probs, mut lse) = ([0.0; 2], Array::zeros(2, 1));
         let inputs =
             HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets, cap: None, update: None };
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
@@ -205,8 +205,8 @@ fn a_target_outside_the_vocabulary_is_refused_and_no_rows_are_fine() {
     let engine = Engine::cpu(Some(1)).unwrap();
     let (hidden, head) = (Array::zeros(1, 2), Array::zeros(3, 2));
     let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[3], cap: None, update: None };
-    assert!(engine.selected_log_prob(inputs, &mut [0.0], &mut [0.0]).is_err());
+    assert!(engine.selected_log_prob(inputs, &mut [0.0], &mut Array::zeros(1, 1)).is_err());
     let hidden = Array::zeros(0, 2);
     let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &[], cap: None, update: None };
-    engine.selected_log_prob(inputs, &mut [], &mut []).unwrap();
+    engine.selected_log_prob(inputs, &mut [], &mut Array::zeros(0, 1)).unwrap();
 }

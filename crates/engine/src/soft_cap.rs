@@ -5,17 +5,24 @@ use rayon::prelude::*;
 
 use crate::cpu::vectorised;
 use crate::vector::tanh;
-use crate::{Array, Engine};
+use crate::{Array, Engine, EngineError};
 
 impl Engine {
     /// `x = cap * tanh(x / cap)`.
-    pub fn soft_cap(&self, x: &mut Array, cap: f32) {
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn soft_cap(&self, x: &mut Array, cap: f32) -> Result<(), EngineError> {
+        if let Some(gpu) = x.accelerator() {
+            return gpu.soft_cap(x, cap);
+        }
         let path = self.path();
         if self.parallel(4 * x.len()) {
             self.install(|| x.as_mut_slice().par_chunks_mut(BLOCK).for_each(|x| cap_in_place(path, x, cap)));
         } else {
             cap_in_place(path, x.as_mut_slice(), cap);
         }
+        Ok(())
     }
 }
 
@@ -52,9 +59,9 @@ mod tests {
         for engine in engines() {
             for (cap, size) in [(0.5, 7), (2.0, 33), (50.0, 9001)] {
                 let mut x = random(1, 3, size);
-                engine.scale(&mut x, 3.0);
+                engine.scale(&mut x, 3.0).unwrap();
                 let before = wide(&x);
-                engine.soft_cap(&mut x, cap);
+                engine.soft_cap(&mut x, cap).unwrap();
                 let capped = |x: f64| f64::from(cap) * (x / f64::from(cap)).tanh();
                 let want: Vec<f64> = before.iter().map(|x| capped(*x)).collect();
                 assert_close("capped", x.as_slice(), &want, 2e-7);
@@ -71,7 +78,7 @@ mod tests {
         for engine in engines() {
             let values = vec![f32::INFINITY, f32::NEG_INFINITY, 1e30, f32::NAN, 0.0];
             let mut x = Array::from_vec(1, 5, values).unwrap();
-            engine.soft_cap(&mut x, 3.0);
+            engine.soft_cap(&mut x, 3.0).unwrap();
             assert_eq!(x.as_slice()[..3], [3.0, -3.0, 3.0]);
             assert!(x.as_slice()[3].is_nan() && x.as_slice()[4] == 0.0);
         }

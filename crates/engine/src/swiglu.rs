@@ -33,6 +33,9 @@ impl Engine {
         const OP: &str = "swiglu";
         expect_same_shape(OP, ("rows of up", "columns of up"), gate, up)?;
         expect_same_shape(OP, ("rows of out", "columns of out"), gate, out)?;
+        if let Some(gpu) = out.accelerator() {
+            return gpu.swiglu(gate, up, out);
+        }
         match (gate.values(), up.values(), out.values_mut()) {
             (Values::F32(gate), Values::F32(up), ValuesMut::F32(out)) => self.gate(gate, up, out),
             (Values::Bf16(gate), Values::Bf16(up), ValuesMut::Bf16(out)) => self.gate(gate, up, out),
@@ -65,6 +68,9 @@ impl Engine {
         expect_same_shape(OP, ("rows of dout", "columns of dout"), gate, dout)?;
         expect_same_shape(OP, ("rows of dgate", "columns of dgate"), gate, dgate)?;
         expect_same_shape(OP, ("rows of dup", "columns of dup"), gate, dup)?;
+        if let Some(gpu) = dgate.accelerator() {
+            return gpu.swiglu_backward(SwigluGrads { dout, gate, up, dgate, dup });
+        }
         use Values::{Bf16, F32};
         let written = (dgate.values_mut(), dup.values_mut());
         match (gate.values(), up.values(), dout.values(), written) {
@@ -172,7 +178,7 @@ mod tests {
         for engine in engines() {
             for (n, f) in [(1, 1), (5, 13), (2, 32)] {
                 let (mut gate, up, dout) = (random(1, n, f), random(2, n, f), random(3, n, f));
-                engine.scale(&mut gate, 8.0);
+                engine.scale(&mut gate, 8.0).unwrap();
                 let mut out = Array::zeros(n, f);
                 engine.swiglu(&gate, &up, &mut out).unwrap();
                 let (wg, wu, wd) = (wide(&gate), wide(&up), wide(&dout));

@@ -95,7 +95,7 @@ fn rms_norm() {
     let case = fixture("rms_norm");
     let (x, weight, dy) = (array(&case["x"], 10), array(&case["weight"], 10), array(&case["upstream"], 10));
     for engine in engines() {
-        let (mut y, mut inv_rms) = (Array::zeros(4, 10), vec![0.0; 4]);
+        let (mut y, mut inv_rms) = (Array::zeros(4, 10), Array::zeros(4, 1));
         engine.rms_norm(&x, &weight, 1e-5, &mut y, &mut inv_rms).unwrap();
         let (mut dx, mut dweight) = (Array::zeros(4, 10), Array::zeros(1, 10));
         let grads = RmsNormGrads {
@@ -183,7 +183,7 @@ fn layer_norm() {
     let (x, dy) = (array(&case["x"], 10), array(&case["upstream"], 10));
     let (weight, bias) = (array(&case["weight"], 10), array(&case["bias"], 10));
     for engine in engines() {
-        let (mut y, mut inv_std) = (Array::zeros(4, 10), vec![0.0; 4]);
+        let (mut y, mut inv_std) = (Array::zeros(4, 10), Array::zeros(4, 1));
         engine.layer_norm(&x, [&weight, &bias], 1e-5, &mut y, &mut inv_std).unwrap();
         let (mut dx, mut dweight, mut dbias) =
             (Array::zeros(4, 10), Array::zeros(1, 10), Array::zeros(1, 10));
@@ -242,7 +242,7 @@ fn selected_log_prob_of(name: &str, cap: Option<f32>) {
         (array(&case["hidden"], 6), array(&case["head"], 6), indices(&case["targets"]));
     let inputs = HeadInputs { hidden: &hidden, head: (&head).into(), targets: &targets, cap, update: None };
     for engine in engines() {
-        let (mut log_probs, mut lse) = (vec![0.0; 5], vec![0.0; 5]);
+        let (mut log_probs, mut lse) = (vec![0.0; 5], Array::zeros(5, 1));
         engine.selected_log_prob(inputs, &mut log_probs, &mut lse).unwrap();
         let (mut dhidden, mut dhead) = (Array::zeros(5, 6), Array::zeros(11, 6));
         let weights = numbers(&case["upstream"]);
@@ -294,7 +294,7 @@ fn follow(name: &str, mut step: impl FnMut(&Engine, &mut Array, &Array, u64)) {
         let mut parameter = array(&case["start"], 13);
         for index in 0..10 {
             let mut gradient = array(&case["gradients"][index], 13);
-            engine.scale(&mut gradient, 0.5);
+            engine.scale(&mut gradient, 0.5).unwrap();
             step(&engine, &mut parameter, &gradient, index as u64 + 1);
             let what = format!("{name} step {}", index + 1);
             compare(&engine, &what, parameter.as_slice(), &case["trace"][index], BOUND);

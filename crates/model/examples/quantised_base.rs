@@ -114,7 +114,7 @@ fn step(decoder: &mut Decoder, batch: &PackedBatch) -> f64 {
         modules_to_save: Vec::new(),
     };
     decoder.attach_adapter(&settings, Seed::new(3)).unwrap();
-    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(decoder));
+    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(decoder).unwrap());
     let weights = vec![1.0; batch.sequences()];
     let once = |_| {
         let started = Instant::now();

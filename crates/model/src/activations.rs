@@ -12,7 +12,7 @@ use crate::matrix::Use::{Product, Sum};
 use crate::matrix::{Matrix, Shape, Use, fit_all};
 use crate::part::{PartCopies, PartRows, block};
 use bso_durable::Seed;
-use bso_engine::{DType, EngineError};
+use bso_engine::{DType, Engine, EngineError};
 use rand::Rng;
 
 /// What a layer's attention keeps for its backward, besides the layer's input: what is dear to compute again. Norms are
@@ -54,7 +54,12 @@ impl AttentionActivations {
         ]
     }
 
-    pub(crate) fn fit(&mut self, dtype: DType, rows: usize, config: &ModelConfig) -> Result<(), EngineError> {
+    pub(crate) fn fit(
+        &mut self,
+        on: (&Engine, DType),
+        rows: usize,
+        config: &ModelConfig,
+    ) -> Result<(), EngineError> {
         let matrices = [
             &mut self.query,
             &mut self.key,
@@ -66,7 +71,7 @@ impl AttentionActivations {
             &mut self.query_inverse,
             &mut self.key_inverse,
         ];
-        fit_all(dtype, matrices, (&Self::USES, &Self::shapes(rows, config)))
+        fit_all(on, matrices, (&Self::USES, &Self::shapes(rows, config)))
     }
 }
 
@@ -98,10 +103,15 @@ impl RowActivations {
         ]
     }
 
-    pub(crate) fn fit(&mut self, dtype: DType, rows: usize, config: &ModelConfig) -> Result<(), EngineError> {
+    pub(crate) fn fit(
+        &mut self,
+        on: (&Engine, DType),
+        rows: usize,
+        config: &ModelConfig,
+    ) -> Result<(), EngineError> {
         let matrices =
             [&mut self.middle, &mut self.gate, &mut self.up, &mut self.attention_out, &mut self.mlp_out];
-        fit_all(dtype, matrices, (&Self::USES, &Self::shapes(rows, config)))
+        fit_all(on, matrices, (&Self::USES, &Self::shapes(rows, config)))
     }
 }
 
@@ -111,7 +121,7 @@ pub(crate) struct PassingActivations {
     /// The input of the attention's or of the MLP's products, whichever was computed last.
     pub normed: Matrix,
     /// What the norm stored.
-    pub inverse: Vec<f32>,
+    pub inverse: Matrix,
     /// What the activation gives.
     pub gated: Matrix,
     pub copies: PartCopies,
@@ -135,18 +145,18 @@ impl PassingActivations {
 
     pub(crate) fn fit(
         &mut self,
-        dtype: DType,
+        (engine, dtype): (&Engine, DType),
         rows: usize,
         part: PartRows,
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
-        let [normed, _, gated, residual, attended, stream] = Self::shapes(rows, part, config);
-        self.normed.fit(dtype, normed)?;
-        self.inverse.resize(rows, 0.0);
-        self.gated.fit(dtype, gated)?;
-        self.copies.residual.fit(DType::F32, residual)?;
-        self.copies.attended.fit(dtype, attended)?;
-        self.copies.stream.fit(DType::F32, stream)
+        let [normed, inverse, gated, residual, attended, stream] = Self::shapes(rows, part, config);
+        self.normed.fit(engine, dtype, normed)?;
+        self.inverse.fit(engine, DType::F32, inverse)?;
+        self.gated.fit(engine, dtype, gated)?;
+        self.copies.residual.fit(engine, DType::F32, residual)?;
+        self.copies.attended.fit(engine, dtype, attended)?;
+        self.copies.stream.fit(engine, DType::F32, stream)
     }
 }
 
@@ -156,10 +166,10 @@ pub(crate) struct HeadActivations {
     pub gathered: Matrix,
     pub normed: Matrix,
     /// What the norm stored.
-    pub inverse: Vec<f32>,
+    pub inverse: Matrix,
     /// One number a scored row: its log-prob, or the score of a scalar head.
     pub log_probs: Vec<f64>,
-    pub lse: Vec<f32>,
+    pub lse: Matrix,
     /// The log-prob of each sequence, or its score.
     pub sums: Vec<f64>,
 }
@@ -175,18 +185,17 @@ impl HeadActivations {
 
     pub(crate) fn fit(
         &mut self,
-        dtype: DType,
+        (engine, dtype): (&Engine, DType),
         size: BatchSize,
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
         let [gathered, normed, _] = Self::shapes(size, config);
-        self.gathered.fit(DType::F32, gathered)?;
+        self.gathered.fit(engine, DType::F32, gathered)?;
         // A scalar head computes in f32.
-        self.normed.fit(if config.score.is_some() { DType::F32 } else { dtype }, normed)?;
-        self.inverse.resize(size.scored, 0.0);
+        self.normed.fit(engine, if config.score.is_some() { DType::F32 } else { dtype }, normed)?;
+        self.inverse.fit(engine, DType::F32, (size.scored, 1))?;
         self.log_probs.resize(size.scored, 0.0);
-        self.lse.resize(size.scored, 0.0);
-        Ok(())
+        self.lse.fit(engine, DType::F32, (size.scored, 1))
     }
 }
 
@@ -246,44 +255,46 @@ impl Activations {
     /// A decoder in a precision that nothing is computed in.
     pub fn reserve(&mut self, decoder: &Decoder, size: BatchSize) -> Result<(), ModelError> {
         let (dtype, config) = (decoder.dtype(), decoder.config());
+        let on = (&**decoder.engine(), dtype);
         self.size = None;
-        self.fit(dtype, size, config)?;
+        self.fit(on, size, config)?;
         let part = PartRows::of(size, config, block(self.checkpointed, dtype));
         let stored = if self.checkpointed { 1 } else { config.layers };
-        self.attention.iter_mut().try_for_each(|kept| kept.fit(dtype, size.rows, config))?;
+        self.attention.iter_mut().try_for_each(|kept| kept.fit(on, size.rows, config))?;
         for (i, kept) in self.rows.iter_mut().enumerate() {
             let last = i + 1 == stored && !self.checkpointed;
-            kept.fit(dtype, if last { size.head_rows } else { part.any }, config)?;
+            kept.fit(on, if last { size.head_rows } else { part.any }, config)?;
         }
         self.head.sums.reserve(size.sequences);
-        self.backward.fit(size, config)?;
-        Ok(self.backward.rows.fit(dtype, (part.any, part.copied), config)?)
+        self.backward.fit(decoder.engine(), size, config)?;
+        Ok(self.backward.rows.fit(on, (part.any, part.copied), config)?)
     }
 
     pub(crate) fn fit(
         &mut self,
-        dtype: DType,
+        (engine, dtype): (&Engine, DType),
         size: BatchSize,
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
         self.residual.resize_with(config.layers, Matrix::default);
         let first = usize::from(self.embeds_again(config));
-        let kept = self.residual.iter_mut().skip(first);
-        kept.for_each(|r| r.resize(size.rows, config.hidden_size));
+        let (all, head) = ((size.rows, config.hidden_size), (size.head_rows, config.hidden_size));
+        let mut kept = self.residual.iter_mut().skip(first);
+        kept.try_for_each(|r| r.fit(engine, DType::F32, all))?;
         let stored = if self.checkpointed { 1 } else { config.layers };
         self.attention.resize_with(stored, AttentionActivations::default);
         self.rows.resize_with(stored, RowActivations::default);
         self.passing.fit(
-            dtype,
+            (engine, dtype),
             size.rows,
             PartRows::of(size, config, block(self.checkpointed, dtype)),
             config,
         )?;
         if self.embeds_again(config) {
-            self.backward.residual.resize(size.rows, config.hidden_size);
+            self.backward.residual.fit(engine, DType::F32, all)?;
         }
-        self.backward.last_residual.resize(size.head_rows, config.hidden_size);
-        self.head.fit(dtype, size, config)
+        self.backward.last_residual.fit(engine, DType::F32, head)?;
+        self.head.fit((engine, dtype), size, config)
     }
 
     /// Whether the first layer's input is not kept either: its embeddings are looked up again.

@@ -5,7 +5,7 @@ use crate::config::ModelConfig;
 use crate::family::QkNorm;
 use crate::matrix::Use::{Product, Sum};
 use crate::matrix::{Matrix, Shape, Use, fit_all};
-use bso_engine::{DType, EngineError};
+use bso_engine::{DType, Engine, EngineError};
 
 /// Gradients on their way down; one layer's worth, whatever the depth.
 #[derive(Debug, Default)]
@@ -55,7 +55,12 @@ impl BackwardBuffers {
     }
 
     /// Without [`BackwardBuffers::rows`], which take the rows at hand.
-    pub(crate) fn fit(&mut self, size: BatchSize, config: &ModelConfig) -> Result<(), EngineError> {
+    pub(crate) fn fit(
+        &mut self,
+        engine: &Engine,
+        size: BatchSize,
+        config: &ModelConfig,
+    ) -> Result<(), EngineError> {
         let matrices = [
             &mut self.residual,
             &mut self.last_residual,
@@ -68,7 +73,7 @@ impl BackwardBuffers {
             &mut self.head_normed,
             &mut self.head_gathered,
         ];
-        fit_all(DType::F32, matrices, (&Self::USES, &Self::shapes(size, config)))?;
+        fit_all((engine, DType::F32), matrices, (&Self::USES, &Self::shapes(size, config)))?;
         self.row_weights.clear();
         self.row_weights.reserve(size.scored);
         Ok(())
@@ -100,11 +105,11 @@ impl RowGradients {
 
     pub(crate) fn fit(
         &mut self,
-        dtype: DType,
+        on: (&Engine, DType),
         (rows, copied): (usize, usize),
         config: &ModelConfig,
     ) -> Result<(), EngineError> {
         let matrices = [&mut self.gated, &mut self.up, &mut self.branch, &mut self.attended];
-        fit_all(dtype, matrices, (&Self::USES, &Self::shapes(rows, copied, config)))
+        fit_all(on, matrices, (&Self::USES, &Self::shapes(rows, copied, config)))
     }
 }

@@ -62,7 +62,31 @@ impl Decoder {
                 fill_normal(array.as_mut_slice(), std, seed.derive(&spec.name, 0));
             }
         }
+        decoder.place()?;
         Ok(decoder)
+    }
+
+    /// Moves the parameters to where the engine computes; due where some were made on the host.
+    pub(crate) fn place(&mut self) -> Result<(), EngineError> {
+        self.move_parameters(|engine, array| engine.place(array))
+    }
+
+    /// Brings the parameters to the host, where some of what is done to them is computed; [`Decoder::place`] must follow.
+    pub(crate) fn fetch(&mut self) -> Result<(), EngineError> {
+        self.move_parameters(|_, array| Ok(array.on_host()?.into_owned()))
+    }
+
+    fn move_parameters(
+        &mut self,
+        moved: impl Fn(&Engine, Array) -> Result<Array, EngineError>,
+    ) -> Result<(), EngineError> {
+        let Self { engine, parameters, adapter, .. } = self;
+        let norms = adapter.iter_mut().flat_map(|adapter| adapter.norms.values_mut());
+        // One at a time: none is in two places at once.
+        for array in parameters.iter_mut().chain(norms) {
+            *array = moved(engine, std::mem::replace(array, Array::zeros(0, 0)))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn zeros(
@@ -99,6 +123,7 @@ impl Decoder {
     /// # Errors
     /// f16, which is a storage format only.
     pub fn compute_in(&mut self, dtype: DType, gradients: bool) -> Result<(), ModelError> {
+        self.place()?;
         self.packed = match dtype {
             DType::F32 => Vec::new(),
             DType::Bf16 => {
@@ -106,9 +131,11 @@ impl Decoder {
                 matrices.extend(self.adapter.iter().flat_map(Adapter::products));
                 let pack = |(i, array): (usize, &Array)| {
                     let packs = matrices.contains(&i) && !array.is_empty();
-                    packs.then(|| PackedWeight::new(array.rows(), array.cols(), gradients))
+                    packs
+                        .then(|| self.engine.packed_weight(array.rows(), array.cols(), gradients))
+                        .transpose()
                 };
-                self.parameters.iter().enumerate().map(pack).collect()
+                self.parameters.iter().enumerate().map(pack).collect::<Result<_, _>>()?
             }
             DType::F16 => return Err(EngineError::NoArithmetic(dtype).into()),
         };

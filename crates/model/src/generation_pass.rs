@@ -54,7 +54,7 @@ pub(crate) struct PassMemory {
     /// The ready rows of the residual stream.
     ready: Matrix,
     normed: Matrix,
-    inverse: Vec<f32>,
+    inverse: Matrix,
     query: Matrix,
     key: Matrix,
     value: Matrix,
@@ -78,7 +78,7 @@ pub(crate) fn run(
 ) -> Result<(), ModelError> {
     let (engine, config) = (decoder.engine(), decoder.config());
     let tables = decoder.rotary_covering(pass.positions.iter().max().map_or(0, |p| *p as usize + 1))?;
-    m.residual.resize(pass.tokens.len(), config.hidden_size);
+    m.residual.fit(engine, DType::F32, (pass.tokens.len(), config.hidden_size))?;
     let last = caches.len().saturating_sub(1);
     engine.install(|| -> Result<(), EngineError> {
         decoder.embed(&pass.tokens, &pass.positions, &mut m.residual)?;
@@ -91,16 +91,15 @@ pub(crate) fn run(
                 layer.forward(pass, cache, m)?;
             }
         }
-        m.normed.fit(decoder.dtype(), (pass.ready.len(), config.hidden_size))?;
-        m.inverse.resize(pass.ready.len(), 0.0);
-        m.logits.resize(pass.ready.len(), config.vocab_size);
+        m.normed.fit(engine, decoder.dtype(), (pass.ready.len(), config.hidden_size))?;
+        m.inverse.fit(engine, DType::F32, (pass.ready.len(), 1))?;
+        m.logits.fit(engine, DType::F32, (pass.ready.len(), config.vocab_size))?;
         if pass.ready.is_empty() {
             return Ok(());
         }
         decoder.norm().forward(decoder.layout().norm, &m.ready, &mut m.normed, &mut m.inverse)?;
         engine.project(&m.normed, [Projection::new(decoder.head(), None, &mut m.logits)])?;
-        config.logit_cap.into_iter().for_each(|cap| engine.soft_cap(&mut m.logits, cap));
-        Ok(())
+        config.logit_cap.into_iter().try_for_each(|cap| engine.soft_cap(&mut m.logits, cap))
     })?;
     Ok(())
 }
@@ -124,7 +123,7 @@ impl<'a> PassLayer<'a> {
         self.turn(0, (&mut m.query, &pass.positions), (&mut m.spare, &mut m.inverse))?;
         self.turn(1, (&mut m.key, &pass.positions), (&mut m.spare, &mut m.inverse))?;
         cache.append(&pass.rows, &m.key, &m.value)?;
-        m.attended.fit(m.query.dtype(), (m.query.rows(), m.query.cols()))?;
+        m.attended.fit(engine, m.query.dtype(), (m.query.rows(), m.query.cols()))?;
         let shape = attention_shape(config, self.kind);
         engine.cached_attention(&m.query, &pass.rows, cache, shape, &mut m.attended)?;
         // What follows works where the last layer's rows lie.
@@ -151,14 +150,14 @@ impl<'a> PassLayer<'a> {
         if pass.ready.is_empty() {
             return Ok(());
         }
-        m.ready.resize(pass.ready.len(), config.hidden_size);
+        m.ready.fit(engine, DType::F32, (pass.ready.len(), config.hidden_size))?;
         engine.gather_rows(&m.residual, &pass.ready, &mut m.ready)?;
         self.normalise(place.attention_norm, &m.ready, &mut m.normed, &mut m.inverse)?;
         let [query, ..] =
             self.attention_inputs(pass.ready.len(), [&mut m.query, &mut m.key, &mut m.value])?;
         engine.project(&m.normed, [query])?;
         self.turn(0, (&mut m.query, &pass.ready_positions), (&mut m.spare, &mut m.inverse))?;
-        m.attended.fit(m.query.dtype(), (m.query.rows(), m.query.cols()))?;
+        m.attended.fit(engine, m.query.dtype(), (m.query.rows(), m.query.cols()))?;
         let shape = attention_shape(config, self.kind);
         engine.cached_attention(&m.query, &pass.ready_rows, cache, shape, &mut m.attended)?;
         self.after_attention(m)
@@ -193,7 +192,7 @@ impl<'a> PassLayer<'a> {
         let (engine, config, place) = (self.decoder.engine(), self.decoder.config(), self.place);
         self.normalise(place.mlp_norm, &m.ready, &mut m.normed, &mut m.inverse)?;
         for matrix in [&mut m.gate, &mut m.up, &mut m.gated] {
-            matrix.fit(self.decoder.dtype(), (m.ready.rows(), config.intermediate_size))?;
+            matrix.fit(engine, self.decoder.dtype(), (m.ready.rows(), config.intermediate_size))?;
         }
         let up = self.replaced(place.up, &mut m.up);
         match place.gate {
@@ -211,11 +210,12 @@ impl<'a> PassLayer<'a> {
         [query, key, value]: [&'b mut Matrix; 3],
     ) -> Result<[Projection<'b>; 3], EngineError> {
         let (config, place, dtype) = (self.decoder.config(), self.place, self.decoder.dtype());
+        let engine = self.decoder.engine();
         // What a norm reads is in f32.
         let raw = if place.qk_norms.is_some() { DType::F32 } else { dtype };
-        query.fit(raw, (rows, config.heads * config.head_dim))?;
-        key.fit(raw, (rows, config.kv_heads * config.head_dim))?;
-        value.fit(dtype, (rows, config.kv_heads * config.head_dim))?;
+        query.fit(engine, raw, (rows, config.heads * config.head_dim))?;
+        key.fit(engine, raw, (rows, config.kv_heads * config.head_dim))?;
+        value.fit(engine, dtype, (rows, config.kv_heads * config.head_dim))?;
         Ok([
             self.replaced(place.query, query),
             self.replaced(place.key, key),
@@ -228,16 +228,17 @@ impl<'a> PassLayer<'a> {
         &self,
         which: usize,
         (x, positions): (&mut Matrix, &[u32]),
-        (spare, inverse): (&mut Matrix, &mut Vec<f32>),
+        (spare, inverse): (&mut Matrix, &mut Matrix),
     ) -> Result<(), EngineError> {
+        let engine = self.decoder.engine();
         if let Some(norms) = self.place.qk_norms {
             let runs = x.len() / self.decoder.arrays()[norms[which]].len().max(1);
-            inverse.resize(runs, 0.0);
-            spare.fit(self.decoder.dtype(), (x.rows(), x.cols()))?;
+            inverse.fit(engine, DType::F32, (runs, 1))?;
+            spare.fit(engine, self.decoder.dtype(), (x.rows(), x.cols()))?;
             self.decoder.norm().forward(norms[which], x, spare, inverse)?;
             std::mem::swap(x, spare);
         }
-        self.rotary.map_or(Ok(()), |table| self.decoder.engine().rotary(x, positions, table, false))
+        self.rotary.map_or(Ok(()), |table| engine.rotary(x, positions, table, false))
     }
 
     /// Adds a branch's last product to `stream`, through the norm that stands there, if one does.
@@ -246,17 +247,17 @@ impl<'a> PassLayer<'a> {
         linear: LinearPlace,
         norm: Option<NormPlace>,
         x: &Array,
-        (stream, spare, branch, inverse): (&mut Matrix, &mut Matrix, &mut Matrix, &mut Vec<f32>),
+        (stream, spare, branch, inverse): (&mut Matrix, &mut Matrix, &mut Matrix, &mut Matrix),
     ) -> Result<(), EngineError> {
         let engine = self.decoder.engine();
         let Some(norm) = norm else {
             return engine.project(x, [self.added(linear, stream)]);
         };
         for matrix in [&mut *spare, &mut *branch] {
-            matrix.fit(DType::F32, (stream.rows(), stream.cols()))?;
+            matrix.fit(engine, DType::F32, (stream.rows(), stream.cols()))?;
         }
         engine.project(x, [self.replaced(linear, spare)])?;
-        inverse.resize(stream.rows(), 0.0);
+        inverse.fit(engine, DType::F32, (stream.rows(), 1))?;
         self.decoder.norm().forward(norm, spare, branch, inverse)?;
         engine.add_assign(stream, branch)
     }
@@ -266,13 +267,14 @@ impl<'a> PassLayer<'a> {
         norm: Option<NormPlace>,
         x: &Array,
         y: &mut Matrix,
-        inverse: &mut Vec<f32>,
+        inverse: &mut Matrix,
     ) -> Result<(), EngineError> {
-        y.fit(self.decoder.dtype(), (x.rows(), x.cols()))?;
-        inverse.resize(x.rows(), 0.0);
+        let engine = self.decoder.engine();
+        y.fit(engine, self.decoder.dtype(), (x.rows(), x.cols()))?;
+        inverse.fit(engine, DType::F32, (x.rows(), 1))?;
         match norm {
             Some(norm) => self.decoder.norm().forward(norm, x, y, inverse),
-            None => self.decoder.engine().copy(x, y),
+            None => engine.copy(x, y),
         }
     }
 

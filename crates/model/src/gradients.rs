@@ -3,7 +3,7 @@
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::stored::StoredTensor;
-use bso_engine::{Array, Engine};
+use bso_engine::{Array, DType, Engine, EngineError};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -18,35 +18,67 @@ pub struct Gradients {
 
 impl Gradients {
     /// Zeros for every trained parameter.
-    pub fn zeros(decoder: &Decoder) -> Self {
-        let arrays = zeros_of_trained(decoder);
+    ///
+    /// # Errors
+    /// A device has not got the memory.
+    pub fn zeros(decoder: &Decoder) -> Result<Self, ModelError> {
+        let arrays = zeros_of_trained(decoder)?;
         let names = decoder.parameters().map(|(name, _)| name.to_owned()).collect();
-        Self { arrays, names, engine: decoder.engine().clone() }
+        Ok(Self { arrays, names, engine: decoder.engine().clone() })
     }
 
     /// Sets all to zero.
-    pub fn zero(&mut self) {
-        self.arrays.iter_mut().for_each(|a| self.engine.zero(a));
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn zero(&mut self) -> Result<(), ModelError> {
+        Ok(self.arrays.iter_mut().try_for_each(|a| self.engine.zero(a))?)
     }
 
     /// Multiplies all by `factor` (a power of two keeps every bit).
-    pub fn rescale(&mut self, factor: f32) {
-        self.arrays.iter_mut().for_each(|a| self.engine.scale(a, factor));
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn rescale(&mut self, factor: f32) -> Result<(), ModelError> {
+        Ok(self.arrays.iter_mut().try_for_each(|a| self.engine.scale(a, factor))?)
     }
 
     /// Sum of squares over all parameters, in f64: exact to f64 rounding, whatever the size of the gradients.
-    pub fn squared_norm(&self) -> f64 {
-        self.arrays.iter().map(|a| self.engine.squared_norm(&[a])).sum()
+    /// It is finite if and only if every gradient is.
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn squared_norm(&self) -> Result<f64, ModelError> {
+        let arrays: Vec<&Array> = self.arrays.iter().filter(|a| !a.is_empty()).collect();
+        Ok(self.engine.squared_norm(&arrays)?)
     }
 
     /// The first parameter whose gradient holds a NaN or an infinity.
-    pub fn non_finite(&self) -> Option<&str> {
-        self.iter().find(|(_, a)| !self.engine.all_finite(a)).map(|(name, _)| name)
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn non_finite(&self) -> Result<Option<&str>, ModelError> {
+        for (name, gradient) in self.iter() {
+            if !self.engine.all_finite(gradient)? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     /// The parameters whose gradients are zero throughout.
-    pub fn all_zero(&self) -> Vec<&str> {
-        self.iter().filter(|(_, a)| a.as_slice().iter().all(|x| *x == 0.0)).map(|(name, _)| name).collect()
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn all_zero(&self) -> Result<Vec<&str>, ModelError> {
+        let mut names = Vec::new();
+        for (name, gradient) in self.iter() {
+            // Squares of f32 do not vanish in f64.
+            if self.engine.squared_norm(&[gradient])? == 0.0 {
+                names.push(name);
+            }
+        }
+        Ok(names)
     }
 
     /// Names and gradients in order; frozen parameters have none.
@@ -59,20 +91,20 @@ impl Gradients {
     ///
     /// # Errors
     /// Gradients of another model.
-    pub fn stored<'a>(
-        &'a self,
-        decoder: &'a Decoder,
-    ) -> Result<impl Iterator<Item = (&'a str, Cow<'a, [f32]>)>, ModelError> {
+    pub fn stored<'a>(&'a self, decoder: &'a Decoder) -> Result<Vec<(&'a str, Cow<'a, [f32]>)>, ModelError> {
         self.fits(decoder)?;
         let is_trained =
             |stored: &&StoredTensor| stored.parts.iter().all(|part| !self.arrays[*part].is_empty());
         let own = decoder.layout().stored.iter().filter(is_trained);
-        let own = own.map(|stored| (stored.name.as_str(), stored.gather(&self.arrays)));
+        let own = own.map(|stored| (stored, &*self.arrays));
         let of_adapter = decoder.adapter.iter().flat_map(|adapter| {
             let arrays = &self.arrays[adapter.first..];
-            adapter.stored.iter().map(move |stored| (stored.name.as_str(), stored.gather(arrays)))
+            adapter.stored.iter().map(move |stored| (stored, arrays))
         });
-        Ok(own.chain(of_adapter))
+        let gather = |(stored, arrays): (&'a StoredTensor, &'a [Array])| {
+            Ok((stored.name.as_str(), stored.gather(arrays)?))
+        };
+        own.chain(of_adapter).map(gather).collect()
     }
 
     /// Refuses gradients made for another model.
@@ -90,10 +122,11 @@ impl Gradients {
 }
 
 /// An array of zeros for each trained parameter, an empty one for each frozen.
-pub(crate) fn zeros_of_trained(decoder: &Decoder) -> Vec<Array> {
+pub(crate) fn zeros_of_trained(decoder: &Decoder) -> Result<Vec<Array>, EngineError> {
     let first = decoder.first_trained();
     let zeros = |(i, p): (usize, &Array)| {
-        if i < first { Array::zeros(0, 0) } else { Array::zeros(p.rows(), p.cols()) }
+        let (rows, cols) = if i < first { (0, 0) } else { (p.rows(), p.cols()) };
+        decoder.engine().zeros(DType::F32, rows, cols)
     };
     decoder.arrays().iter().enumerate().map(zeros).collect()
 }

@@ -77,14 +77,14 @@ impl Layer<'_> {
             let PartCopies { residual: copied, attended, stream } = copies;
             let all = RowInputs { residual, attended: &attention.attended };
             let inputs = part.of_inputs(self.engine, all, (copied, attended))?;
-            a.fit(self.dtype, part.len, self.config)?;
-            gated.resize_rows(part.len);
+            a.fit((self.engine, self.dtype), part.len, self.config)?;
+            gated.resize_rows(part.len)?;
             let passing = RowPassing { normed, inverse, gated };
             if part.len == next.rows() {
                 layer.rows_forward(inputs, (a, passing), next)?;
                 continue;
             }
-            stream.resize_rows(part.len);
+            stream.resize_rows(part.len)?;
             layer.rows_forward(inputs, (a, passing), stream)?;
             self.engine.write_rows(stream, part.first, next)?;
         }
@@ -107,7 +107,7 @@ impl Layer<'_> {
             self.attention_forward(residual, segments, (attention, passing))?;
         }
         if rows.is_some() {
-            b.attended.fill(0.0);
+            self.engine.zero(&mut b.attended)?;
         }
         for part in Part::of(rows, residual.rows(), block(recompute, self.dtype)) {
             let layer = Layer { first_row: part.first, ..*self };
@@ -115,17 +115,17 @@ impl Layer<'_> {
             let PartCopies { residual: copied, attended, stream } = copies;
             let all = RowInputs { residual, attended: &attention.attended };
             let inputs = part.of_inputs(self.engine, all, (copied, attended))?;
-            gated.resize_rows(part.len);
+            gated.resize_rows(part.len)?;
             let upstream = if rows.is_some() { &mut *b.last_residual } else { &mut *b.residual };
             let in_place = part.len == upstream.rows();
             let mut passing = RowPassing { normed, inverse, gated };
             if recompute && !(in_place && rows.is_some()) {
-                a.fit(self.dtype, part.len, self.config)?;
+                a.fit((self.engine, self.dtype), part.len, self.config)?;
                 layer.rows_again(inputs, (a, passing.reborrow()))?;
             }
             let copied = if part.whole { 0 } else { part.len };
-            b.rows.fit(self.dtype, (part.len, copied), self.config)?;
-            b.normed.resize_rows(part.len);
+            b.rows.fit((self.engine, self.dtype), (part.len, copied), self.config)?;
+            b.normed.resize_rows(part.len)?;
             let RowGradients { gated, up, branch, attended } = &mut b.rows;
             let attended = if part.whole { &mut *b.attended } else { attended };
             let flow = |stream: &mut Array| {
@@ -135,7 +135,7 @@ impl Layer<'_> {
             if in_place {
                 flow(upstream)?;
             } else {
-                stream.resize_rows(part.len);
+                stream.resize_rows(part.len)?;
                 self.engine.read_rows(upstream, part.first, stream)?;
                 flow(stream)?;
                 self.engine.write_rows(stream, part.first, upstream)?;
@@ -145,10 +145,10 @@ impl Layer<'_> {
             }
         }
         if let Some(rows) = rows {
-            b.residual.fill(0.0);
+            self.engine.zero(&mut b.residual)?;
             self.engine.scatter_add_rows(&b.last_residual, rows, &mut b.residual)?;
         }
-        b.normed.resize_rows(residual.rows());
+        b.normed.resize_rows(residual.rows())?;
         self.attention_backward(residual, segments, (attention, passing), b, gradients)
     }
 
@@ -159,13 +159,13 @@ impl Layer<'_> {
         (a, passing): (&mut AttentionActivations, &mut PassingActivations),
     ) -> Result<(), EngineError> {
         let (engine, place, norm) = (self.engine, self.place, self.norm());
-        a.fit(self.dtype, residual.rows(), self.config)?;
+        a.fit((self.engine, self.dtype), residual.rows(), self.config)?;
         self.normalise(place.attention_norm, residual, (&mut passing.normed, &mut passing.inverse))?;
         if let Some([query, key]) = place.qk_norms {
             self.linear(place.query, &passing.normed, &mut a.raw_query)?;
             self.linear(place.key, &passing.normed, &mut a.raw_key)?;
-            norm.forward(query, &a.raw_query, &mut a.query, a.query_inverse.as_mut_slice())?;
-            norm.forward(key, &a.raw_key, &mut a.key, a.key_inverse.as_mut_slice())?;
+            norm.forward(query, &a.raw_query, &mut a.query, &mut a.query_inverse)?;
+            norm.forward(key, &a.raw_key, &mut a.key, &mut a.key_inverse)?;
         } else {
             self.linear(place.query, &passing.normed, &mut a.query)?;
             self.linear(place.key, &passing.normed, &mut a.key)?;
@@ -204,10 +204,10 @@ impl Layer<'_> {
         let PassingActivations { normed, inverse, .. } = passing;
         self.normalise(place.attention_norm, residual, (normed, inverse))?;
         let [query, key] = place.qk_norms.map_or([None; 2], |norms| norms.map(Some));
-        let raw = (query, &*a.raw_query, a.query_inverse.as_slice());
+        let raw = (query, &*a.raw_query, &*a.query_inverse);
         let dquery = self.qk_norm_backward(raw, &b.query, &mut b.raw, gradients)?;
         self.linear_backward(place.query, dquery, normed, (&mut b.normed, Overwrite), gradients)?;
-        let raw = (key, &*a.raw_key, a.key_inverse.as_slice());
+        let raw = (key, &*a.raw_key, &*a.key_inverse);
         let dkey = self.qk_norm_backward(raw, &b.key, &mut b.raw, gradients)?;
         self.linear_backward(place.key, dkey, normed, (&mut b.normed, Add), gradients)?;
         self.linear_backward(place.value, &b.value, normed, (&mut b.normed, Add), gradients)?;

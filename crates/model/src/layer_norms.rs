@@ -15,11 +15,11 @@ impl Layer<'_> {
         x: &Array,
         norm: Option<NormPlace>,
         between: &mut Array,
-        (y, inverse): (&mut Array, &mut Vec<f32>),
+        (y, inverse): (&mut Array, &mut Array),
     ) -> Result<(), EngineError> {
         let Some(norm) = norm else { return self.linear(linear, x, y) };
         self.linear(linear, x, between)?;
-        inverse.resize(between.rows(), 0.0);
+        inverse.resize(between.rows(), 1)?;
         self.norm().forward(norm, between, y, inverse)
     }
 
@@ -28,10 +28,10 @@ impl Layer<'_> {
         &self,
         norm: Option<NormPlace>,
         x: &Array,
-        (normed, inverse): (&mut Array, &mut Vec<f32>),
+        (normed, inverse): (&mut Array, &mut Array),
     ) -> Result<(), EngineError> {
-        normed.resize_rows(x.rows());
-        inverse.resize(x.rows(), 0.0);
+        normed.resize_rows(x.rows())?;
+        inverse.resize(x.rows(), 1)?;
         match norm {
             Some(norm) => self.norm().forward(norm, x, normed, inverse),
             None => self.engine.copy(x, normed),
@@ -49,7 +49,7 @@ impl Layer<'_> {
         &self,
         (norm, x): (Option<NormPlace>, &Array),
         stream: &'b Array,
-        (branch, normed, inverse): (&'b mut Array, &mut Array, &mut Vec<f32>),
+        (branch, normed, inverse): (&'b mut Array, &mut Array, &mut Array),
         gradients: &mut [Array],
     ) -> Result<&'b Array, EngineError> {
         let Some(place) = norm else { return Ok(stream) };
@@ -62,13 +62,13 @@ impl Layer<'_> {
     /// The gradient of queries or keys before their norm, if they have one.
     pub(crate) fn qk_norm_backward<'b>(
         &self,
-        (norm, raw, inverse): (Option<NormPlace>, &Array, &[f32]),
+        (norm, raw, inverse): (Option<NormPlace>, &Array, &Array),
         dy: &'b Array,
         draw: &'b mut Array,
         gradients: &mut [Array],
     ) -> Result<&'b Array, EngineError> {
         let Some(norm) = norm else { return Ok(dy) };
-        draw.resize(dy.rows(), dy.cols());
+        draw.resize(dy.rows(), dy.cols())?;
         self.norm().backward(norm, (dy, raw, inverse), (&mut *draw, Accumulate::Overwrite), gradients)?;
         Ok(draw)
     }
@@ -77,7 +77,7 @@ impl Layer<'_> {
     pub(crate) fn norm_backward(
         &self,
         norm: Option<NormPlace>,
-        (dy, x, inverse): (&Array, &Array, &[f32]),
+        (dy, x, inverse): (&Array, &Array, &Array),
         dx: &mut Array,
         gradients: &mut [Array],
     ) -> Result<(), EngineError> {

@@ -29,6 +29,7 @@ impl Decoder {
             decoder.load_adapter(&adapter)?;
             decoder.merge_adapter()?;
         }
+        decoder.place()?;
         Ok(decoder)
     }
 

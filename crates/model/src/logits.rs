@@ -4,7 +4,7 @@ use crate::activations::Workspace;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::packed_batch::PackedBatch;
-use bso_engine::{Array, Dora, EngineError};
+use bso_engine::{Array, DType, Dora, EngineError};
 
 impl Decoder {
     /// The logits after each token, `[tokens, vocab]`.
@@ -20,10 +20,11 @@ impl Decoder {
         let mut workspace = Workspace::new();
         self.run_without_gradients(&batch, &mut workspace)?;
         let (rows, config) = (tokens.len(), self.config());
-        let mut normed = Array::zeros(rows, config.hidden_size);
-        let mut logits = Array::zeros(rows, config.vocab_size);
+        let mut normed = self.engine().zeros(DType::F32, rows, config.hidden_size)?;
+        let mut logits = self.engine().zeros(DType::F32, rows, config.vocab_size)?;
+        let mut inverse = self.engine().zeros(DType::F32, rows, 1)?;
         self.engine().install(|| -> Result<(), EngineError> {
-            let (engine, mut inverse) = (self.engine(), vec![0.0; rows]);
+            let engine = self.engine();
             self.norm().forward(self.layout().norm, &workspace.residual, &mut normed, &mut inverse)?;
             match self.head_adapter(None).map(|(_, adapter)| (adapter.update, adapter.lengths)) {
                 Some((update, Some(lengths))) => {
@@ -35,9 +36,9 @@ impl Decoder {
                     adapted.map_or(Ok(()), |(update, _)| engine.low_rank(&normed, update, &mut logits))?;
                 }
             }
-            config.logit_cap.into_iter().for_each(|cap| engine.soft_cap(&mut logits, cap));
+            config.logit_cap.into_iter().try_for_each(|cap| engine.soft_cap(&mut logits, cap))?;
             Ok(())
         })?;
-        Ok(logits)
+        Ok(logits.on_host()?.into_owned())
     }
 }

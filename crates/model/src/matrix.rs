@@ -1,6 +1,6 @@
 //! Arrays that passes fit to each batch: their shapes, and what they are for.
 
-use bso_engine::{Array, DType, EngineError};
+use bso_engine::{Array, DType, Engine, EngineError};
 
 /// Rows and columns of an array.
 pub(crate) type Shape = (usize, usize);
@@ -29,19 +29,23 @@ impl std::ops::DerefMut for Matrix {
 }
 
 impl Matrix {
-    /// This shape and precision; the values are unspecified.
-    pub(crate) fn fit(&mut self, dtype: DType, (rows, cols): Shape) -> Result<(), EngineError> {
-        if self.0.dtype() != dtype {
-            self.0 = Array::zeros_of(dtype, 0, 0)?;
+    /// This shape and precision, where the engine computes; the values are unspecified.
+    pub(crate) fn fit(
+        &mut self,
+        engine: &Engine,
+        dtype: DType,
+        (rows, cols): Shape,
+    ) -> Result<(), EngineError> {
+        if self.0.dtype() != dtype || self.0.device() != engine.device() {
+            self.0 = engine.zeros(dtype, 0, 0)?;
         }
-        self.0.resize(rows, cols);
-        Ok(())
+        self.0.resize(rows, cols)
     }
 }
 
 /// Matrices of these shapes and uses.
 pub(crate) fn fit_all<'a>(
-    dtype: DType,
+    (engine, dtype): (&Engine, DType),
     matrices: impl IntoIterator<Item = &'a mut Matrix>,
     (uses, shapes): (&[Use], &[Shape]),
 ) -> Result<(), EngineError> {
@@ -49,7 +53,7 @@ pub(crate) fn fit_all<'a>(
     matrices
         .into_iter()
         .zip(taken)
-        .try_for_each(|(matrix, (used, shape))| matrix.fit(used.in_precision(dtype), *shape))
+        .try_for_each(|(matrix, (used, shape))| matrix.fit(engine, used.in_precision(dtype), *shape))
 }
 
 /// Bytes that matrices of these shapes and uses take.

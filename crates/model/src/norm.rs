@@ -26,7 +26,7 @@ impl<'a> Norm<'a> {
         place: NormPlace,
         x: &Array,
         y: &mut Array,
-        inverse: &mut [f32],
+        inverse: &mut Array,
     ) -> Result<(), EngineError> {
         if self.kind == NormKind::Layer {
             let affine = [&self.parameters[place], &self.parameters[place + 1]];
@@ -39,7 +39,7 @@ impl<'a> Norm<'a> {
     pub(crate) fn backward(
         &self,
         place: NormPlace,
-        (dy, x, inverse): (&Array, &Array, &[f32]),
+        (dy, x, inverse): (&Array, &Array, &Array),
         dx: (&mut Array, Accumulate),
         gradients: &mut [Array],
     ) -> Result<(), EngineError> {

@@ -103,7 +103,7 @@ impl Optimiser {
                 "correct weight_decay",
             ));
         }
-        let state = kind.slots().iter().map(|_| zeros_of_trained(decoder)).collect();
+        let state = kind.slots().iter().map(|_| zeros_of_trained(decoder)).collect::<Result<_, _>>()?;
         Ok(Self { kind, weight_decay, steps: 0, state })
     }
 

@@ -3,8 +3,10 @@
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::optimiser::{Optimiser, OptimiserKind};
-use crate::weights::{SafetensorsFile, TensorToWrite, write_safetensors};
-use bso_engine::DType;
+use crate::weights::{SafetensorsFile, TensorData, TensorToWrite, write_safetensors};
+use bso_engine::{Array, DType};
+use std::borrow::Cow;
+use std::io;
 use std::path::Path;
 
 impl Optimiser {
@@ -17,7 +19,11 @@ impl Optimiser {
         for (slot, arrays) in self.kind.slots().iter().zip(&self.state) {
             for ((name, _), array) in decoder.parameters().zip(arrays).skip(decoder.first_trained()) {
                 let (name, shape) = (format!("{slot}.{name}"), vec![array.rows(), array.cols()]);
-                tensors.push(TensorToWrite { name, shape, data: array.as_slice().into() });
+                tensors.push(TensorToWrite {
+                    name,
+                    shape,
+                    data: TensorData::Made(Box::new(|| values(array))),
+                });
             }
         }
         let metadata = [("optimiser", self.kind.name().to_owned()), ("steps", self.steps.to_string())];
@@ -62,8 +68,18 @@ impl Optimiser {
         let arrays = optimiser.state.iter_mut().flatten().filter(|array| !array.is_empty());
         for (name, array) in names.iter().zip(arrays) {
             let shape = [array.rows(), array.cols()];
-            file.read(name, &shape, array.as_mut_slice())?;
+            let mut values = Array::zeros(array.rows(), array.cols());
+            file.read(name, &shape, values.as_mut_slice())?;
+            array.set(&values)?;
         }
         Ok(optimiser)
     }
+}
+
+/// The numbers of an array, wherever it is.
+fn values(array: &Array) -> io::Result<Cow<'_, [f32]>> {
+    Ok(match array.on_host().map_err(io::Error::other)? {
+        Cow::Borrowed(array) => Cow::Borrowed(array.as_slice()),
+        Cow::Owned(array) => Cow::Owned(array.into_vec()),
+    })
 }

@@ -69,8 +69,8 @@ impl<'a> Part<'a> {
         if self.whole {
             return Ok(RowInputs { residual, attended });
         }
-        copies.0.fit(DType::F32, (self.len, residual.cols()))?;
-        copies.1.fit(attended.dtype(), (self.len, attended.cols()))?;
+        copies.0.fit(engine, DType::F32, (self.len, residual.cols()))?;
+        copies.1.fit(engine, attended.dtype(), (self.len, attended.cols()))?;
         self.read(engine, residual, copies.0)?;
         self.read(engine, attended, copies.1)?;
         Ok(RowInputs { residual: copies.0, attended: copies.1 })

@@ -9,7 +9,7 @@ use bso_engine::{Accumulate, Array, EngineError};
 /// What is computed on the way and not kept.
 pub(crate) struct RowPassing<'a> {
     pub normed: &'a mut Array,
-    pub inverse: &'a mut Vec<f32>,
+    pub inverse: &'a mut Array,
     pub gated: &'a mut Array,
 }
 

@@ -36,7 +36,7 @@ impl Decoder {
         }
         (self.config, self.layout, self.packed) = (config, layout, Vec::new());
         self.dtype = DType::F32;
-        Ok(())
+        Ok(self.place()?)
     }
 
     /// The score of each sequence without gradients, before the normaliser ([`ScoreHead::normalise`]). Memory does not grow

@@ -13,7 +13,7 @@ use crate::layer::{Layer, LayerActivations};
 use crate::packed_batch::PackedBatch;
 use crate::part::{PartRows, block};
 use bso_engine::{
-    Accumulate, Array, EngineError, HeadAdapterGrads, HeadInputs, RotaryTable, SelectedLogProbGrads,
+    Accumulate, Array, DType, EngineError, HeadAdapterGrads, HeadInputs, RotaryTable, SelectedLogProbGrads,
 };
 
 impl Decoder {
@@ -30,7 +30,7 @@ impl Decoder {
         let rotary = self.check(batch)?;
         let size = BatchSize::of(batch);
         activations.size = None;
-        activations.fit(self.dtype(), size, self.config())?;
+        activations.fit((self.engine(), self.dtype()), size, self.config())?;
         self.engine().install(|| -> Result<(), EngineError> {
             let embeds_again = activations.embeds_again(self.config());
             let Activations {
@@ -138,7 +138,7 @@ impl Decoder {
         let embeds_again = activations.embeds_again(self.config());
         let Activations { checkpointed, dropout, residual, attention, rows, passing, head, backward, .. } =
             activations;
-        backward.fit(size, self.config())?;
+        backward.fit(self.engine(), size, self.config())?;
         backward.row_weights.extend(weights);
         self.engine().install(|| -> Result<(), EngineError> {
             self.head_backward((batch, *dropout), head, backward, &mut gradients.arrays)?;
@@ -170,7 +170,7 @@ impl Decoder {
     ) -> Result<(), EngineError> {
         let engine = self.engine();
         engine.embedding(tokens, self.embedding(), out)?;
-        self.config().embedding_scale().into_iter().for_each(|scale| engine.scale(out, scale));
+        self.config().embedding_scale().into_iter().try_for_each(|scale| engine.scale(out, scale))?;
         self.positions().map_or(Ok(()), |table| engine.add_embedding(positions, table, out))
     }
 
@@ -186,7 +186,7 @@ impl Decoder {
             engine.embedding_backward(batch.positions(), dout, dtable)?;
         }
         let Some(dtable) = trained(&mut gradients[self.embedding_place()]) else { return Ok(()) };
-        self.config().embedding_scale().into_iter().for_each(|scale| engine.scale(dout, scale));
+        self.config().embedding_scale().into_iter().try_for_each(|scale| engine.scale(dout, scale))?;
         engine.embedding_backward(batch.tokens(), dout, dtable)
     }
 
@@ -215,7 +215,7 @@ impl Decoder {
         let dx = (&mut *b.head_gathered, Accumulate::Overwrite);
         let forward = (&*b.head_normed, &*head.gathered, &*head.inverse);
         self.norm().backward(self.layout().norm, forward, dx, gradients)?;
-        b.last_residual.fill(0.0);
+        engine.zero(&mut b.last_residual)?;
         engine.scatter_add_rows(&b.head_gathered, batch.head_index(), &mut b.last_residual)
     }
 
@@ -285,10 +285,11 @@ impl Decoder {
     ) -> Result<(), ModelError> {
         let rotary = self.check(batch)?;
         let (config, size) = (self.config(), BatchSize::of(batch));
-        workspace.residual.resize(size.rows, config.hidden_size);
-        workspace.head.fit(self.dtype(), size, config)?;
+        let on = (&**self.engine(), self.dtype());
+        workspace.residual.fit(on.0, DType::F32, (size.rows, config.hidden_size))?;
+        workspace.head.fit(on, size, config)?;
         workspace.passing.fit(
-            self.dtype(),
+            on,
             size.rows,
             PartRows::of(size, config, block(false, self.dtype())),
             config,
@@ -298,7 +299,7 @@ impl Decoder {
             self.embed(batch.tokens(), batch.positions(), residual)?;
             for i in 0..config.layers {
                 let rows = self.rows_of(i, batch);
-                next.resize(rows.map_or(size.rows, <[usize]>::len), config.hidden_size);
+                next.fit(on.0, DType::F32, (rows.map_or(size.rows, <[usize]>::len), config.hidden_size))?;
                 let kept = LayerActivations { attention, rows: kept_rows, passing };
                 let layer = self.layer(i, batch.positions(), &rotary);
                 layer.forward_packed(residual, (batch.segments(), rows, false), kept, next)?;

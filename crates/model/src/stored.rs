@@ -1,8 +1,9 @@
 //! How parameters lie in a weight file: as they are, several in one tensor, or turned round.
 
 use crate::weights::{TensorData, TensorToWrite};
-use bso_engine::Array;
+use bso_engine::{Array, Device, EngineError};
 use std::borrow::Cow;
+use std::io;
 
 /// One tensor of a weight file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,13 +62,20 @@ impl StoredTensor {
     }
 
     /// The tensor's numbers.
-    pub(crate) fn gather<'a>(&self, arrays: &'a [Array]) -> Cow<'a, [f32]> {
+    ///
+    /// # Errors
+    /// A device that they are on fails.
+    pub(crate) fn gather<'a>(&self, arrays: &'a [Array]) -> Result<Cow<'a, [f32]>, EngineError> {
         if self.is_plain() {
-            return Cow::Borrowed(arrays[self.parts[0]].as_slice());
+            return Ok(match arrays[self.parts[0]].on_host()? {
+                Cow::Borrowed(array) => Cow::Borrowed(array.as_slice()),
+                Cow::Owned(array) => Cow::Owned(array.into_vec()),
+            });
         }
         let ((total, cols), mut values) = (self.rows_cols(), vec![0.0; self.len()]);
         for Run { part, first, rows, at } in self.runs(arrays) {
-            let from = &arrays[part].as_slice()[first * cols..][..rows * cols];
+            let array = arrays[part].on_host()?;
+            let from = &array.as_slice()[first * cols..][..rows * cols];
             if self.transposed {
                 for (row, from) in from.chunks_exact(cols).enumerate() {
                     let column = values.iter_mut().skip(at + row).step_by(total);
@@ -77,15 +85,15 @@ impl StoredTensor {
                 values[at * cols..][..rows * cols].copy_from_slice(from);
             }
         }
-        Cow::Owned(values)
+        Ok(Cow::Owned(values))
     }
 
     /// The tensor to be written, put together when its turn comes.
     pub(crate) fn to_write<'a>(&'a self, arrays: &'a [Array]) -> TensorToWrite<'a> {
-        let data = if self.is_plain() {
+        let data = if self.is_plain() && arrays[self.parts[0]].device() == Device::Cpu {
             arrays[self.parts[0]].as_slice().into()
         } else {
-            TensorData::Made(Box::new(|| Ok(self.gather(arrays))))
+            TensorData::Made(Box::new(|| self.gather(arrays).map_err(io::Error::other)))
         };
         TensorToWrite { name: self.name.clone(), shape: self.shape.clone(), data }
     }
@@ -127,14 +135,17 @@ mod tests {
             (stored(&[4, 2], Some(1), false), [0., 1., 10., 11., 2., 3., 12., 13.]),
             (stored(&[2, 4], None, true), [0., 2., 10., 12., 1., 3., 11., 13.]),
         ] {
-            assert_eq!(*stored.gather(&arrays), expected);
+            assert_eq!(*stored.gather(&arrays).unwrap(), expected);
             let mut back = [Array::zeros(2, 2), Array::zeros(2, 2)];
             stored.scatter(&expected, &mut back);
             assert_eq!(back, arrays);
         }
         let vectors = [array(1, 4, 0), array(1, 2, 10)];
-        assert_eq!(*stored(&[6], None, false).gather(&vectors), [0., 1., 2., 3., 10., 11.]);
+        assert_eq!(*stored(&[6], None, false).gather(&vectors).unwrap(), [0., 1., 2., 3., 10., 11.]);
         let vectors = [array(1, 4, 0), array(1, 4, 10)];
-        assert_eq!(*stored(&[8], Some(2), false).gather(&vectors), [0., 1., 10., 11., 2., 3., 12., 13.]);
+        assert_eq!(
+            *stored(&[8], Some(2), false).gather(&vectors).unwrap(),
+            [0., 1., 10., 11., 2., 3., 12., 13.]
+        );
     }
 }

@@ -83,7 +83,7 @@ impl Facts {
             stage: config.stage.to_string(),
             objective: told.objective.clone(),
             reference: told.reference.clone(),
-            device: decoder.engine().device().name().to_owned(),
+            device: decoder.engine().device().to_string(),
             dtype: config.model.dtype.to_string(),
             num_threads: decoder.engine().num_threads(),
             seed: config.model.seed,

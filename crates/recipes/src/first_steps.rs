@@ -53,7 +53,7 @@ impl IdleTensors {
         if !pulls || self.idle.as_ref().is_some_and(BTreeMap::is_empty) {
             return Ok(());
         }
-        let zero: BTreeSet<&str> = gradients.all_zero().into_iter().collect();
+        let zero: BTreeSet<&str> = gradients.all_zero()?.into_iter().collect();
         let mut idle = match self.idle.take() {
             None => zero.iter().map(|name| ((*name).to_owned(), 0)).collect(),
             Some(mut idle) => {
@@ -61,8 +61,11 @@ impl IdleTensors {
                 idle
             }
         };
-        let rests = |name: &str| decoder.rests(name) || name == SHIFT;
-        idle.iter_mut().filter(|(name, _)| !rests(name)).for_each(|(_, steps)| *steps += 1);
+        for (name, steps) in &mut idle {
+            if name != SHIFT && !decoder.rests(name)? {
+                *steps += 1;
+            }
+        }
         let names: Vec<&str> =
             idle.iter().filter(|(_, steps)| **steps >= PATIENCE).map(|(name, _)| name.as_str()).collect();
         if names.is_empty() {

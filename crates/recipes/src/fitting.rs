@@ -6,7 +6,7 @@ use crate::config::{LossType, TrainConfig};
 use crate::example::Example;
 use bso_data::{ChatTokenizer, SafetyTransform};
 use bso_durable::{Event, Observer};
-use bso_model::{Decoder, ModelConfig, Reads};
+use bso_model::{Decoder, ModelConfig, ModelError, Reads};
 use std::path::Path;
 
 /// Refuses a tokenizer that can give ids without a row in the embedding of the model in `dir`. Fewer ids than rows
@@ -154,12 +154,13 @@ pub fn warn_of_one_sided<'a>(
 /// The first tensor with such a number.
 pub fn check_finite(decoder: &Decoder, when: &str, remedy: &str) -> Result<(), RecipeError> {
     let engine = decoder.engine();
-    match decoder.parameters().find(|(_, values)| !engine.all_finite(values)) {
-        None => Ok(()),
-        Some((name, _)) => {
-            Err(RecipeError::failed(format!("{name} holds weights that are not finite {when}; {remedy}")))
+    for (name, values) in decoder.parameters() {
+        if !engine.all_finite(values).map_err(ModelError::from)? {
+            let problem = format!("{name} holds weights that are not finite {when}; {remedy}");
+            return Err(RecipeError::failed(problem));
         }
     }
+    Ok(())
 }
 
 /// What helps when training has driven weights out of range.

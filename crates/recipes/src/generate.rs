@@ -8,7 +8,7 @@ use crate::location::{local_model, local_rows};
 use crate::policy::tokenizer_folder;
 use bso_data::{ChatTokenizer, Message, TemplateChoice};
 use bso_durable::{Event, Interrupt, Observer, Task};
-use bso_model::{DType, Decoder, Engine, FinishReason, GenerateConfig, ModelError, NewToken};
+use bso_model::{DType, Decoder, Device, Engine, FinishReason, GenerateConfig, ModelError, NewToken};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -186,6 +186,8 @@ pub struct GenerateTask {
     pub settings: AnswerSettings,
     /// Precision of products.
     pub dtype: DType,
+    /// Where to compute.
+    pub device: Device,
     /// Threads; none: one per core.
     pub num_threads: Option<usize>,
 }
@@ -204,7 +206,7 @@ pub fn generate(
         lines::read(&local_rows(&task.input, &[None], observer)?, task.rows, |_, row| {
             lines::conversation(row)
         })?;
-    let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
+    let engine = Arc::new(Engine::on(task.device, task.num_threads).map_err(ModelError::from)?);
     let mut model = ChatModel::open(&local_model(&task.model, observer)?, &task.template, engine)?;
     model.decoder.compute_in(task.dtype, false)?;
     let (mut kept, mut prompts) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));

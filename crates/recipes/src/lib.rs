@@ -48,4 +48,4 @@ pub use objective::TrainingObjective;
 pub use train::{Trained, reference_log_probs, train};
 
 pub use bso_data::{Message, Preference, TemplateChoice, Truncation, TruncationMode};
-pub use bso_model::{DType, Engine, GenerateConfig, GgufType};
+pub use bso_model::{DType, Device, Engine, GenerateConfig, GgufType};

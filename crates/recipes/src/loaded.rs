@@ -47,14 +47,7 @@ fn unknown_fields(decoder: &Decoder, dir: &Path) -> Option<String> {
 }
 
 fn log_engine(engine: &Engine) {
-    let path = engine.path();
-    log::info!(
-        "device {}, instructions {}{}, {} threads",
-        engine.device().name(),
-        path.name(),
-        if path.has_bf16_instructions() { " with bf16 products" } else { "" },
-        engine.num_threads()
-    );
+    log::info!("device {}: {}", engine.device(), engine.description());
 }
 
 /// Logs the memory that a run takes before its first step, for batches up to `size`.

@@ -12,7 +12,7 @@ use bso_data::{
     TokenisedSequence, Truncation, TruncationMode, tokenise_pairs, tokenise_sft,
 };
 use bso_durable::{Event, Interrupt, Observer, Task};
-use bso_model::{DType, Engine, ModelError, Workspace};
+use bso_model::{DType, Device, Engine, ModelError, Workspace};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +36,8 @@ pub struct LogprobsTask {
     pub rows: ReadRows,
     /// Precision of products.
     pub dtype: DType,
+    /// Where to compute.
+    pub device: Device,
     /// Threads; none: one per core.
     pub num_threads: Option<usize>,
 }
@@ -63,7 +65,7 @@ pub fn logprobs(
         lines::read(&local_rows(&task.data, &[None], observer)?, task.rows, |origin, row| {
             responses(origin, row, task.preference)
         })?;
-    let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
+    let engine = Arc::new(Engine::on(task.device, task.num_threads).map_err(ModelError::from)?);
     let mut model = ChatModel::open(&local_model(&task.model, observer)?, &task.template, engine)?;
     model.decoder.compute_in(task.dtype, false)?;
     let mut scored: Vec<ScoredRow> = Vec::with_capacity(rows.len());

@@ -15,8 +15,11 @@ pub struct ScaledGradients {
 
 impl ScaledGradients {
     /// Nothing accumulated.
-    pub fn zeros(decoder: &Decoder) -> Self {
-        Self { stored: Gradients::zeros(decoder), scale: 0.0 }
+    ///
+    /// # Errors
+    /// A device has not got the memory.
+    pub fn zeros(decoder: &Decoder) -> Result<Self, RecipeError> {
+        Ok(Self { stored: Gradients::zeros(decoder)?, scale: 0.0 })
     }
 
     /// What the stored gradients are to be multiplied by; 0 where there are none.
@@ -25,9 +28,12 @@ impl ScaledGradients {
     }
 
     /// Begins a step.
-    pub fn clear(&mut self) {
-        self.stored.zero();
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn clear(&mut self) -> Result<(), RecipeError> {
         self.scale = 0.0;
+        Ok(self.stored.zero()?)
     }
 
     /// The weights as f32 in the common scale, which is raised if they need it.
@@ -38,7 +44,7 @@ impl ScaledGradients {
         let scaled = SequenceWeights::new(weights)?;
         if scaled.scale > self.scale {
             if self.scale > 0.0 {
-                self.stored.rescale((self.scale / scaled.scale) as f32);
+                self.stored.rescale((self.scale / scaled.scale) as f32)?;
             }
             self.scale = scaled.scale;
         }
@@ -56,9 +62,9 @@ impl ScaledGradients {
         rate: f64,
         max_grad_norm: Option<f64>,
     ) -> Result<f64, RecipeError> {
-        let (norm, scale) = (self.stored.squared_norm().sqrt(), self.scale.max(f64::MIN_POSITIVE));
+        let (norm, scale) = (self.stored.squared_norm()?.sqrt(), self.scale.max(f64::MIN_POSITIVE));
         if !norm.is_finite() {
-            let name = self.stored.non_finite().unwrap_or("the whole model's norm");
+            let name = self.stored.non_finite()?.unwrap_or("the whole model's norm");
             return Err(RecipeError::failed(format!(
                 "the gradient of {name} is not finite; lower learning_rate or safety_penalty, or set log_ratio_clamp"
             )));

@@ -11,7 +11,7 @@ use bso_data::{
     Ledger, Origin, SftExample, TemplateChoice, TokenisedSequence, Truncation, TruncationMode, tokenise_sft,
 };
 use bso_durable::{Event, Interrupt, Observer, Task};
-use bso_model::{DType, Engine, ModelError, ScoreHead, Workspace};
+use bso_model::{DType, Device, Engine, ModelError, ScoreHead, Workspace};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub struct ScoreTask {
     pub rows: ReadRows,
     /// Precision of products.
     pub dtype: DType,
+    /// Where to compute.
+    pub device: Device,
     /// Threads; none: one per core.
     pub num_threads: Option<usize>,
 }
@@ -55,7 +57,7 @@ pub fn score_rows(
     }
     lines::check_output(&task.output)?;
     let (rows, mut skipped) = lines::read(&local_rows(&task.input, &[None], observer)?, task.rows, dialogue)?;
-    let engine = Arc::new(Engine::cpu(task.num_threads).map_err(ModelError::from)?);
+    let engine = Arc::new(Engine::on(task.device, task.num_threads).map_err(ModelError::from)?);
     let dir = local_model(&task.model, observer)?;
     let mut model = ChatModel::open(&dir, &task.template, engine)?;
     model.tokenizer.keep_whole_turns();

@@ -142,7 +142,7 @@ impl<'a> Session<'a> {
             check_metric(best, &figures_to_come(inputs)?)?;
         }
         let log = RunLog::open(run, config, checkpoint.is_some().then_some(progress.step))?;
-        let mut memory = StepMemory::new(decoder, config.model.gradient_checkpointing);
+        let mut memory = StepMemory::new(decoder, config.model.gradient_checkpointing)?;
         let largest = largest_batch(config, decoder.config().reads(), inputs.dataset)?;
         log_memory(config, decoder, largest);
         memory.reserve(decoder, largest)?;
@@ -314,7 +314,7 @@ impl<'a> Session<'a> {
             max_grad_norm: self.inputs.config.optimiser.max_grad_norm,
             dropout: Seed::new(self.inputs.config.model.seed).derive("dropout", index),
         };
-        let first = index == 0 && self.inputs.config.model.ref_model.is_none() && !decoder.drops_out();
+        let first = index == 0 && self.inputs.config.model.ref_model.is_none() && !decoder.drops_out()?;
         let check = |observations: &[Observation]| if first { check_margins(observations) } else { Ok(()) };
         let started = Instant::now();
         let outcome =

@@ -44,13 +44,16 @@ pub struct StepOutcome {
 
 impl StepMemory {
     /// Memory for steps of `decoder`; `checkpointed` keeps each layer's input only.
-    pub fn new(decoder: &Decoder, checkpointed: bool) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// A device has not got the memory.
+    pub fn new(decoder: &Decoder, checkpointed: bool) -> Result<Self, RecipeError> {
+        Ok(Self {
             batch: PackedBatch::empty(),
             activations: if checkpointed { Activations::checkpointed() } else { Activations::new() },
             workspace: Workspace::new(),
-            gradients: ScaledGradients::zeros(decoder),
-        }
+            gradients: ScaledGradients::zeros(decoder)?,
+        })
     }
 
     /// Takes the memory of batches up to `size` at once.
@@ -136,7 +139,7 @@ fn accumulate(
         tokens: 0,
         sequences: 0,
     };
-    memory.gradients.clear();
+    memory.gradients.clear()?;
     for (index, (micro, divisor)) in micro_batches.enumerate() {
         memory.activations.drop_by(Some(step.dropout.derive("micro-batch", index as u64)));
         let mismatched = mismatched_log_probs(decoder, memory, &micro.examples)?;

@@ -3,7 +3,7 @@
 use crate::RecipeError;
 use crate::artefacts::{self, Facts, Told};
 use crate::checkpoint::{Ingredients, Progress, load_progress};
-use crate::config::{DeviceChoice, LossType, ObjectiveSection, Resume, TrainConfig};
+use crate::config::{LossType, ObjectiveSection, Resume, TrainConfig};
 use crate::dataset::{Dataset, template_choice};
 use crate::example::Example;
 use crate::fitting::{check_context, check_vocabulary, warn_of_one_sided, warn_of_padding, warn_of_template};
@@ -253,11 +253,8 @@ fn run_until(
 /// # Errors
 /// A device that is not there; threads that cannot be started.
 pub fn engine(config: &TrainConfig) -> Result<Arc<Engine>, RecipeError> {
-    match config.model.device {
-        DeviceChoice::Auto | DeviceChoice::Cpu => {
-            Ok(Arc::new(Engine::cpu(config.model.num_threads).map_err(bso_model::ModelError::from)?))
-        }
-    }
+    let engine = config.model.device().and_then(|device| Engine::on(device, config.model.num_threads));
+    Ok(Arc::new(engine.map_err(bso_model::ModelError::from)?))
 }
 
 pub(crate) fn opening(config: &TrainConfig, until: Until) -> Result<Opening, RecipeError> {

@@ -35,7 +35,7 @@ fn a_step_follows_the_sum_of_both_mean_losses() {
     let general = safe(support::examples(7, 16, false).split_off(4));
     let (mut policy, mut by_hand) = (support::decoder(DType::F32), support::decoder(DType::F32));
     let sgd = |decoder: &Decoder| Optimiser::new(OptimiserKind::Sgd, 0.0, decoder).unwrap();
-    let (mut optimiser, mut memory) = (sgd(&policy), StepMemory::new(&policy, false));
+    let (mut optimiser, mut memory) = (sgd(&policy), StepMemory::new(&policy, false).unwrap());
     let micro = |examples: &'static [Example]| MicroBatch {
         examples: examples.iter().collect(),
         reference: examples.iter().map(|_| &REFERENCE[..]).collect(),
@@ -51,7 +51,7 @@ fn a_step_follows_the_sum_of_both_mean_losses() {
     let outcome = optimise(&mut policy, &mut optimiser, &mut memory, &objective, &step, |_| Ok(())).unwrap();
     assert_eq!((outcome.observations.len(), outcome.replay.len(), outcome.sequences), (4, 3, 14));
 
-    let mut gradients = Gradients::zeros(&by_hand);
+    let mut gradients = Gradients::zeros(&by_hand).unwrap();
     let mut losses = Vec::new();
     for part in [main, general] {
         let views: Vec<(&[u32], &[u32])> = part
@@ -72,7 +72,7 @@ fn a_step_follows_the_sum_of_both_mean_losses() {
     for (seen, expected) in outcome.observations.iter().chain(&outcome.replay).zip(&losses) {
         assert!((seen.loss - expected).abs() < 1e-5 * expected.abs().max(1.0), "{} {expected}", seen.loss);
     }
-    let norm = gradients.squared_norm().sqrt();
+    let norm = gradients.squared_norm().unwrap().sqrt();
     assert!((outcome.grad_norm / norm - 1.0).abs() < 1e-5, "{} {norm}", outcome.grad_norm);
     let mut optimiser = sgd(&by_hand);
     optimiser.step(&mut by_hand, &gradients, 1.0, 1e-4).unwrap();

@@ -75,7 +75,7 @@ fn run(
 
     let mut activations =
         if way == Way::Recomputed { Activations::checkpointed() } else { Activations::new() };
-    let mut gradients = Gradients::zeros(policy);
+    let mut gradients = Gradients::zeros(policy).unwrap();
     let batches: Vec<PackedBatch> = if way == Way::OneByOne {
         trained.iter().map(|s| pack(&[*s])).collect()
     } else {
@@ -122,7 +122,7 @@ fn apart(a: &Gradients, b: &Gradients) -> f64 {
 fn policy_and_reference(dtype: DType) -> (Decoder, Decoder) {
     let (mut policy, reference) = (decoder(dtype), decoder(dtype));
     let mut optimiser = Optimiser::new(OptimiserKind::Sgd, 0.0, &policy).unwrap();
-    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&policy));
+    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&policy).unwrap());
     let examples = examples(4, 12, false);
     let views: Vec<(&[u32], &[u32])> = examples
         .iter()
@@ -209,7 +209,7 @@ fn chunks_of_the_vocabulary_give_what_whole_logits_give() {
             assert!((a - b).abs() < 1e-5 * size, "{loss}: {a} and {b}");
         }
         // A step along the gradient changes the loss of whole logits as the gradient says.
-        let norm = gradients.squared_norm();
+        let norm = gradients.squared_norm().unwrap();
         let step = 2e-4 / norm.sqrt();
         let moved = |rate: f64| {
             let mut decoder = policy.clone();
@@ -242,7 +242,7 @@ fn over_100_steps_bf16_follows_the_losses_of_f32_within_one_percent() {
                 })
                 .collect();
             let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.0, &policy).unwrap();
-            let mut memory = StepMemory::new(&policy, false);
+            let mut memory = StepMemory::new(&policy, false).unwrap();
             let mut step = |i: usize| {
                 let members = (0..8).map(|j| (8 * i + j) % examples.len());
                 let micro = MicroBatch {

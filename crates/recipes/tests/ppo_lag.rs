@@ -62,7 +62,7 @@ fn rollouts(expected: &Expected) -> Vec<Rollout> {
 fn trainee(name: &str) -> Trainee {
     let decoder = Decoder::load(&folder().join(name), Arc::new(Engine::cpu(Some(2)).unwrap())).unwrap();
     let optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.0, &decoder).unwrap();
-    Trainee::new(decoder, optimiser)
+    Trainee::new(decoder, optimiser).unwrap()
 }
 
 /// The update in passes of `micro` sequences: lambda, what was seen, and the models after it.

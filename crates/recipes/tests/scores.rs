@@ -55,7 +55,7 @@ fn train(loss: ScoreLoss, examples: &[Example], micro: usize) -> (Vec<f64>, Deco
     let objective = TrainingObjective::Scores(loss);
     let mut decoder = Decoder::load(&folder(), Arc::new(Engine::cpu(Some(2)).unwrap())).unwrap();
     let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.1, &decoder).unwrap();
-    let mut memory = StepMemory::new(&decoder, false);
+    let mut memory = StepMemory::new(&decoder, false).unwrap();
     let mut losses = Vec::new();
     for index in 0..10 {
         let step = Step {

@@ -80,7 +80,7 @@ fn measure(path: CpuPath, dtype: DType, checkpointed: bool, loss: &str) -> (usiz
     let rows: usize = examples.iter().map(|e| e.tokens()).sum();
     assert!(4 * rows > TINY, "the batch is too small to show an allocation per token");
     let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.0, &policy).unwrap();
-    let mut memory = StepMemory::new(&policy, checkpointed);
+    let mut memory = StepMemory::new(&policy, checkpointed).unwrap();
     let (mut largest, mut alive, mut quiet) = (0, 0, 0);
     for count in 0..QUIET.1 {
         let micro = || MicroBatch {

@@ -57,7 +57,7 @@ impl<'a> Shapes<'a> {
             (self.engine, self.config.layers, self.rows(), self.config.hidden_size);
         let area = (rows * hidden) as f64;
         let (x, weight) = (numbers(rows, hidden)?, numbers(1, hidden)?);
-        let (mut y, mut inv_rms) = (self.values(rows, hidden)?, vec![1.0; rows]);
+        let (mut y, mut inv_rms) = (self.values(rows, hidden)?, Array::zeros(rows, 1));
         let (x2, weight2) = (x.clone(), weight.clone());
         all.push(Operation {
             name: "norm".to_owned(),
@@ -66,7 +66,8 @@ impl<'a> Shapes<'a> {
             bytes: area * (4.0 + self.size()),
             run: Box::new(move || Ok(engine.rms_norm(&x2, &weight2, 1e-6, &mut y, &mut inv_rms)?)),
         });
-        let (dy, inv_rms, mut dx, mut dweight) = (x.clone(), vec![1.0; rows], x.clone(), weight.clone());
+        let (dy, inv_rms, mut dx, mut dweight) =
+            (x.clone(), Array::from_vec(rows, 1, vec![1.0; rows])?, x.clone(), weight.clone());
         let x3 = x.clone();
         all.push(Operation {
             name: "norm, gradients".to_owned(),
@@ -75,7 +76,7 @@ impl<'a> Shapes<'a> {
             bytes: area * 16.0,
             run: Box::new(move || {
                 let (dx, dweight) = ((&mut dx, Accumulate::Add), Some(&mut dweight));
-                let (x, weight, inv_rms) = (&x3, (&weight).into(), &inv_rms[..]);
+                let (x, weight, inv_rms) = (&x3, (&weight).into(), &inv_rms);
                 Ok(engine.rms_norm_backward(RmsNormGrads { dy: &dy, x, weight, inv_rms, dx, dweight })?)
             }),
         });

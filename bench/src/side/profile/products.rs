@@ -125,7 +125,7 @@ impl<'a> Shapes<'a> {
         let mut packed = PackedWeight::new(vocabulary, hidden, true);
         engine.pack_weight(&w, &mut packed)?;
         let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocabulary) as u32).collect();
-        let (mut log_probs, mut lse) = (vec![0.0; rows], vec![0.0; rows]);
+        let (mut log_probs, mut lse) = (vec![0.0; rows], Array::zeros(rows, 1));
         let inputs = HeadInputs {
             hidden: &x,
             head: Weight::new(&w, Some(&packed)),

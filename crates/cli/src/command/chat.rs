@@ -39,7 +39,7 @@ struct Side {
 
 /// Talks until the input ends.
 pub fn run(args: &ChatArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
-    let engine = Arc::new(Engine::cpu(args.sampling.num_threads)?);
+    let engine = Arc::new(Engine::on(args.sampling.device, args.sampling.num_threads)?);
     let mut sides = Vec::new();
     for dir in std::iter::once(&args.model).chain(&args.compare) {
         let folder = local_model(dir, terminal)?;

@@ -5,7 +5,7 @@ use crate::signal;
 use crate::terminal::Terminal;
 use bso_recipes::generate::{AnswerSettings, GenerateTask, generate};
 use bso_recipes::lines::ReadRows;
-use bso_recipes::{DType, GenerateConfig, TemplateChoice};
+use bso_recipes::{DType, Device, GenerateConfig, TemplateChoice};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -64,6 +64,9 @@ pub struct SamplingArgs {
     /// Sequences in progress at a time
     #[arg(long = "batch_size", alias = "batch-size", default_value_t = 16)]
     batch_size: usize,
+    /// Where to compute: auto (a GPU where one is found and compiled in, else the CPU), cpu, cuda, cuda:N
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = Device::parse)]
+    pub device: Device,
     /// Threads; default: one per core
     #[arg(long = "num_threads", alias = "num-threads")]
     pub num_threads: Option<usize>,
@@ -108,6 +111,7 @@ pub fn run(args: &GenerateArgs, terminal: &Terminal) -> anyhow::Result<Outcome> 
         rows: ReadRows { skip_bad_rows: args.skip_bad_rows },
         settings: args.sampling.settings(),
         dtype: args.sampling.dtype()?,
+        device: args.sampling.device,
         num_threads: args.sampling.num_threads,
     };
     generate(&task, &interrupt, terminal)?;

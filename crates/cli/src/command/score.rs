@@ -42,6 +42,7 @@ pub fn run(args: &ScoreArgs, terminal: &Terminal) -> anyhow::Result<Outcome> {
         truncation: args.how.truncation(),
         rows: ReadRows { skip_bad_rows: args.how.skip_bad_rows },
         dtype: bso_recipes::DType::parse(&args.how.dtype)?,
+        device: args.how.device,
         num_threads: args.how.num_threads,
     };
     score_rows(&task, &interrupt, terminal)?;

@@ -1,6 +1,6 @@
 //! Flags of the commands that read rows and add what a model makes of them.
 
-use bso_recipes::{Truncation, TruncationMode};
+use bso_recipes::{Device, Truncation, TruncationMode};
 use clap::Args;
 
 /// How rows are read, rendered and computed.
@@ -21,6 +21,9 @@ pub struct ScoringArgs {
     /// Count rows that cannot be used instead of stopping at the first
     #[arg(long = "skip_bad_rows", alias = "skip-bad-rows")]
     pub skip_bad_rows: bool,
+    /// Where to compute: auto (a GPU where one is found and compiled in, else the CPU), cpu, cuda, cuda:N
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = Device::parse)]
+    pub device: Device,
     /// Threads; default: one per core
     #[arg(long = "num_threads", alias = "num-threads")]
     pub num_threads: Option<usize>,

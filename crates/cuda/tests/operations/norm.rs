@@ -20,7 +20,7 @@ fn rms_norm_of_rows_and_of_heads() {
             for (dtype, offset) in [(DType::F32, 0.0), (DType::Bf16, 1.0)] {
                 let (x, values, dy) = (random(1, n, h * d), random(2, 1, d), random(3, n, h * d));
                 let weight = NormWeight { values: &values, offset };
-                let (mut y, mut inv) = (zeros_of(dtype, n, h * d), vec![0.0; n * h]);
+                let (mut y, mut inv) = (zeros_of(dtype, n, h * d), Array::zeros(n, h));
                 engine.rms_norm(&x, weight, EPS, &mut y, &mut inv).unwrap();
                 let (held, w) = (machine.array(&x), machine.array(&values));
                 let (out, inv_rms) =
@@ -28,7 +28,7 @@ fn rms_norm_of_rows_and_of_heads() {
                 let written = [out.view(), inv_rms.view()];
                 rms_norm(machine.on(), held.view(), (w.view(), offset), EPS, written).unwrap();
                 assert_close("y", machine, &out, &y.to_f32_vec(), tolerance(dtype));
-                assert_close("inv_rms", machine, &inv_rms, &inv, F32);
+                assert_close("inv_rms", machine, &inv_rms, inv.as_slice(), F32);
                 for accumulate in [Accumulate::Overwrite, Accumulate::Add] {
                     let (mut dx, mut dweight) = (random(4, n, h * d), random(5, 1, d));
                     let (to, sum) = (machine.array(&dx), machine.array(&dweight));
@@ -71,7 +71,7 @@ fn layer_norm_also_of_rows_far_from_zero() {
                 let shifted = random(1, n, d).as_slice().iter().map(|x| x + far).collect();
                 let x = Array::from_vec(n, d, shifted).unwrap();
                 let (weight, bias, dy) = (random(2, 1, d), random(3, 1, d), random(4, n, d));
-                let (mut y, mut inv) = (zeros_of(dtype, n, d), vec![0.0; n]);
+                let (mut y, mut inv) = (zeros_of(dtype, n, d), Array::zeros(n, 1));
                 engine.layer_norm(&x, [&weight, &bias], EPS, &mut y, &mut inv).unwrap();
                 let [hx, hw, hb, hdy] = [&x, &weight, &bias, &dy].map(|array| machine.array(array));
                 let (out, inv_std) = (machine.array(&zeros_of(dtype, n, d)), machine.room(Number::F32, n, 1));
@@ -80,7 +80,7 @@ fn layer_norm_also_of_rows_far_from_zero() {
                 // Differences of numbers near `far` lose its bits, on either side.
                 let loose = F32 * (1.0 + f64::from(far));
                 assert_close("y", machine, &out, &y.to_f32_vec(), tolerance(dtype).max(loose));
-                assert_close("inv_std", machine, &inv_std, &inv, F32);
+                assert_close("inv_std", machine, &inv_std, inv.as_slice(), F32);
                 for accumulate in [Accumulate::Overwrite, Accumulate::Add] {
                     let (mut dx, mut dw, mut db) = (random(5, n, d), random(6, 1, d), random(7, 1, d));
                     let [to, sum_w, sum_b] = [&dx, &dw, &db].map(|array| machine.array(array));

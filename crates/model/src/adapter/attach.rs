@@ -6,7 +6,7 @@ use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::loading::allocate;
 use bso_durable::Seed;
-use bso_engine::{Array, DType, PackedWeight};
+use bso_engine::{Array, DType, EngineError};
 use rand::Rng;
 
 impl Decoder {
@@ -67,14 +67,16 @@ impl Decoder {
         let products: Vec<usize> = plan.adapter.products().collect();
         let first = plan.adapter.first;
         if self.dtype != DType::F32 {
-            self.packed.extend(arrays.iter().enumerate().map(|(index, array)| {
+            for (index, array) in arrays.iter().enumerate() {
                 let packs = products.contains(&(first + index));
-                packs.then(|| PackedWeight::new(array.rows(), array.cols(), true))
-            }));
+                let packed = packs.then(|| self.engine.packed_weight(array.rows(), array.cols(), true));
+                self.packed.push(packed.transpose()?);
+            }
         }
         self.layout.tensors.extend(plan.tensors);
         self.parameters.extend(arrays);
         self.adapter = Some(plan.adapter);
+        self.place()?;
         Ok(self.renew_packed()?)
     }
 
@@ -98,24 +100,32 @@ impl Decoder {
     }
 
     /// Whether dropout shows in what a training step computes: not while every `b` is zero.
-    pub fn drops_out(&self) -> bool {
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn drops_out(&self) -> Result<bool, ModelError> {
         let Some(adapter) = self.adapter.as_ref().filter(|adapter| adapter.config.dropout > 0.0) else {
-            return false;
+            return Ok(false);
         };
-        !adapter.low_rank.values().all(|place| self.is_zero(place.b))
+        Ok(!self.all_zero(adapter.low_rank.values().map(|place| place.b))?)
     }
 
-    fn is_zero(&self, place: usize) -> bool {
-        self.parameters[place].as_slice().iter().all(|x| *x == 0.0)
+    fn all_zero(&self, mut places: impl Iterator<Item = usize>) -> Result<bool, EngineError> {
+        places.try_fold(true, |zero, place| {
+            Ok(zero && self.engine.squared_norm(&[&self.parameters[place]])? == 0.0)
+        })
     }
 
     /// Whether the tensor gets no gradient at present because of what others hold: `a` of an adapter, while every `b` that it
     /// meets is zero.
-    pub fn rests(&self, name: &str) -> bool {
-        let Some(adapter) = &self.adapter else { return false };
+    ///
+    /// # Errors
+    /// A device fails.
+    pub fn rests(&self, name: &str) -> Result<bool, ModelError> {
+        let Some(adapter) = &self.adapter else { return Ok(false) };
         let mut meets =
             adapter.low_rank.values().filter(|place| self.layout.tensors[place.a].name == name).peekable();
-        meets.peek().is_some() && meets.all(|place| self.is_zero(place.b))
+        Ok(meets.peek().is_some() && self.all_zero(meets.map(|place| place.b))?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::decoder::Decoder;
 use crate::error::ModelError;
-use bso_engine::{Array, DType, PackedWeight};
+use bso_engine::{Array, DType};
 
 impl Decoder {
     /// Folds the adapter into the weights, in f32; without one, nothing happens. A trained copy of one side of tied weights
@@ -16,6 +16,7 @@ impl Decoder {
                 "merge the adapter into the whole base: bso merge --model ADAPTER --output DIR",
             )?;
         }
+        self.fetch()?;
         let Some((adapter, mut arrays)) = self.drop_adapter() else { return Ok(()) };
         let (scale, engine) = (adapter.config.scale() as f32, self.engine().clone());
         for (weight, place) in &adapter.low_rank {
@@ -30,7 +31,7 @@ impl Decoder {
         let embedding = adapter.embedding.map(&mut take);
         let head = adapter.head.or(adapter.score).map(&mut take);
         if self.tied_head() && (embedding.is_some() || head.is_some()) {
-            self.untie_head();
+            self.untie_head()?;
         }
         if let Some(embedding) = embedding {
             self.parameters[self.layout.embedding] = embedding;
@@ -38,17 +39,19 @@ impl Decoder {
         if let Some(head) = head {
             self.parameters[self.layout.head] = head;
         }
+        self.place()?;
         Ok(self.renew_packed()?)
     }
 
     /// Gives the head a tensor of its own, with the embedding's values.
-    fn untie_head(&mut self) {
+    fn untie_head(&mut self) -> Result<(), ModelError> {
         let head = self.parameters[self.layout.embedding].clone();
         if self.dtype != DType::F32 {
-            self.packed.push(Some(PackedWeight::new(head.rows(), head.cols(), true)));
+            self.packed.push(Some(self.engine.packed_weight(head.rows(), head.cols(), true)?));
         }
         self.parameters.push(head);
         self.layout.untie_head(format!("{}.weight", self.config.family().names.head));
         self.config.untie_head();
+        Ok(())
     }
 }

@@ -53,7 +53,8 @@ fn packing_and_recomputing_change_no_bit_and_sharing_stays_within_rounding() {
         for (shared, repeated) in stored.0.iter().zip(&packed.0) {
             assert!((shared / repeated - 1.0).abs() < 2e-3, "{case}: {shared} and {repeated}");
         }
-        let (mut activations, mut gradients) = (Activations::checkpointed(), Gradients::zeros(&decoder));
+        let (mut activations, mut gradients) =
+            (Activations::checkpointed(), Gradients::zeros(&decoder).unwrap());
         assert_eq!(decoder.forward(&shared, &mut activations).unwrap(), stored.0);
         decoder.backward(&shared, &mut activations, &weights, &mut gradients).unwrap();
         assert!(gradients.iter().eq(stored.1.iter()), "{case}: recomputed and stored");
@@ -66,9 +67,9 @@ fn training_follows_the_curve_of_f32() {
     let batch = pack(&expected.sequences(), true);
     let curve = |mut decoder: Decoder| -> Vec<f64> {
         let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.0, &decoder).unwrap();
-        let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder));
+        let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder).unwrap());
         let mut step = || {
-            gradients.zero();
+            gradients.zero().unwrap();
             let loss = -decoder.forward(&batch, &mut activations).unwrap().iter().sum::<f64>();
             decoder.backward(&batch, &mut activations, &[-1.0; 4], &mut gradients).unwrap();
             optimiser.step(&mut decoder, &gradients, 1.0, 1e-3).unwrap();
@@ -89,7 +90,7 @@ fn without_the_layout_for_gradients_only_the_forward_pass_runs() {
     let (batch, weights) = (pack(&expected.sequences(), true), expected.floats("weights").to_vec());
     let mut reference = decoder(CASES[0]);
     reference.compute_in(DType::Bf16, false).unwrap();
-    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&reference));
+    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&reference).unwrap());
     let log_probs = reference.forward(&batch, &mut activations).unwrap().to_vec();
     assert_eq!(log_probs, narrow(CASES[0]).log_probs(&batch).unwrap());
     assert!(reference.backward(&batch, &mut activations, &weights, &mut gradients).is_err());

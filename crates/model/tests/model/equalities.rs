@@ -33,7 +33,7 @@ fn a_packed_batch_gives_what_its_sequences_give_one_by_one() {
     for case in CASES {
         let (decoder, sequences, weights) = setting(case);
         let packed = log_probs_and_gradients(&decoder, &pack(&sequences, false), &weights);
-        let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder));
+        let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder).unwrap());
         let mut log_probs = Vec::new();
         for (sequence, weight) in sequences.iter().zip(&weights) {
             let batch = pack(std::slice::from_ref(sequence), false);
@@ -74,10 +74,10 @@ fn reused_memory_of_a_larger_batch_leaves_no_trace() {
     let (decoder, sequences, weights) = setting(CASES[0]);
     let (large, small) = (pack(&sequences, false), pack(&sequences[2..3], false));
     let fresh = log_probs_and_gradients(&decoder, &small, &weights[2..3]);
-    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder));
+    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder).unwrap());
     decoder.forward(&large, &mut activations).unwrap();
     decoder.backward(&large, &mut activations, &weights, &mut gradients).unwrap();
-    gradients.zero();
+    gradients.zero().unwrap();
     let log_probs = decoder.forward(&small, &mut activations).unwrap().to_vec();
     decoder.backward(&small, &mut activations, &weights[2..3], &mut gradients).unwrap();
     assert_eq!(log_probs, fresh.0);
@@ -105,7 +105,8 @@ fn rows_recomputed_part_by_part_give_what_rows_that_are_kept_give() {
             let batch = many_rows(&sequences, share);
             let weights: Vec<f32> = (0..batch.sequences()).map(|i| 1.0 - 0.3 * (i % 7) as f32).collect();
             let kept = log_probs_and_gradients(&decoder, &batch, &weights);
-            let (mut activations, mut gradients) = (Activations::checkpointed(), Gradients::zeros(&decoder));
+            let (mut activations, mut gradients) =
+                (Activations::checkpointed(), Gradients::zeros(&decoder).unwrap());
             let log_probs = decoder.forward(&batch, &mut activations).unwrap().to_vec();
             decoder.backward(&batch, &mut activations, &weights, &mut gradients).unwrap();
             let what = format!("{case} in {}: {} rows", dtype.name(), batch.rows());
@@ -125,12 +126,12 @@ fn the_same_batch_gives_the_same_bytes_and_gradients_add_up() {
     let again = log_probs_and_gradients(&decoder, &batch, &weights);
     assert_eq!(once.0, again.0);
     assert!(once.1.iter().eq(again.1.iter()));
-    let (mut activations, mut twice) = (Activations::new(), Gradients::zeros(&decoder));
+    let (mut activations, mut twice) = (Activations::new(), Gradients::zeros(&decoder).unwrap());
     for _ in 0..2 {
         decoder.forward(&batch, &mut activations).unwrap();
         decoder.backward(&batch, &mut activations, &weights, &mut twice).unwrap();
     }
-    twice.rescale(0.5);
+    twice.rescale(0.5).unwrap();
     assert_same("twice and once", &(once.0.clone(), twice), &once);
 }
 
@@ -138,7 +139,7 @@ fn the_same_batch_gives_the_same_bytes_and_gradients_add_up() {
 fn what_does_not_fit_together_is_refused() {
     let (decoder, sequences, weights) = setting(CASES[0]);
     let batch = pack(&sequences, false);
-    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder));
+    let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder).unwrap());
     assert!(decoder.backward(&batch, &mut activations, &weights, &mut gradients).is_err(), "no forward");
     decoder.forward(&batch, &mut activations).unwrap();
     assert!(
@@ -150,7 +151,7 @@ fn what_does_not_fit_together_is_refused() {
         decoder.backward(&other, &mut activations, &weights[..2], &mut gradients).is_err(),
         "another batch"
     );
-    let mut foreign = Gradients::zeros(&crate::fixture::decoder(CASES[1]));
+    let mut foreign = Gradients::zeros(&crate::fixture::decoder(CASES[1])).unwrap();
     assert!(decoder.backward(&batch, &mut activations, &weights, &mut foreign).is_err(), "another model");
 
     let outside = pack(&[(vec![1], vec![64])], false);
@@ -167,8 +168,8 @@ fn a_gradient_that_is_not_finite_is_named() {
     let (decoder, sequences, _) = setting(CASES[0]);
     let weights = [f32::INFINITY, 0.0, 0.0, 0.0];
     let (_, gradients) = log_probs_and_gradients(&decoder, &pack(&sequences, false), &weights);
-    assert!(gradients.non_finite().is_some());
+    assert!(gradients.non_finite().unwrap().is_some());
     let (_, zero) = log_probs_and_gradients(&decoder, &pack(&sequences, false), &[0.0; 4]);
-    assert_eq!(zero.all_zero().len(), zero.iter().count());
-    assert_eq!((zero.squared_norm(), zero.non_finite()), (0.0, None));
+    assert_eq!(zero.all_zero().unwrap().len(), zero.iter().count());
+    assert_eq!((zero.squared_norm().unwrap(), zero.non_finite().unwrap()), (0.0, None));
 }

@@ -96,7 +96,8 @@ pub fn log_probs_and_gradients(
     batch: &PackedBatch,
     weights: &[f32],
 ) -> (Vec<f64>, Gradients) {
-    let (mut activations, mut gradients) = (bso_model::Activations::new(), Gradients::zeros(decoder));
+    let (mut activations, mut gradients) =
+        (bso_model::Activations::new(), Gradients::zeros(decoder).unwrap());
     let log_probs = decoder.forward(batch, &mut activations).unwrap().to_vec();
     decoder.backward(batch, &mut activations, weights, &mut gradients).unwrap();
     (log_probs, gradients)

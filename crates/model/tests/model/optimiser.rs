@@ -53,7 +53,7 @@ fn norms_and_biases_do_not_decay() {
     for kind in [OptimiserKind::ADAMW, OptimiserKind::RMSPROP, OptimiserKind::Sgd] {
         let mut decoder = decoder("llama_untied_biases_sharded");
         let before = decoder.clone();
-        let zeros = Gradients::zeros(&decoder);
+        let zeros = Gradients::zeros(&decoder).unwrap();
         Optimiser::new(kind, 0.5, &decoder).unwrap().step(&mut decoder, &zeros, 1.0, 0.1).unwrap();
         for ((name, after), (_, before)) in decoder.parameters().zip(before.parameters()) {
             assert_eq!(after == before, after.rows() == 1, "{}: {name}", kind.name());
@@ -65,7 +65,7 @@ fn norms_and_biases_do_not_decay() {
 fn a_factor_or_constant_out_of_range_is_refused_and_nothing_changes() {
     let mut decoder = decoder("llama_tied_gqa");
     let before = decoder.clone();
-    let gradients = Gradients::zeros(&decoder);
+    let gradients = Gradients::zeros(&decoder).unwrap();
     let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.0, &decoder).unwrap();
     let error = optimiser.step(&mut decoder, &gradients, 1e300, 1e-3).unwrap_err().to_string();
     assert!(error.contains("max_grad_norm"), "{error}");

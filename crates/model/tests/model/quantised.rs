@@ -112,7 +112,8 @@ fn what_needs_whole_weights_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let go_on = &mut |_: bso_model::NewToken| std::ops::ControlFlow::Continue(());
     let batch = pack(&Expected::of("llama_tied_gqa").sequences(), false);
-    let (mut activations, mut gradients) = (bso_model::Activations::new(), Gradients::zeros(&decoder));
+    let (mut activations, mut gradients) =
+        (bso_model::Activations::new(), Gradients::zeros(&decoder).unwrap());
     decoder.forward(&batch, &mut activations).unwrap();
     for error in [
         decoder.save(dir.path(), DType::F32).unwrap_err(),

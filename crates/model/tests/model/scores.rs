@@ -67,7 +67,7 @@ fn scores_and_gradients(
     weights: &[f32],
     mut activations: Activations,
 ) -> (Vec<f64>, Gradients) {
-    let mut gradients = Gradients::zeros(decoder);
+    let mut gradients = Gradients::zeros(decoder).unwrap();
     let scores = decoder.forward(batch, &mut activations).unwrap().to_vec();
     decoder.backward(batch, &mut activations, weights, &mut gradients).unwrap();
     (scores, gradients)
@@ -105,7 +105,7 @@ fn a_critics_values_and_gradients_are_those_of_the_scores_of_every_beginning() {
             let values = decoder.token_outputs_in(&batch, &mut Workspace::new()).unwrap().concat();
             let apart = relative_max(&narrow(&values), &narrow(&scores));
             assert!(apart < 1e-5, "{case}: values differ by {apart}");
-            let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder));
+            let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder).unwrap());
             decoder.forward(&batch, &mut activations).unwrap();
             assert_eq!(activations.token_outputs(), values, "{case}");
             decoder.backward_tokens(&batch, &mut activations, &weights, &mut gradients).unwrap();
@@ -138,7 +138,7 @@ fn one_weight_for_all_tokens_of_a_sequence_is_the_weight_of_the_sequence() {
     let tokens = decoder.token_log_probs(&batch).unwrap();
     assert_eq!(activations.token_outputs(), tokens.concat());
     assert_eq!(log_probs, tokens.iter().map(|t| t.iter().sum::<f64>()).collect::<Vec<_>>());
-    let (mut whole, mut single) = (Gradients::zeros(&decoder), Gradients::zeros(&decoder));
+    let (mut whole, mut single) = (Gradients::zeros(&decoder).unwrap(), Gradients::zeros(&decoder).unwrap());
     decoder.backward(&batch, &mut activations, &weights, &mut whole).unwrap();
     decoder.forward(&batch, &mut activations).unwrap();
     decoder.backward_tokens(&batch, &mut activations, &of_tokens, &mut single).unwrap();
@@ -157,7 +157,8 @@ fn scores_and_every_gradient_are_those_of_pytorch() {
             let apart = relative_max(&narrow(&found), expected.floats("score"));
             assert!(apart < 1e-5, "{case}: scores differ by {apart}");
             assert_eq!(scores(&decoder, &batch), found, "{case}: without gradients");
-            let found: std::collections::BTreeMap<_, _> = gradients.stored(&decoder).unwrap().collect();
+            let found: std::collections::BTreeMap<_, _> =
+                gradients.stored(&decoder).unwrap().into_iter().collect();
             assert_eq!(found.len(), expected.gradients().count(), "{case}: another set of parameters");
             let largest = largest_norm(expected.gradients().map(|(_, gradient)| gradient));
             let mut worst = (0.0, "");
@@ -172,7 +173,7 @@ fn scores_and_every_gradient_are_those_of_pytorch() {
                 "{case}, shared: {share}: scores within {apart:.1e}, gradients within {difference:.1e} ({name})"
             );
             assert!(difference < 1e-4, "{case}: gradient of {name} differs by {difference}");
-            assert_eq!((gradients.non_finite(), gradients.all_zero()), (None, Vec::new()));
+            assert_eq!((gradients.non_finite().unwrap(), gradients.all_zero().unwrap()), (None, Vec::new()));
         }
     }
 }
@@ -182,7 +183,7 @@ fn ten_steps_give_the_losses_of_pytorch() {
     for (case, mut decoder, expected) in every_case() {
         let batch = pack(&decoder, &expected.sequences(), true);
         let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.1, &decoder).unwrap();
-        let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder));
+        let (mut activations, mut gradients) = (Activations::new(), Gradients::zeros(&decoder).unwrap());
         let mut losses = Vec::new();
         for _ in 0..11 {
             let scores = decoder.forward(&batch, &mut activations).unwrap().to_vec();
@@ -194,7 +195,7 @@ fn ten_steps_give_the_losses_of_pytorch() {
                 weights.extend([slope, -slope]);
             }
             losses.push(loss / 2.0);
-            gradients.zero();
+            gradients.zero().unwrap();
             decoder.backward(&batch, &mut activations, &weights, &mut gradients).unwrap();
             optimiser.step(&mut decoder, &gradients, 1.0, 1e-3).unwrap();
         }
@@ -215,7 +216,7 @@ fn gradients_are_the_differences_of_scores() {
     let (decoder, expected) = (Decoder::load(&dir, engine()).unwrap(), Expected::at(&dir));
     let (batch, weights) = (pack(&decoder, &expected.sequences(), true), expected.floats("weights"));
     let (_, gradients) = scores_and_gradients(&decoder, &batch, weights, Activations::new());
-    let squares = gradients.squared_norm();
+    let squares = gradients.squared_norm().unwrap();
     // Along the gradient the weighted sum of scores grows by its squared norm: a step of SGD up and one down.
     let moved = |factor: f64| -> f64 {
         decoder.save(saved.path(), DType::F32).unwrap();

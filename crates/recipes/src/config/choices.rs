@@ -117,16 +117,6 @@ closed_set! {
 }
 
 closed_set! {
-    /// Where the arithmetic runs.
-    DeviceChoice {
-        /// The best one there is.
-        Auto = "auto",
-        /// The processor.
-        Cpu = "cpu",
-    }
-}
-
-closed_set! {
     /// The number format of the weights.
     DTypeChoice {
         /// 32-bit floats.

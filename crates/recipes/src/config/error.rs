@@ -97,6 +97,14 @@ pub enum ConfigError {
         /// Reason and what to do instead.
         why: String,
     },
+    /// A device that is not there.
+    #[error("{place}: {why}")]
+    NotHere {
+        /// Where.
+        place: Place,
+        /// What is missing, and what to do.
+        why: String,
+    },
     /// `${VARIABLE}` without a value.
     #[error("{place}: `{key}` needs the environment variable {variable}, which is not set: {remedy}")]
     MissingVariable {

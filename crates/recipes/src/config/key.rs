@@ -118,26 +118,7 @@ pub struct Choice {
     /// Other names that mean the same; using one is told.
     pub also: &'static [&'static str],
     /// Why it cannot be chosen yet.
-    pub not_yet: Option<Why>,
-}
-
-/// The reason for which an alternative is refused.
-#[derive(Clone, Copy, Debug)]
-pub enum Why {
-    /// Always the same.
-    Always(&'static str),
-    /// Found out about what was written, when it is.
-    Asked(fn(&str) -> String),
-}
-
-impl Why {
-    /// The reason to refuse what was `written`.
-    pub fn reason(self, written: &str) -> String {
-        match self {
-            Self::Always(reason) => reason.to_owned(),
-            Self::Asked(ask) => ask(written),
-        }
-    }
+    pub not_yet: Option<&'static str>,
 }
 
 /// A supported alternative.
@@ -152,12 +133,7 @@ pub const fn known_as(name: &'static str, also: &'static [&'static str]) -> Choi
 
 /// An alternative that is planned; choosing it is refused with `why`.
 pub const fn later(name: &'static str, also: &'static [&'static str], why: &'static str) -> Choice {
-    Choice { name, also, not_yet: Some(Why::Always(why)) }
-}
-
-/// An alternative that is planned; choosing it is refused with what `ask` finds out.
-pub const fn refused(name: &'static str, ask: fn(&str) -> String) -> Choice {
-    Choice { name, also: &[], not_yet: Some(Why::Asked(ask)) }
+    Choice { name, also, not_yet: Some(why) }
 }
 
 /// The type of a key's value.
@@ -196,6 +172,8 @@ pub enum Kind {
     FlagOrPath,
     /// `auto`, the name of a template, or the path of one.
     Template,
+    /// The name of a device.
+    Device,
 }
 
 impl Kind {
@@ -222,6 +200,7 @@ impl Kind {
             Self::Words => "list of names".into(),
             Self::Mapping => "mapping of names to names".into(),
             Self::FlagOrPath => "true, false or path".into(),
+            Self::Device => "auto | cpu | cuda | cuda:N".into(),
             Self::Template => "auto, a template's name, or the path of a .jinja file".into(),
         }
     }

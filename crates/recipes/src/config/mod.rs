@@ -29,9 +29,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-pub use choices::{
-    ClosedSet, DTypeChoice, DeviceChoice, LossType, Optim, Recipe, SaveStrategy, Stage, Strategy, Tracker,
-};
+pub use choices::{ClosedSet, DTypeChoice, LossType, Optim, Recipe, SaveStrategy, Stage, Strategy, Tracker};
 pub use command_line::parse_overrides;
 pub use dataset::DatasetSource;
 pub use error::{ConfigError, Place};

@@ -170,6 +170,9 @@ impl Resolver {
             other => Err(mistyped(name, &other)),
         }
     }
+    pub fn text(&self, name: &str) -> Result<String, ConfigError> {
+        self.optional_text(name)?.ok_or_else(|| mistyped(name, &Setting::Absent))
+    }
     pub fn optional_text(&self, name: &str) -> Result<Option<String>, ConfigError> {
         match self.get(name)? {
             Setting::Text(text) => Ok(Some(text)),
@@ -280,7 +283,9 @@ pub(super) fn parse(key: &Key, text: &str, base: &Path) -> Result<Setting, Confi
         Err(Misfit::Wrong(expected)) => {
             Err(ConfigError::Table(format!("`{}: {text}` is not {expected}", key.name)))
         }
-        Err(Misfit::NotYet(_, why)) => Err(ConfigError::Table(format!("`{}: {text}`: {why}", key.name))),
+        Err(Misfit::NotYet(_, why) | Misfit::NotHere(why)) => {
+            Err(ConfigError::Table(format!("`{}: {text}`: {why}", key.name)))
+        }
     }
 }
 
@@ -347,6 +352,7 @@ fn refused(key: &Key, value: &Value, place: &Place, misfit: Misfit) -> ConfigErr
             let found = if value.is_null() { "empty".to_owned() } else { format!("`{}`", plain(value)) };
             ConfigError::Value { place, key: key.name.into(), found, expected }
         }
+        Misfit::NotHere(why) => ConfigError::NotHere { place, why },
         Misfit::NotYet(name, why) => {
             ConfigError::NotSupported { place, what: format!("{}: {name}", key.name), why }
         }

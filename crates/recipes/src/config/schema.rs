@@ -81,6 +81,7 @@ fn alternatives(key: &Key) -> Vec<Value> {
             ways
         }
         Kind::Text | Kind::Path | Kind::Source | Kind::Template => vec![text()],
+        Kind::Device => vec![json!({ "type": "string", "pattern": "^(auto|cpu|cuda(:[0-9]+)?)$" })],
         Kind::Datasets => {
             let one = json!({ "type": "object", "additionalProperties": false, "properties": {
                 "name": text(), "path": text(), "weight": { "type": "number", "exclusiveMinimum": 0 }, "split": text() } });

@@ -5,6 +5,7 @@ use super::dataset::{self, DatasetSource};
 use super::error::did_you_mean;
 use super::key::{Choice, Key, Kind};
 use super::source;
+use bso_model::{Device, EngineError};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,8 @@ pub(super) enum Misfit {
     Wrong(String),
     /// Known and planned; the value's name and the reason.
     NotYet(String, String),
+    /// Known, and not on this machine or in this program; the reason.
+    NotHere(String),
 }
 
 /// A value and, where it was written under another name, that name.
@@ -86,6 +89,7 @@ pub(super) fn read(key: &Key, value: &Value, base: &Path) -> Result<Read, Misfit
             None => Setting::Path(path(value, base).ok_or_else(wrong)?),
         },
         Kind::Template => template(value, base).ok_or_else(wrong)?,
+        Kind::Device => device(value, wrong)?,
     };
     Ok(Read { setting, alias: None })
 }
@@ -103,6 +107,16 @@ fn is_none(key: &Key, value: &Value) -> bool {
     }
 }
 
+/// A device that is there: what is not is told before anything else is done.
+fn device(value: &Value, wrong: impl Fn() -> Misfit) -> Result<Setting, Misfit> {
+    let written = text(value).ok_or_else(&wrong)?.trim().to_lowercase();
+    match Device::parse(&written) {
+        Ok(_) => Ok(Setting::Text(written)),
+        Err(EngineError::UnknownDevice(_)) => Err(wrong()),
+        Err(error) => Err(Misfit::NotHere(error.to_string())),
+    }
+}
+
 fn choose(choices: &'static [Choice], value: &Value) -> Result<Read, Misfit> {
     // YAML reads a bare `no` as false; transformers' report_to is a list, often of one or of none.
     let written = match value {
@@ -114,14 +128,10 @@ fn choose(choices: &'static [Choice], value: &Value) -> Result<Read, Misfit> {
         Value::Null => "none".to_owned(),
         _ => String::new(),
     };
-    // cuda:0, cuda:1, ... are one alternative.
-    let stem = written.split_once(':').map_or(written.as_str(), |(stem, _)| stem).to_lowercase();
+    let stem = written.to_lowercase();
     let found = choices.iter().find(|c| c.name == stem || c.also.contains(&stem.as_str()));
     match found {
-        Some(Choice { not_yet: Some(why), .. }) => {
-            let reason = why.reason(&written);
-            Err(Misfit::NotYet(written, reason))
-        }
+        Some(Choice { not_yet: Some(why), .. }) => Err(Misfit::NotYet(written, (*why).to_owned())),
         Some(c) => Ok(Read { setting: Setting::Choice(c.name), alias: (c.name != stem).then_some(written) }),
         None => {
             let supported: Vec<_> = choices.iter().filter(|c| c.not_yet.is_none()).map(|c| c.name).collect();

@@ -88,7 +88,7 @@ impl Method {
 pub fn sft_config(sizes: &super::Sizes, seed: u64) -> String {
     format!(
         "# Supervised training of the small decoder on SafeWorld's text.\n\
-         stage: sft\nmodel_name_or_path: base\ndtype: f32\ndataset_name: data/sft.jsonl\nmax_length: 128\n\
+         stage: sft\nmodel_name_or_path: base\ndevice: cpu\ndtype: f32\ndataset_name: data/sft.jsonl\nmax_length: 128\n\
          eval_split: 0.0\nper_device_train_batch_size: 16\nnum_train_epochs: {}\nlearning_rate: 3.0e-3\n\
          lr_scheduler_type: cosine\nwarmup_ratio: 0.05\nweight_decay: 0.01\nmax_grad_norm: 1.0\nlogging_steps: 5\n\
          save_strategy: \"no\"\nreport_to: none\nseed: {seed}\noutput_dir: sft\noverwrite_output_dir: true\n",
@@ -99,7 +99,7 @@ pub fn sft_config(sizes: &super::Sizes, seed: u64) -> String {
 /// The config of one method: what all share, where its own settings say nothing else.
 pub fn preference_config(method: &Method, sizes: &super::Sizes, seed: u64) -> String {
     let shared = format!(
-        "stage: preference\nmodel_name_or_path: sft\ndtype: f32\ndataset_name: data/pairs.jsonl\nmax_length: 128\n\
+        "stage: preference\nmodel_name_or_path: sft\ndevice: cpu\ndtype: f32\ndataset_name: data/pairs.jsonl\nmax_length: 128\n\
          eval_split: 0.05\neval_strategy: epoch\nbeta: {BETA}\nper_device_train_batch_size: 32\nnum_train_epochs: {}\n\
          learning_rate: {:e}\nlr_scheduler_type: cosine\nwarmup_ratio: 0.05\nmax_grad_norm: 1.0\nlogging_steps: 5\n\
          save_strategy: \"no\"\nreport_to: none\nseed: {seed}\noutput_dir: {}\noverwrite_output_dir: true\n",

@@ -7,7 +7,7 @@ use crate::location::local_model;
 use bso_data::{Message, TemplateChoice};
 use bso_durable::{Event, Fingerprint, Observer, Seed, Task};
 use bso_evaluation::{Prompt, Sample};
-use bso_model::{DType, Engine, GenerateConfig, ModelError};
+use bso_model::{DType, Device, Engine, GenerateConfig, ModelError};
 use rand::Rng;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -131,7 +131,8 @@ fn chunks(prompts: &[Prompt]) -> Vec<std::ops::Range<usize>> {
 
 /// A model with its tokenizer, in the evaluation's arithmetic.
 pub(super) fn open(config: &EvalConfig, dir: &Path) -> Result<ChatModel, RecipeError> {
-    let engine = Arc::new(Engine::cpu(config.num_threads).map_err(ModelError::from)?);
+    let device = Device::parse(&config.device).map_err(ModelError::from)?;
+    let engine = Arc::new(Engine::on(device, config.num_threads).map_err(ModelError::from)?);
     let mut model = ChatModel::open(dir, &TemplateChoice::parse(&config.chat_template), engine)?;
     model.decoder.compute_in(DType::parse(&config.dtype).map_err(ModelError::from)?, false)?;
     Ok(model)
@@ -158,7 +159,7 @@ fn settings_of(config: &EvalConfig, dir: &Path) -> Result<String, RecipeError> {
     for number in numbers.into_iter().chain([config.max_new_tokens as u64, config.seed, CHUNK as u64]) {
         hash.part(number.to_le_bytes());
     }
-    hash.part(&config.dtype).part(&config.chat_template);
+    hash.part(&config.dtype).part(&config.device).part(&config.chat_template);
     let mut entries: Vec<_> = std::fs::read_dir(dir)
         .map_err(|e| RecipeError::input(format!("cannot read the model {}: {e}", dir.display())))?
         .collect::<Result<_, _>>()?;

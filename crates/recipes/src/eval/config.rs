@@ -5,6 +5,7 @@ use super::JudgeSettings;
 use crate::RecipeError;
 use crate::config::{did_you_mean, from_environment};
 use bso_evaluation::{PromptFormat, PromptKind, PromptSet};
+use bso_model::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::ffi::OsStr;
@@ -60,6 +61,9 @@ pub struct EvalConfig {
     /// f32 or bf16.
     #[serde(default = "f32_name")]
     pub dtype: String,
+    /// auto, cpu, cuda or cuda:N.
+    #[serde(default = "auto")]
+    pub device: String,
     /// None: one per core.
     #[serde(default)]
     pub num_threads: Option<usize>,
@@ -205,6 +209,7 @@ impl EvalConfig {
         if !["f32", "bf16"].contains(&self.dtype.as_str()) {
             return Err(format!("`dtype` is {:?}; expected f32 or bf16", self.dtype));
         }
+        Device::parse(&self.device).map_err(|error| error.to_string())?;
         self.prompt_sets.iter().try_for_each(|entry| entry.prompt_set().map(|_| ()))?;
         Ok(self)
     }

@@ -60,7 +60,7 @@ pub(super) fn calibrate(
 ) -> Result<Calibrated, RecipeError> {
     let started = Instant::now();
     // An engine of its own: its working memory is then what these passes took.
-    let own = Engine::cpu(Some(engine.num_threads())).map_err(bso_model::ModelError::from)?;
+    let own = Engine::on(engine.device(), Some(engine.num_threads())).map_err(bso_model::ModelError::from)?;
     let engine = Arc::new(own);
     let [few, mut many] = VOCABULARIES.map(|vocab| vocab.min(model.vocab_size));
     if model.score.is_some() {
@@ -105,16 +105,15 @@ fn run(
     let mut activations =
         if config.model.gradient_checkpointing { Activations::checkpointed() } else { Activations::new() };
     activations.drop_by(adapter.map(|_| Seed::new(0)));
-    let mut gradients = Gradients::zeros(&decoder);
+    let mut gradients = Gradients::zeros(&decoder)?;
     let training = fastest(|| {
         decoder.forward(&batch, &mut activations)?;
         Ok(decoder.backward(&batch, &mut activations, &weights, &mut gradients)?)
     })?;
     let mut optimiser = Optimiser::new(optimiser_kind(config), 0.0, &decoder)?;
     let update = fastest(|| {
-        optimiser.step(&mut decoder, &gradients, f64::from(gradients.squared_norm().is_finite()), 1e-6)?;
-        gradients.zero();
-        Ok(())
+        optimiser.step(&mut decoder, &gradients, f64::from(gradients.squared_norm()?.is_finite()), 1e-6)?;
+        Ok(gradients.zero()?)
     })?;
     let parameters = decoder.trained_count() as f64;
     Ok((Seconds { forward, training }, BatchSize::of(&batch), update / parameters))

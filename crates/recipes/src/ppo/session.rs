@@ -342,7 +342,7 @@ impl PpoProgress {
 fn fresh([actor, reward, cost]: [Decoder; 3], config: &TrainConfig) -> Result<Trainees, RecipeError> {
     let of = |decoder: Decoder, decay: f64| {
         let optimiser = Optimiser::new(optimiser_kind(config), decay, &decoder)?;
-        Ok::<_, RecipeError>(Trainee::new(decoder, optimiser))
+        Trainee::new(decoder, optimiser)
     };
     Ok(Trainees {
         actor: of(actor, config.optimiser.weight_decay)?,
@@ -367,12 +367,12 @@ fn restored(
         drop(start);
         decoder.compute_in(config.model.compute_dtype(), true)?;
         let optimiser = optimiser(&dir, 0.0, &decoder)?;
-        Ok::<_, RecipeError>(Trainee::new(decoder, optimiser))
+        Trainee::new(decoder, optimiser)
     };
     let of_actor = optimiser(dir, config.optimiser.weight_decay, &actor)?;
     Ok(Trainees {
         reward_critic: critic(reward, REWARD_CRITIC)?,
         cost_critic: critic(cost, COST_CRITIC)?,
-        actor: Trainee::new(actor, of_actor),
+        actor: Trainee::new(actor, of_actor)?,
     })
 }

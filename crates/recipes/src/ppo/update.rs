@@ -21,9 +21,12 @@ pub struct Trainee {
 
 impl Trainee {
     /// A model before its next step.
-    pub fn new(decoder: Decoder, optimiser: Optimiser) -> Self {
-        let gradients = ScaledGradients::zeros(&decoder);
-        Self { decoder, optimiser, gradients, idle: IdleTensors::default() }
+    ///
+    /// # Errors
+    /// A device has not got the memory.
+    pub fn new(decoder: Decoder, optimiser: Optimiser) -> Result<Self, RecipeError> {
+        let gradients = ScaledGradients::zeros(&decoder)?;
+        Ok(Self { decoder, optimiser, gradients, idle: IdleTensors::default() })
     }
 
     /// The gradients of the last update and what they are to be multiplied by.
@@ -157,7 +160,7 @@ fn accumulate(
 ) -> Result<Seen, RecipeError> {
     let count = asked.rollouts.len() as f64;
     let (mut seen, mut clipped, mut tokens, mut first) = (Seen::default(), 0, 0, 0);
-    trainee.gradients.clear();
+    trainee.gradients.clear()?;
     for micro in asked.rollouts.chunks(asked.micro.max(1)) {
         let UpdateMemory { batch, activations } = memory;
         pack_into(batch, reads, micro.iter().map(|rollout| &rollout.sequence))?;

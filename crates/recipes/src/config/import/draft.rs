@@ -23,7 +23,7 @@ impl Draft {
         let Some(key) = table::key(name) else { return };
         let read = match value::read(key, &value, Path::new("")) {
             Ok(read) => read.setting,
-            Err(Misfit::NotYet(_, why)) => return self.leave(name, &value, &why),
+            Err(Misfit::NotYet(_, why) | Misfit::NotHere(why)) => return self.leave(name, &value, &why),
             Err(Misfit::Wrong(expected)) => {
                 return self.leave(name, &value, &format!("here it is {expected}"));
             }

@@ -1,10 +1,11 @@
 //! Which weights, which reference, which arithmetic.
 
-use super::super::choices::{DTypeChoice, DeviceChoice, LossType};
+use super::super::choices::{DTypeChoice, LossType};
 use super::super::error::ConfigError;
 use super::super::resolve::Resolver;
+use super::super::value::Setting;
 use super::Settings;
-use bso_model::CpuPath;
+use bso_model::{CpuPath, Device, EngineError};
 use std::path::PathBuf;
 
 /// The model, the reference and the arithmetic.
@@ -14,8 +15,8 @@ pub struct ModelSection {
     pub model_name_or_path: PathBuf,
     /// Folder of the frozen reference; `None`: the model as it is before training.
     pub ref_model: Option<PathBuf>,
-    /// Where the arithmetic runs.
-    pub device: DeviceChoice,
+    /// Where the arithmetic runs, as it was asked for: `auto` may be another device elsewhere.
+    pub device: String,
     /// Number format of the arithmetic; `bf16` is read into it, and what this processor is fast in where neither is given.
     pub dtype: DTypeChoice,
     /// Whether activations are computed again in the backward pass instead of kept.
@@ -34,7 +35,7 @@ impl ModelSection {
                 LossType::Nll | LossType::Reward | LossType::Cost => None,
                 _ => r.optional_path("ref_model")?,
             },
-            device: r.choice("device")?,
+            device: r.text("device")?,
             dtype: dtype(r)?,
             gradient_checkpointing: r.bool("gradient_checkpointing")?,
             num_threads: r.optional_integer("num_threads")?.map(|n| n as usize),
@@ -47,12 +48,20 @@ impl ModelSection {
         if let Some(reference) = &self.ref_model {
             out.path("ref_model", reference);
         }
-        out.choice("device", self.device);
+        out.put("device", Setting::Text(self.device.clone()));
         out.choice("dtype", self.dtype);
         out.bool("bf16", self.dtype == DTypeChoice::Bf16);
         out.bool("gradient_checkpointing", self.gradient_checkpointing);
         out.optional_integer("num_threads", self.num_threads.map(|n| n as u64));
         out.integer("seed", self.seed);
+    }
+
+    /// The device that `device` means here.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn device(&self) -> Result<Device, EngineError> {
+        Device::parse(&self.device)
     }
 
     /// The precision that the decoder computes in.
@@ -84,6 +93,14 @@ fn dtype(r: &Resolver) -> Result<DTypeChoice, ConfigError> {
         (Some(named), Some(_)) if r.layer_of("dtype") >= r.layer_of("bf16") => named,
         (_, Some(flag)) => flag,
         (Some(named), None) => named,
-        (None, None) => of(CpuPath::detect().is_ok_and(CpuPath::has_bf16_instructions)),
+        (None, None) => of(fast_in_bf16(&r.text("device")?)),
     })
+}
+
+/// Whether the device has instructions for products of bf16.
+fn fast_in_bf16(device: &str) -> bool {
+    match Device::parse(device) {
+        Ok(Device::Cpu) | Err(_) => CpuPath::detect().is_ok_and(CpuPath::has_bf16_instructions),
+        Ok(Device::Cuda(_)) => true,
+    }
 }

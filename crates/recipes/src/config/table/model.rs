@@ -1,23 +1,13 @@
 //! Keys of the model, the reference and the arithmetic.
 
 use super::super::choices::LossType::{self, *};
-use super::super::key::{Category::Model, Choice, Key, Kind, known_as, later, refused};
+use super::super::key::{Category::Model, Choice, Key, Kind, known_as, later};
 use super::{HERE, HF, TRL};
-use bso_model::Device;
 
 pub(super) const WITH_REFERENCE: &[LossType] =
     &[Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo, Kto];
 /// The losses that read it beside those on log-ratios.
 const REFERENCED: &[LossType] = &[Bso, Dpo, Cdpo, Ipo, IpoMean, Hinge, SafeDpo, Bfpo, Modpo, Kto, PpoLag];
-
-const DEVICES: &[Choice] = &[
-    known_as("auto", &[]),
-    known_as("cpu", &[]),
-    refused("cuda", |written| match Device::parse(written) {
-        Err(why) => why.to_string(),
-        Ok(_) => "training on it is not there yet; use `device: cpu` or `auto`".to_owned(),
-    }),
-];
 
 const DTYPES: &[Choice] = &[
     known_as("f32", &["float32", "fp32"]),
@@ -42,9 +32,9 @@ pub(super) const KEYS: &[Key] = &[
         .only(WITH_REFERENCE)
         .not_yet("the reference is always computed once and cached, which gives the same numbers and costs half the memory; leave it out")
         .bookkeeping(),
-    Key::new("device", Model, Kind::Choice(DEVICES), "auto")
-        .says(HERE, "Where the arithmetic runs."),
-    Key::optional("dtype", Model, Kind::Choice(DTYPES), &["auto"], "bf16 where the processor has AVX512-BF16, else f32")
+    Key::new("device", Model, Kind::Device, "auto")
+        .says(HERE, "Where the arithmetic runs: `auto` is an NVIDIA GPU where one is found and compiled in (docs/gpu.md), else the processor."),
+    Key::optional("dtype", Model, Kind::Choice(DTYPES), &["auto"], "bf16 on a GPU and where the processor has AVX512-BF16, else f32")
         .says("TRL", "Number format of the arithmetic: f32, or products of bf16 with sums, weights and optimiser in f32.")
         .aliases(&["torch_dtype"]),
     Key::optional("bf16", Model, Kind::Bool, &["auto"], "as `dtype` says")

@@ -1,0 +1,195 @@
+//! What a device other than the processor offers: memory, and one method for each operation that runs there. An operation
+//! of [`crate::Engine`] checks its shapes first, then asks where its output is: of arrays on the host it computes itself,
+//! of arrays on a device it calls the device's method. A method returns when its work is queued; what the host reads is
+//! waited for.
+#![allow(dead_code, reason = "what only a device reads, which a binary built without any has not got")]
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::{
+    Accumulate, AdamW, AdamWState, Array, AttentionForward, AttentionGrads, AttentionShape, Device, Dropout,
+    EngineError, Gelu, GeluGrads, LayerNormGrads, NormWeight, Qkv, RmsNormGrads, RmsProp, RotaryTable,
+    Segments, Sgd, SwigluGrads,
+};
+
+/// Memory of a device; given back when dropped.
+pub(crate) trait Memory: Debug + Send + Sync {
+    /// Where it begins.
+    fn address(&self) -> u64;
+    /// Size.
+    fn bytes(&self) -> usize;
+}
+
+/// A factor of a product: a matrix as it lies (`false`) or turned round (`true`).
+pub(crate) type Factor<'a> = (&'a Array, bool);
+
+/// The head's products and its losses: [`crate::HeadInputs`] with the weight that the device reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeviceHead<'a> {
+    /// `[m, d]`.
+    pub hidden: &'a Array,
+    /// `[vocab, d]`, in the precision of `hidden`.
+    pub head: &'a Array,
+    /// One per row.
+    pub targets: &'a [u32],
+    /// Soft cap of the logits.
+    pub cap: Option<f32>,
+}
+
+/// [`crate::LowRank`] with the matrices that the device reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeviceLowRank<'a> {
+    /// `[r, i]`.
+    pub a: &'a Array,
+    /// `[o, r]`.
+    pub b: &'a Array,
+    /// Factor of the update.
+    pub scale: f32,
+    /// On its input.
+    pub dropout: Option<Dropout>,
+}
+
+/// A device in use.
+pub(crate) trait Accelerator: Debug + Send + Sync {
+    /// Its place among the devices.
+    fn device(&self) -> Device;
+    /// Its name and what it computes with, for people.
+    fn description(&self) -> String;
+    /// Bytes of memory: free now, and all.
+    fn memory(&self) -> Result<[usize; 2], EngineError>;
+
+    /// Memory full of zeros.
+    fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>, EngineError>;
+    /// Bytes of the host to the device, from `first` on.
+    fn upload(&self, from: &[u8], to: (&dyn Memory, usize)) -> Result<(), EngineError>;
+    /// Bytes of the device to the host, after all work so far.
+    fn download(&self, from: (&dyn Memory, usize), to: &mut [u8]) -> Result<(), EngineError>;
+    /// `count` bytes from one place to another, which do not overlap.
+    fn copy(
+        &self,
+        from: (&dyn Memory, usize),
+        to: (&dyn Memory, usize),
+        count: usize,
+    ) -> Result<(), EngineError>;
+    /// Zeros in all of it.
+    fn clear(&self, memory: &dyn Memory) -> Result<(), EngineError>;
+
+    fn convert(&self, x: &Array, y: &mut Array) -> Result<(), EngineError>;
+    fn add_assign(&self, y: &mut Array, x: &Array) -> Result<(), EngineError>;
+    fn scale(&self, x: &mut Array, factor: f32) -> Result<(), EngineError>;
+    fn soft_cap(&self, x: &mut Array, cap: f32) -> Result<(), EngineError>;
+    /// Each row of `y` becomes `row`.
+    fn repeat_row(&self, row: &Array, y: &mut Array) -> Result<(), EngineError>;
+    /// `y += row`, in f32.
+    fn add_row(&self, row: &Array, y: &mut Array) -> Result<(), EngineError>;
+    /// `sum += the sum of the rows of x`.
+    fn add_sum_of_rows(&self, x: &Array, sum: &mut Array) -> Result<(), EngineError>;
+
+    fn gather_rows(&self, x: &Array, index: &[u32], out: &mut Array) -> Result<(), EngineError>;
+    fn add_gathered_rows(&self, x: &Array, index: &[u32], out: &mut Array) -> Result<(), EngineError>;
+    fn scatter_add_rows(&self, rows: &Array, index: &[u32], x: &mut Array) -> Result<(), EngineError>;
+
+    /// `c = a b`, or `c += a b`: in f32, or of `b` in bf16 and `a` in either with sums in f32.
+    fn product(
+        &self,
+        a: Factor<'_>,
+        b: Factor<'_>,
+        c: &mut Array,
+        accumulate: Accumulate,
+    ) -> Result<(), EngineError>;
+    /// As [`crate::Engine::low_rank`].
+    fn low_rank(&self, x: &Array, w: DeviceLowRank<'_>, y: &mut Array) -> Result<(), EngineError>;
+    /// Of `[dy, x]`, into `[dx, da, db]`, all added to.
+    fn low_rank_backward(
+        &self,
+        read: [&Array; 2],
+        w: DeviceLowRank<'_>,
+        written: [&mut Array; 3],
+    ) -> Result<(), EngineError>;
+
+    fn rms_norm(
+        &self,
+        x: &Array,
+        weight: NormWeight<'_>,
+        eps: f32,
+        y: &mut Array,
+        inv_rms: &mut Array,
+    ) -> Result<(), EngineError>;
+    fn rms_norm_backward(&self, grads: RmsNormGrads<'_>) -> Result<(), EngineError>;
+    fn layer_norm(
+        &self,
+        x: &Array,
+        affine: [&Array; 2],
+        eps: f32,
+        y: &mut Array,
+        inv_std: &mut Array,
+    ) -> Result<(), EngineError>;
+    fn layer_norm_backward(&self, grads: LayerNormGrads<'_>) -> Result<(), EngineError>;
+
+    fn rotary(
+        &self,
+        x: &mut Array,
+        positions: &[u32],
+        table: &RotaryTable,
+        inverse: bool,
+    ) -> Result<(), EngineError>;
+    fn attention(
+        &self,
+        qkv: Qkv<'_>,
+        segments: &Segments,
+        shape: AttentionShape,
+        out: &mut Array,
+        lse: &mut Array,
+    ) -> Result<(), EngineError>;
+    fn attention_backward(
+        &self,
+        qkv: Qkv<'_>,
+        forward: AttentionForward<'_>,
+        segments: &Segments,
+        shape: AttentionShape,
+        grads: AttentionGrads<'_>,
+    ) -> Result<(), EngineError>;
+
+    fn swiglu(&self, gate: &Array, up: &Array, out: &mut Array) -> Result<(), EngineError>;
+    fn swiglu_backward(&self, grads: SwigluGrads<'_>) -> Result<(), EngineError>;
+    fn gelu(&self, curve: Gelu, x: &Array, up: Option<&Array>, out: &mut Array) -> Result<(), EngineError>;
+    fn gelu_backward(&self, curve: Gelu, grads: GeluGrads<'_>) -> Result<(), EngineError>;
+
+    /// The log-probs come back to the host.
+    fn selected_log_prob(
+        &self,
+        head: DeviceHead<'_>,
+        log_probs: &mut [f64],
+        lse: &mut Array,
+    ) -> Result<(), EngineError>;
+    fn selected_log_prob_backward(
+        &self,
+        head: DeviceHead<'_>,
+        forward: (&Array, &[f32]),
+        dhidden: &mut Array,
+        dhead: Option<&mut Array>,
+    ) -> Result<(), EngineError>;
+
+    fn adamw_update(&self, state: AdamWState<'_>, factor: f32, rule: &AdamW) -> Result<(), EngineError>;
+    fn rmsprop_update(
+        &self,
+        parameter: &mut Array,
+        gradient: &Array,
+        square_average: &mut Array,
+        factor: f32,
+        rule: &RmsProp,
+    ) -> Result<(), EngineError>;
+    fn sgd_update(
+        &self,
+        parameter: &mut Array,
+        gradient: &Array,
+        factor: f32,
+        rule: &Sgd,
+    ) -> Result<(), EngineError>;
+    /// Sum of squares over all arrays, in f64.
+    fn squared_norm(&self, arrays: &[&Array]) -> Result<f64, EngineError>;
+}
+
+/// Shared by an engine and the arrays on its device.
+pub(crate) type Shared = Arc<dyn Accelerator>;
