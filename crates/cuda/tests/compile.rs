@@ -17,6 +17,11 @@ fn nvrtc() -> Option<Nvrtc> {
     let python = env::var_os("BSO_PYTHON").map(PathBuf::from);
     let home = python.as_deref().and_then(Path::parent).and_then(Path::parent);
     match Nvrtc::open_also_in(&home.map(wheel_folders).unwrap_or_default()) {
+        // The stand-in's compiler (`crates/cuda/stand-in`) is that of the CPU.
+        Ok(nvrtc) if nvrtc.version().0 == 0 => {
+            println!("skipped: {} is a stand-in", nvrtc.place());
+            None
+        }
         Ok(nvrtc) => Some(nvrtc),
         Err(error) => {
             println!("skipped: {error}");

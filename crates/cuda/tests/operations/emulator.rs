@@ -38,7 +38,7 @@ impl Emulator {
         });
         let compiler = compiler.ok_or("no C++ compiler (g++, clang++) is there")?;
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("emulate.hpp"), include_str!("emulate.hpp")).unwrap();
+        fs::write(folder.path().join("emulate.hpp"), include_str!("../../stand-in/emulate.hpp")).unwrap();
         let files = every_file();
         std::thread::scope(|scope| {
             for file in &files {
@@ -85,7 +85,7 @@ fn compile(compiler: &str, folder: &Path, file: &KernelFile) {
         .iter()
         .map(|kernel| {
             format!(
-                "    if (!strcmp(name, \"{kernel}\")) return emulator::start({kernel}, x, y, threads, list, count, sizes, back);\n"
+                "    if (!strcmp(name, \"{kernel}\")) return emulator::start<{kernel}>(x, y, threads, list, count, sizes, back);\n"
             )
         })
         .collect();
