@@ -94,8 +94,13 @@ impl Machine<'_> {
 
     /// A row of indices.
     pub fn indices(&self, values: &[u32]) -> Held {
+        self.index_rows(1, values)
+    }
+
+    /// Rows of indices.
+    pub fn index_rows(&self, rows: usize, values: &[u32]) -> Held {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-        self.hold(Number::U32, 1, values.len(), &bytes)
+        self.hold(Number::U32, rows, values.len() / rows, &bytes)
     }
 
     /// Room for a matrix, full of NaN.

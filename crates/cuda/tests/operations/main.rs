@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod cached_attention;
 mod elementwise;
 mod emulator;
 mod log_prob;
