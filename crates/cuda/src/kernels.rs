@@ -74,6 +74,10 @@ kernel_files! {
         "product_f32_f32_f32", "product_bf16_bf16_f32", "product_bf16_bf16_bf16", "product_f32_bf16_f32",
         "product_f32_bf16_bf16",
     ],
+    "quantised.cu": [
+        "widen_int8_f32", "widen_nf4_f32", "widen_nested_nf4_f32", "widen_int8_bf16", "widen_nf4_bf16",
+        "widen_nested_nf4_bf16",
+    ],
     "attention.cu": [
         "attention_f32", "attention_delta_f32", "attention_dq_f32", "attention_dkv_f32", "attention_bf16",
         "attention_delta_bf16", "attention_dq_bf16", "attention_dkv_bf16",

@@ -11,6 +11,7 @@ mod norm;
 mod optimiser;
 mod pages;
 mod product;
+mod quantised;
 mod reduce;
 mod rotary;
 mod rows;
@@ -31,6 +32,7 @@ pub use norm::{
 pub use optimiser::{AdamWNumbers, RmsPropNumbers, SgdNumbers, adamw, rmsprop, sgd};
 pub use pages::{CachedRows, PAGE, PageTables};
 pub use product::{Factor, product};
+pub use quantised::{Codes, Quantised, Scales, dequantise};
 pub use reduce::{add_non_finite, add_squared_norm, partial_totals};
 pub use rotary::{Angles, rotary};
 pub use rows::{RowGroups, add_gathered_rows, add_row_groups, gather_rows};

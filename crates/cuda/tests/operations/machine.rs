@@ -97,6 +97,11 @@ impl Machine<'_> {
         self.index_rows(1, values)
     }
 
+    /// A row of bytes.
+    pub fn bytes(&self, values: &[u8]) -> Held {
+        self.hold(Number::U8, 1, values.len(), values)
+    }
+
     /// Rows of indices.
     pub fn index_rows(&self, rows: usize, values: &[u32]) -> Held {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
@@ -134,6 +139,7 @@ impl Machine<'_> {
             Number::F32 => chunks.map(|x| f64::from(f32::from_ne_bytes(x.try_into().unwrap()))).collect(),
             Number::F64 => chunks.map(|x| f64::from_ne_bytes(x.try_into().unwrap())).collect(),
             Number::U32 => chunks.map(|x| f64::from(u32::from_ne_bytes(x.try_into().unwrap()))).collect(),
+            Number::U8 => chunks.map(|x| f64::from(x[0])).collect(),
             Number::Bf16 => chunks
                 .map(|x| f64::from(bf16::from_bits(u16::from_ne_bytes(x.try_into().unwrap()))))
                 .collect(),

@@ -14,5 +14,6 @@ mod machine;
 mod norm;
 mod optimiser;
 mod product;
+mod quantised;
 mod rotary;
 mod rows;
