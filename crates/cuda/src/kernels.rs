@@ -12,8 +12,10 @@ pub struct KernelFile {
 }
 
 const COMMON: &str = include_str!("kernels/common.cuh");
-/// Stands before both files of attention.
+/// Stands before every file of attention.
 const ATTENTION: &str = include_str!("kernels/attention.cuh");
+/// Stands before the files of attention in f32 arithmetic.
+const PLAIN: &str = include_str!("kernels/attention_plain.cuh");
 /// Stands before what uses tensor cores.
 const TENSOR: &str = include_str!("kernels/tensor.cuh");
 
@@ -38,9 +40,10 @@ macro_rules! kernel_files {
 /// What some files share beyond what all do.
 fn shared(file: &str) -> String {
     let attention = format!("#line 1 \"attention.cuh\"\n{ATTENTION}\n");
+    let plain = format!("#line 1 \"attention_plain.cuh\"\n{PLAIN}\n");
     let tensor = format!("#line 1 \"tensor.cuh\"\n{TENSOR}\n");
     match file {
-        "attention.cu" => attention,
+        "attention.cu" | "cached_attention.cu" => attention + &plain,
         "attention_tensor.cu" => attention + &tensor,
         "product.cu" => tensor,
         _ => String::new(),
@@ -71,9 +74,17 @@ kernel_files! {
         "product_f32_f32_f32", "product_bf16_bf16_f32", "product_bf16_bf16_bf16", "product_f32_bf16_f32",
         "product_f32_bf16_bf16",
     ],
+    "quantised.cu": [
+        "widen_int8_f32", "widen_nf4_f32", "widen_nested_nf4_f32", "widen_int8_bf16", "widen_nf4_bf16",
+        "widen_nested_nf4_bf16",
+    ],
     "attention.cu": [
         "attention_f32", "attention_delta_f32", "attention_dq_f32", "attention_dkv_f32", "attention_bf16",
         "attention_delta_bf16", "attention_dq_bf16", "attention_dkv_bf16",
+    ],
+    "cached_attention.cu": [
+        "append_rows_f32", "cached_attention_f32", "join_spans_f32", "append_rows_bf16", "cached_attention_bf16",
+        "join_spans_bf16",
     ],
     "attention_tensor.cu": [
         "attention_tensor_64", "attention_tensor_dq_64", "attention_tensor_dkv_64", "attention_tensor_128",

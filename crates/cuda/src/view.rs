@@ -16,6 +16,8 @@ pub enum Number {
     F64,
     /// Token ids, positions, rows.
     U32,
+    /// Bytes: codes of weights in few bits.
+    U8,
 }
 
 impl Number {
@@ -25,6 +27,7 @@ impl Number {
             Self::F32 | Self::U32 => 4,
             Self::Bf16 => 2,
             Self::F64 => 8,
+            Self::U8 => 1,
         }
     }
 }

@@ -1,44 +1,6 @@
-// Grouped-query attention over segments with a running softmax (arXiv 2205.14135), and its backward from the stored
-// log-sum-exp (arXiv 2307.08691), in f32 arithmetic whatever is stored. Correct for every shape up to MAX_DIM; the
-// tensor cores' version is in attention_tensor.cu.
-
-#define MAX_DIM 256
-#define CHUNK 64
-#define CHUNKS (MAX_DIM / CHUNK)
-// Rows of a block's own tile, a warp's share of them, and of the other side's tile, a lane each.
-#define OWN 16
-#define SHARE (OWN / WARPS)
-#define OTHER 32
-
-// `values[row][j] = factor x[row, j]` for the OWN rows of a tile, zero outside it.
-template <class T>
-__device__ void load_own(float values[OWN][MAX_DIM], const T *x, u64 first_row, u32 count, u64 stride, u64 column,
-                         u32 head_dim, float factor) {
-    for (u32 i = threadIdx.x; i < OWN * MAX_DIM; i += THREADS) {
-        u32 row = i / MAX_DIM, j = i % MAX_DIM;
-        bool there = row < count && j < head_dim;
-        values[row][j] = there ? read(x[(first_row + row) * stride + column + j]) * factor : 0.0f;
-    }
-}
-
-// products[r] += sum over the chunk of own[warp's row r][chunk + j] other[lane][j]
-__device__ inline void add_products(float products[SHARE], const float own[OWN][MAX_DIM], u32 chunk,
-                                    const float other[OTHER][CHUNK + 1]) {
-    for (u32 j = 0; j < CHUNK; j++) {
-        float value = other[lane()][j];
-#pragma unroll
-        for (u32 r = 0; r < SHARE; r++) products[r] += own[warp() * SHARE + r][chunk * CHUNK + j] * value;
-    }
-}
-
-// sums[r][lane's columns of the chunk] += sum over the lanes of weight[r] other[lane]
-__device__ inline void add_weighted(float sums[2], float weight, const float other[OTHER][CHUNK + 1]) {
-    for (u32 i = 0; i < OTHER; i++) {
-        float share = __shfl_sync(ALL_LANES, weight, i);
-        sums[0] += share * other[i][lane()];
-        sums[1] += share * other[i][lane() + 32];
-    }
-}
+// Attention over segments with a running softmax (arXiv 2205.14135), and its backward from the stored log-sum-exp (arXiv
+// 2307.08691), in f32 arithmetic whatever is stored. Correct for every shape up to MAX_DIM; the tensor cores' version is in
+// attention_tensor.cu.
 
 // A chunk of columns of keys first..first + OTHER of a segment, zero at and beyond `end`.
 template <class T>
@@ -78,14 +40,9 @@ __device__ void attention(const T *q, const T *k, const T *v, T *out, float *lse
     u64 column = (u64)head * shape.head_dim, kv_column = (u64)(head / (shape.heads / shape.kv_heads)) * shape.head_dim;
     load_own(queries, q, (u64)s.start + first, count, stride, column, shape.head_dim, shape.scale);
 
-    float largest[SHARE], total[SHARE], sums[SHARE][CHUNKS][2];
+    Running running[SHARE];
 #pragma unroll
-    for (u32 r = 0; r < SHARE; r++) {
-        largest[r] = -INFINITE;
-        total[r] = 0.0f;
-#pragma unroll
-        for (u32 c = 0; c < CHUNKS; c++) sums[r][c][0] = sums[r][c][1] = 0.0f;
-    }
+    for (u32 r = 0; r < SHARE; r++) running[r] = nothing_yet();
     u32 begin = keys_first(s, first, shape.window), limit = keys_end(s, first + count - 1);
     for (u32 key = begin; key < limit; key += OTHER) {
         float weights[SHARE] = {};
@@ -97,26 +54,14 @@ __device__ void attention(const T *q, const T *k, const T *v, T *out, float *lse
         for (u32 r = 0; r < SHARE; r++) {
             u32 row = warp() * SHARE + r, query = first + row, mine = key + lane();
             bool seen = row < count && mine < keys_end(s, query) && mine >= keys_first(s, query, shape.window);
-            float score = seen ? cap_score(weights[r], shape.cap) : -INFINITE;
-            float top = warp_max(score);
-            top = top > largest[r] ? top : largest[r];
-            // Nothing seen so far: nothing to rescale.
-            float keep = largest[r] == -INFINITE ? 0.0f : expf(largest[r] - top);
-            weights[r] = seen ? expf(score - top) : 0.0f;
-            total[r] = total[r] * keep + warp_sum(weights[r]);
-            largest[r] = top;
-#pragma unroll
-            for (u32 c = 0; c < CHUNKS; c++) {
-                sums[r][c][0] *= keep;
-                sums[r][c][1] *= keep;
-            }
+            weights[r] = take_in(&running[r], seen, weights[r], shape.cap);
         }
 #pragma unroll
         for (u32 c = 0; c < CHUNKS; c++) {
             if (c * CHUNK >= shape.head_dim) break;
             load_keys(other, v, s, key, limit, kv_stride, kv_column, c, shape.head_dim);
 #pragma unroll
-            for (u32 r = 0; r < SHARE; r++) add_weighted(sums[r][c], weights[r], other);
+            for (u32 r = 0; r < SHARE; r++) add_weighted(running[r].sums[c], weights[r], other);
         }
     }
 #pragma unroll
@@ -124,12 +69,12 @@ __device__ void attention(const T *q, const T *k, const T *v, T *out, float *lse
         u32 row = warp() * SHARE + r;
         if (row >= count) continue;
         u64 at = (u64)s.start + first + row;
-        if (lane() == 0) lse[at * shape.heads + head] = largest[r] + logf(total[r]);
+        if (lane() == 0) lse[at * shape.heads + head] = running[r].largest + logf(running[r].total);
 #pragma unroll
         for (u32 c = 0; c < CHUNKS; c++) {
             for (u32 half = 0; half < 2; half++) {
                 u32 j = c * CHUNK + half * 32 + lane();
-                if (j < shape.head_dim) write(&out[at * stride + column + j], sums[r][c][half] / total[r]);
+                if (j < shape.head_dim) write(&out[at * stride + column + j], running[r].sums[c][half] / running[r].total);
             }
         }
     }

@@ -147,7 +147,7 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    fn check(&self, operation: &'static str) -> Result<(), CudaError> {
+    pub(super) fn check(&self, operation: &'static str) -> Result<(), CudaError> {
         let Self { heads, kv_heads, head_dim, window, cap, .. } = *self;
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || head_dim == 0 || head_dim > MAX_DIM {
             let reason = format!("{heads} heads over {kv_heads} of width {head_dim}; {MAX_DIM} at most");
@@ -159,7 +159,7 @@ impl AttentionShape {
         Ok(())
     }
 
-    fn arguments(&self) -> [Argument; 6] {
+    pub(super) fn arguments(&self) -> [Argument; 6] {
         let small = |size: usize| Argument::U32(u32::try_from(size).unwrap_or(u32::MAX));
         let window = self.window.map_or(Argument::U32(u32::MAX), small);
         let cap = Argument::F32(self.cap.unwrap_or(0.0));

@@ -3,12 +3,15 @@
 
 mod activation;
 mod attention;
+mod cached_attention;
 mod dropout;
 mod elementwise;
 mod log_prob;
 mod norm;
 mod optimiser;
+mod pages;
 mod product;
+mod quantised;
 mod reduce;
 mod rotary;
 mod rows;
@@ -18,6 +21,7 @@ pub use attention::{
     AttentionForward, AttentionGrads, AttentionKernels, AttentionShape, AttentionTiles, Qkv, Segment,
     attention, attention_backward,
 };
+pub use cached_attention::{CachePool, Cached, CachedTiles, append_rows, cached_attention};
 pub use dropout::{Dropout, dropout};
 pub use elementwise::{add_assign, convert, repeat_row, scale, soft_cap};
 pub use log_prob::{Logits, RowSums, log_prob_begin, log_prob_chunk, log_prob_end, log_prob_gradient};
@@ -26,7 +30,9 @@ pub use norm::{
     rms_norm_backward,
 };
 pub use optimiser::{AdamWNumbers, RmsPropNumbers, SgdNumbers, adamw, rmsprop, sgd};
+pub use pages::{CachedRows, PAGE, PageTables};
 pub use product::{Factor, product};
+pub use quantised::{Codes, Quantised, Scales, dequantise};
 pub use reduce::{add_non_finite, add_squared_norm, partial_totals};
 pub use rotary::{Angles, rotary};
 pub use rows::{RowGroups, add_gathered_rows, add_row_groups, gather_rows};

@@ -94,8 +94,18 @@ impl Machine<'_> {
 
     /// A row of indices.
     pub fn indices(&self, values: &[u32]) -> Held {
+        self.index_rows(1, values)
+    }
+
+    /// A row of bytes.
+    pub fn bytes(&self, values: &[u8]) -> Held {
+        self.hold(Number::U8, 1, values.len(), values)
+    }
+
+    /// Rows of indices.
+    pub fn index_rows(&self, rows: usize, values: &[u32]) -> Held {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-        self.hold(Number::U32, 1, values.len(), &bytes)
+        self.hold(Number::U32, rows, values.len() / rows, &bytes)
     }
 
     /// Room for a matrix, full of NaN.
@@ -129,6 +139,7 @@ impl Machine<'_> {
             Number::F32 => chunks.map(|x| f64::from(f32::from_ne_bytes(x.try_into().unwrap()))).collect(),
             Number::F64 => chunks.map(|x| f64::from_ne_bytes(x.try_into().unwrap())).collect(),
             Number::U32 => chunks.map(|x| f64::from(u32::from_ne_bytes(x.try_into().unwrap()))).collect(),
+            Number::U8 => chunks.map(|x| f64::from(x[0])).collect(),
             Number::Bf16 => chunks
                 .map(|x| f64::from(bf16::from_bits(u16::from_ne_bytes(x.try_into().unwrap()))))
                 .collect(),

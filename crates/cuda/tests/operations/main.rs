@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod cached_attention;
 mod elementwise;
 mod emulator;
 mod log_prob;
@@ -13,5 +14,6 @@ mod machine;
 mod norm;
 mod optimiser;
 mod product;
+mod quantised;
 mod rotary;
 mod rows;

@@ -1,0 +1,81 @@
+// Weights in few bits, widened: numbers in eight bits with a scale for each row, or NormalFloat in four with a scale for each
+// BLOCK numbers (arXiv 2305.14314), which may itself be in eight bits. The numbers are the CPU's to the bit.
+
+#define BLOCK 64
+// Scales in eight bits that share a scale of their own.
+#define SCALES 256
+
+// The levels, as the paper's appendix E prints them.
+__device__ inline float nf4_level(u32 code) {
+    const float levels[16] = {-1.0f,        -0.6961928f,  -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f,
+                              -0.091050036f, 0.0f,        0.0795803f,   0.1609302f,  0.2461123f,   0.33791524f,
+                              0.44070983f,  0.562617f,    0.72295684f,  1.0f};
+    return levels[code];
+}
+
+// Rounded by itself: the compiler would join it with a sum that follows.
+__device__ inline float product_alone(float a, float b) {
+#ifdef EMULATED
+    volatile float product = a * b;
+    return product;
+#else
+    return __fmul_rn(a, b);
+#endif
+}
+
+// Where scales are as they are.
+struct PlainScales {
+    const float *absmax;
+    __device__ float of(u64 block) const { return absmax[block]; }
+};
+
+// Where they are levels times the scale of SCALES of them, from their mean.
+struct NestedScales {
+    const unsigned char *codes;
+    const float *absmax, *levels;
+    float mean;
+    __device__ float of(u64 block) const {
+        return product_alone(levels[codes[block]], absmax[block / SCALES]) + mean;
+    }
+};
+
+// Number `at` of a weight, row after row.
+template <class S> __device__ inline float nf4_at(const unsigned char *pairs, S scales, u64 at) {
+    u32 pair = pairs[at / 2];
+    return nf4_level(at % 2 == 0 ? pair >> 4 : pair & 15u) * scales.of(at / BLOCK);
+}
+
+// Number i of a part that is `width` wide, of a weight `cols` wide, where the part begins at number `corner`.
+__device__ inline u64 in_weight(u64 i, u32 width, u32 cols, u64 corner) { return corner + i / width * cols + i % width; }
+
+template <class T>
+__device__ void widen_int8(const signed char *codes, const float *scales, T *out, u32 width, u32 cols, u64 corner, u64 n) {
+    u64 i = global_index();
+    if (i >= n) return;
+    u64 at = in_weight(i, width, cols, corner);
+    write(&out[i], (float)codes[at] * scales[at / cols]);
+}
+
+template <class S, class T>
+__device__ void widen_nf4(const unsigned char *pairs, S scales, T *out, u32 width, u32 cols, u64 corner, u64 n) {
+    u64 i = global_index();
+    if (i < n) write(&out[i], nf4_at(pairs, scales, in_weight(i, width, cols, corner)));
+}
+
+#define WIDEN(KIND, T)                                                                                                \
+    extern "C" __global__ void widen_int8_##KIND(const signed char *codes, const float *scales, T *out, u32 width,   \
+                                                 u32 cols, u64 corner, u64 n) {                                      \
+        widen_int8(codes, scales, out, width, cols, corner, n);                                                      \
+    }                                                                                                                 \
+    extern "C" __global__ void widen_nf4_##KIND(const unsigned char *pairs, const float *absmax, T *out, u32 width,  \
+                                                u32 cols, u64 corner, u64 n) {                                       \
+        widen_nf4(pairs, PlainScales{absmax}, out, width, cols, corner, n);                                          \
+    }                                                                                                                 \
+    extern "C" __global__ void widen_nested_nf4_##KIND(const unsigned char *pairs, const unsigned char *scales,      \
+                                                       const float *absmax, const float *levels, float mean, T *out, \
+                                                       u32 width, u32 cols, u64 corner, u64 n) {                     \
+        widen_nf4(pairs, NestedScales{scales, absmax, levels, mean}, out, width, cols, corner, n);                   \
+    }
+
+WIDEN(f32, float)
+WIDEN(bf16, bf16)
