@@ -1,7 +1,7 @@
 //! Adapters: beside PEFT's numbers, what they leave alone, and what must not change a result.
 
 use crate::fixture::{
-    Expected, FAMILIES, directory, engine, log_probs_and_gradients, pack, relative_l2, relative_max,
+    Expected, FAMILIES, Numbers, directory, engine, log_probs_and_gradients, pack, relative_l2, relative_max,
 };
 use bso_durable::Seed;
 use bso_model::{
@@ -88,7 +88,7 @@ fn an_adapter_made_by_peft_gives_its_logits_log_probs_and_gradients() {
         let decoder = adapted(case, base);
         let (prompt, response) = of_base.sequences().remove(0);
         let logits = decoder.logits(&[prompt, response].concat()).unwrap();
-        let difference = relative_max(logits.as_slice(), expected.floats("logits"));
+        let difference = relative_max(&logits.numbers(), expected.floats("logits"));
         println!("{case}: logits differ by {difference:.1e} relative");
         assert!(difference < 2e-5, "{case}: {difference}");
         for share in [false, true] {
@@ -153,7 +153,7 @@ fn a_new_adapter_changes_no_log_prob_and_only_its_own_tensors_are_trained() {
             assert_eq!(gradients.non_finite().unwrap(), None);
             assert!(gradients.iter().all(|(name, _)| name.contains("lora_")));
             for (name, gradient) in gradients.iter() {
-                let is_zero = gradient.as_slice().iter().all(|x| *x == 0.0);
+                let is_zero = gradient.numbers().iter().all(|x| *x == 0.0);
                 assert_eq!(is_zero, name.contains("lora_A"), "{name}: b is zero, so a rests");
                 assert_eq!(decoder.rests(name).unwrap(), is_zero, "{name}");
             }
@@ -212,7 +212,7 @@ fn packing_recomputing_and_sharing_do_not_change_an_adapters_gradients() {
             let apart = log_probs_and_gradients(&decoder, &apart, &weights);
             let tolerance = if dtype == DType::F32 { 1e-5 } else { 3e-2 };
             for ((found, (name, expected)), _) in without.1.iter().zip(apart.1.iter()).zip(0..) {
-                let difference = relative_l2(found.as_slice(), expected.as_slice());
+                let difference = relative_l2(&found.numbers(), &expected.numbers());
                 assert!(difference < tolerance, "{name}: {difference}");
             }
         }
@@ -230,7 +230,7 @@ fn bf16_stays_near_f32() {
         let apart = exact.0.iter().zip(&rounded.0).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
         let gradients = exact.1.iter().zip(rounded.1.iter());
         let worst =
-            gradients.map(|((_, a), (_, b))| relative_l2(b.as_slice(), a.as_slice())).fold(0.0, f64::max);
+            gradients.map(|((_, a), (_, b))| relative_l2(&b.numbers(), &a.numbers())).fold(0.0, f64::max);
         println!("{case}: log-probs within {apart:.1e}, gradients within {worst:.1e}");
         assert!(apart < 1e-2 && worst < 6e-2, "{case}: {apart} {worst}");
     }
@@ -244,7 +244,7 @@ fn merging_keeps_the_logits_and_leaves_a_plain_model() {
         let mut merged = adapted(case, base);
         merged.merge_adapter().unwrap();
         assert!(merged.adapter().is_none());
-        let difference = relative_max(merged.logits(&tokens).unwrap().as_slice(), beside.as_slice());
+        let difference = relative_max(&merged.logits(&tokens).unwrap().numbers(), &beside.numbers());
         println!("{case}: merged logits differ by {difference:.1e} relative");
         assert!(difference < 1e-5, "{case}: {difference}");
         let dir = tempfile::tempdir().unwrap();
@@ -297,9 +297,9 @@ fn a_new_adapter_starts_as_peft_starts_it_and_repeats_by_seed() {
     assert!(!first.parameters().eq(attach(2).parameters()));
     for (name, array) in first.parameters().filter(|(name, _)| name.contains("lora_A")) {
         let bound = 1.0 / (array.cols() as f32).sqrt();
-        let largest = array.as_slice().iter().fold(0f32, |m, x| m.max(x.abs()));
+        let largest = array.numbers().iter().fold(0f32, |m, x| m.max(x.abs()));
         assert!(largest <= bound && largest > 0.98 * bound, "{name}: {largest} of {bound}");
-        let mean = array.as_slice().iter().sum::<f32>() / array.len() as f32;
+        let mean = array.numbers().iter().sum::<f32>() / array.len() as f32;
         assert!(mean.abs() < 0.1 * bound, "{name}: {mean}");
     }
 }
@@ -447,16 +447,16 @@ fn in_every_family_an_adapters_gradients_follow_from_the_merged_weights() {
             let (a, dw) = (parameters[of_matrix.as_str()], whole[format!("{module}.weight").as_str()]);
             let (outputs, inputs) = (dw.rows(), dw.cols());
             let scale = settings.scale() as f32;
-            let dw: Vec<f32> = dw.as_slice().iter().map(|x| scale * x).collect();
-            let da = product(&transposed(b.as_slice(), b.cols()), &dw, outputs);
-            let db = product(&dw, &transposed(a.as_slice(), a.cols()), inputs);
-            worst = worst.max(relative_l2(found[name].as_slice(), &db));
+            let dw: Vec<f32> = dw.numbers().iter().map(|x| scale * x).collect();
+            let da = product(&transposed(&b.numbers(), b.cols()), &dw, outputs);
+            let db = product(&dw, &transposed(&a.numbers(), a.cols()), inputs);
+            worst = worst.max(relative_l2(&found[name].numbers(), &db));
             let sum = of_a.entry(of_matrix).or_insert_with(|| vec![0.0; da.len()]);
             sum.iter_mut().zip(da).for_each(|(sum, da)| *sum += da);
             layers += 1;
         }
         for (name, da) in &of_a {
-            worst = worst.max(relative_l2(found[name.as_str()].as_slice(), da));
+            worst = worst.max(relative_l2(&found[name.as_str()].numbers(), da));
         }
         assert_eq!(found.len(), layers + of_a.len(), "{base}: nothing else is trained");
         println!("{base}: gradients of {layers} layers within {worst:.1e}");
@@ -632,7 +632,7 @@ fn peft_opens_what_is_trained_here_with_equal_logits() {
     let expected = peft_numbers(&python, LOGITS, &folders);
     assert_eq!(expected.len(), cases.len());
     for (((base, settings, _), found), expected) in cases.iter().zip(&found).zip(&expected) {
-        let difference = relative_max(found.as_slice(), expected);
+        let difference = relative_max(&found.numbers(), expected);
         println!("{base}, {settings}: logits in PEFT differ by {difference:.1e} relative");
         assert!(difference < 2e-5, "{base}, {settings}: {difference}");
     }

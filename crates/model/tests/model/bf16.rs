@@ -1,7 +1,7 @@
 //! Products of bf16 beside f32: how far they are apart, and what must not change a result in bf16 either.
 
 use crate::fixture::{
-    CASES, Expected, decoder, gradient_distance, largest_norm, log_probs_and_gradients, pack,
+    CASES, Expected, Numbers, decoder, gradient_distance, largest_norm, log_probs_and_gradients, pack,
 };
 use bso_model::{Activations, DType, Decoder, Gradients, Optimiser, OptimiserKind};
 
@@ -22,10 +22,10 @@ fn log_probs_and_gradients_stay_near_those_of_f32() {
         for (exact, rounded) in exact.0.iter().zip(&rounded.0) {
             worst = worst.max((rounded / exact - 1.0).abs());
         }
-        let largest = largest_norm(exact.1.iter().map(|(_, gradient)| gradient.as_slice()));
+        let largest = largest_norm(exact.1.iter().map(|(_, gradient)| gradient.numbers()));
         let (mut difference, mut name) = (0.0, "");
         for ((of, exact), (_, rounded)) in exact.1.iter().zip(rounded.1.iter()) {
-            let apart = gradient_distance(rounded.as_slice(), exact.as_slice(), largest);
+            let apart = gradient_distance(&rounded.numbers(), &exact.numbers(), largest);
             if apart > difference {
                 (difference, name) = (apart, of);
             }

@@ -1,7 +1,7 @@
 //! What must not change a result: packing, sharing prompts, the order in a batch, the memory used.
 
 use crate::fixture::{
-    Expected, FAMILIES as CASES, Sequences, decoder, gradient_distance, largest_norm,
+    Expected, FAMILIES as CASES, Numbers, Sequences, decoder, gradient_distance, largest_norm,
     log_probs_and_gradients, pack,
 };
 use bso_model::{Activations, DType, Decoder, Gradients, PackedBatch, Workspace};
@@ -13,10 +13,10 @@ fn assert_same(what: &str, a: &(Vec<f64>, Gradients), b: &(Vec<f64>, Gradients))
     for (a, b) in a.0.iter().zip(&b.0) {
         assert!((a / b - 1.0).abs() < ROUNDING, "{what}: log-probs {a} and {b}");
     }
-    let largest = largest_norm(b.1.iter().map(|(_, gradient)| gradient.as_slice()));
+    let largest = largest_norm(b.1.iter().map(|(_, gradient)| gradient.numbers()));
     let mut worst = 0f64;
     for ((name, a), (_, b)) in a.1.iter().zip(b.1.iter()) {
-        let difference = gradient_distance(a.as_slice(), b.as_slice(), largest);
+        let difference = gradient_distance(&a.numbers(), &b.numbers(), largest);
         assert!(difference < 10.0 * ROUNDING, "{what}: gradient of {name} differs by {difference}");
         worst = worst.max(difference);
     }

@@ -1,6 +1,6 @@
 //! Models in other files: combinations of several, and GGUF, read back with the format's own reader.
 
-use crate::fixture::{decoder, directory, engine, relative_max};
+use crate::fixture::{Numbers, decoder, directory, engine, relative_max};
 use bso_durable::Seed;
 use bso_model::{DType, Decoder, GgufType, GgufValue, ModelConfig, interpolate_models};
 use std::process::Command;
@@ -20,8 +20,8 @@ fn a_combination_is_the_sum_of_the_weights_and_wrong_ones_are_refused() {
     let (a, b) = (Decoder::load(&base, engine()).unwrap(), Decoder::load(other.path(), engine()).unwrap());
     let mixed = Decoder::load(out.path(), engine()).unwrap();
     for (((name, mixed), (_, a)), (_, b)) in mixed.parameters().zip(a.parameters()).zip(b.parameters()) {
-        for ((mixed, a), b) in mixed.as_slice().iter().zip(a.as_slice()).zip(b.as_slice()) {
-            assert_eq!(*mixed, (0.25 * f64::from(*a) + 0.75 * f64::from(*b)) as f32, "{name}");
+        for ((mixed, a), b) in mixed.numbers().iter().zip(a.numbers()).zip(b.numbers()) {
+            assert_eq!(*mixed, (0.25 * f64::from(a) + 0.75 * f64::from(b)) as f32, "{name}");
         }
     }
     interpolate_models(&models, &[1.0, 0.0], out.path(), DType::F32).unwrap();
@@ -157,7 +157,7 @@ fn transformers_computes_the_same_logits_from_a_gguf_file() {
             assert!(output.status.success(), "{base}: {}", String::from_utf8_lossy(&output.stderr));
             let text = String::from_utf8(output.stdout).unwrap();
             let expected: Vec<f32> = text.split_whitespace().map(|x| x.parse().unwrap()).collect();
-            let difference = relative_max(decoder.logits(&TOKENS).unwrap().as_slice(), &expected);
+            let difference = relative_max(&decoder.logits(&TOKENS).unwrap().numbers(), &expected);
             println!("{base} as {}: logits differ by {difference:.1e} relative", kind.name());
             assert!(difference < tolerance, "{base} as {}: {difference}", kind.name());
         }
@@ -187,6 +187,6 @@ fn a_merged_adapter_in_bf16_stays_near_its_logits() {
     merged.save_sharded(dir.path(), DType::Bf16, 9_000).unwrap();
     let again = Decoder::load(dir.path(), engine()).unwrap();
     let difference =
-        relative_max(again.logits(&TOKENS).unwrap().as_slice(), merged.logits(&TOKENS).unwrap().as_slice());
+        relative_max(&again.logits(&TOKENS).unwrap().numbers(), &merged.logits(&TOKENS).unwrap().numbers());
     assert!(difference < 3e-2, "{difference}");
 }

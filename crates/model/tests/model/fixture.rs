@@ -1,6 +1,7 @@
 //! The tiny models that `fixtures/make_parity.py` wrote, with PyTorch's numbers beside them.
 
-use bso_model::{Decoder, Engine, Gradients, PackedBatch, PromptResponse};
+use bso_engine::Array;
+use bso_model::{Decoder, Device, Engine, Gradients, PackedBatch, PromptResponse};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -30,10 +31,37 @@ pub const CASES: [&str; 18] = [
 /// One case for each family and arrangement that differs in what it computes.
 pub const FAMILIES: [&str; 13] = *CASES.first_chunk().expect("there are more cases");
 
-/// One engine for all tests.
+/// One engine for all tests, on the processor or on the device that `BSO_TEST_DEVICE` names.
 pub fn engine() -> Arc<Engine> {
     static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
-    ENGINE.get_or_init(|| Arc::new(Engine::cpu(Some(2)).unwrap())).clone()
+    let open = || {
+        let name = std::env::var("BSO_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+        let device = Device::parse(&name).unwrap_or_else(|error| panic!("BSO_TEST_DEVICE: {error}"));
+        let engine = Engine::on(device, Some(2)).unwrap();
+        println!("on {device}: {}", engine.description());
+        Arc::new(engine)
+    };
+    ENGINE.get_or_init(open).clone()
+}
+
+/// Whether tests run on the processor; what it alone can do is skipped elsewhere, and said.
+pub fn on_processor(what: &str) -> bool {
+    let there = engine().device() == Device::Cpu;
+    if !there {
+        println!("{what} is for the processor: skipped on {}", engine().device());
+    }
+    there
+}
+
+/// The numbers of an array, wherever it is.
+pub trait Numbers {
+    fn numbers(&self) -> Vec<f32>;
+}
+
+impl Numbers for Array {
+    fn numbers(&self) -> Vec<f32> {
+        self.on_host().unwrap().to_f32_vec()
+    }
 }
 
 pub fn directory(case: &str) -> PathBuf {
@@ -120,9 +148,9 @@ pub fn gradient_distance(a: &[f32], b: &[f32], largest: f64) -> f64 {
 }
 
 /// Euclidean norm of the largest gradient.
-pub fn largest_norm<'a>(gradients: impl Iterator<Item = &'a [f32]>) -> f64 {
+pub fn largest_norm(gradients: impl Iterator<Item = impl AsRef<[f32]>>) -> f64 {
     let square = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
-    gradients.map(square).fold(0.0, f64::max).sqrt()
+    gradients.map(|gradient| square(gradient.as_ref())).fold(0.0, f64::max).sqrt()
 }
 
 /// The largest `|a - b|` over the largest `|b|`.

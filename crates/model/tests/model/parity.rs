@@ -1,7 +1,8 @@
 //! Values, every gradient and ten training steps against PyTorch and transformers.
 
 use crate::fixture::{
-    CASES, Expected, decoder, gradient_distance, largest_norm, log_probs_and_gradients, pack, relative_max,
+    CASES, Expected, Numbers, decoder, gradient_distance, largest_norm, log_probs_and_gradients, pack,
+    relative_max,
 };
 use bso_model::{Activations, Decoder, Gradients, Optimiser, OptimiserKind};
 
@@ -11,7 +12,7 @@ fn logits_are_those_of_transformers() {
         let expected = Expected::of(case);
         let (prompt, response) = expected.sequences().remove(0);
         let logits = decoder(case).logits(&[prompt, response].concat()).unwrap();
-        let difference = relative_max(logits.as_slice(), expected.floats("logits"));
+        let difference = relative_max(&logits.numbers(), expected.floats("logits"));
         println!("{case}: logits differ by {difference:.1e} relative");
         assert!(difference < 1e-5, "{case}: {difference}");
     }

@@ -1,7 +1,8 @@
 //! Adapters beside a base in few bits: everything must be as beside whole weights that hold the same numbers.
 
 use crate::fixture::{
-    Expected, FAMILIES, directory, engine, gradient_distance, largest_norm, log_probs_and_gradients, pack,
+    Expected, FAMILIES, Numbers, directory, engine, gradient_distance, largest_norm, log_probs_and_gradients,
+    pack,
 };
 use bso_durable::Seed;
 use bso_model::{AdapterConfig, DType, Decoder, Gradients, Optimiser, OptimiserKind, Quantisation, Targets};
@@ -52,9 +53,9 @@ fn in_every_family_steps_are_those_beside_the_numbers_that_the_base_holds() {
                         "{base} {kind:?} {dtype:?}: {found} {wanted}"
                     );
                 }
-                let largest = largest_norm(wanted.1.iter().map(|(_, g)| g.as_slice()));
+                let largest = largest_norm(wanted.1.iter().map(|(_, g)| g.numbers()));
                 for ((name, found), (_, wanted)) in found.1.iter().zip(wanted.1.iter()) {
-                    let distance = gradient_distance(found.as_slice(), wanted.as_slice(), largest);
+                    let distance = gradient_distance(&found.numbers(), &wanted.numbers(), largest);
                     assert!(distance < 2e-6, "{base} {kind:?} {dtype:?} {name}: {distance}");
                 }
                 for (decoder, gradients) in [(&mut small, &found.1), (&mut whole, &wanted.1)] {

@@ -1,6 +1,6 @@
 //! What is written is what another reader reads: the reference implementation of the format, and transformers.
 
-use crate::fixture::{CASES, FAMILIES, decoder, engine, relative_max};
+use crate::fixture::{CASES, FAMILIES, Numbers, decoder, engine, relative_max};
 use bso_durable::Seed;
 use bso_model::{DType, Decoder, ModelConfig};
 use std::path::Path;
@@ -40,7 +40,7 @@ fn the_reference_implementation_reads_what_is_saved_and_tied_weights_are_written
     assert_eq!(read.len(), decoder.parameters().count());
     for (name, array) in decoder.parameters() {
         let view = read.tensor(name).unwrap();
-        let data: Vec<u8> = array.as_slice().iter().flat_map(|x| x.to_le_bytes()).collect();
+        let data: Vec<u8> = array.numbers().iter().flat_map(|x| x.to_le_bytes()).collect();
         assert_eq!(view.data(), data, "{name}");
         assert_eq!(view.shape().len(), if array.rows() == 1 { 1 } else { 2 }, "{name}");
     }
@@ -57,9 +57,9 @@ fn half_precision_rounds_to_nearest_and_says_so_in_the_config() {
         let coarse = Decoder::load(dir.path(), engine()).unwrap();
         for ((_, fine), (_, coarse)) in fine.parameters().zip(coarse.parameters()) {
             assert!(
-                fine.as_slice()
+                fine.numbers()
                     .iter()
-                    .zip(coarse.as_slice())
+                    .zip(coarse.numbers())
                     .all(|(a, b)| (a - b).abs() <= a.abs() * step + 1e-7)
             );
         }
@@ -85,8 +85,7 @@ fn random_weights_repeat_by_seed() {
     assert!(!random(1).parameters().eq(random(2).parameters()));
     let decoder = random(1);
     let (_, embedding) = decoder.parameters().next().unwrap();
-    let variance =
-        embedding.as_slice().iter().map(|x| f64::from(x * x)).sum::<f64>() / embedding.len() as f64;
+    let variance = embedding.numbers().iter().map(|x| f64::from(x * x)).sum::<f64>() / embedding.len() as f64;
     assert!((variance.sqrt() / 0.25 - 1.0).abs() < 0.05, "{variance}");
 }
 
@@ -121,7 +120,7 @@ fn transformers_opens_what_is_saved_with_equal_logits() {
         let expected: Vec<f32> = line.split_whitespace().map(|x| x.parse().unwrap()).collect();
         let again = Decoder::load(&directory(case, *dtype), engine()).unwrap();
         let found = again.logits(&[5, 9, 33, 12, 60, 3, 3, 41]).unwrap();
-        let difference = relative_max(found.as_slice(), &expected);
+        let difference = relative_max(&found.numbers(), &expected);
         println!("{case} as {}: logits differ by {difference:.1e} relative", dtype.name());
         assert!(difference < 1e-5, "{case}");
     }

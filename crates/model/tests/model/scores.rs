@@ -2,7 +2,7 @@
 //! out.
 
 use crate::fixture::{
-    Expected, FAMILIES, decoder, directory, engine, gradient_distance, largest_norm, relative_max,
+    Expected, FAMILIES, Numbers, decoder, directory, engine, gradient_distance, largest_norm, relative_max,
 };
 use bso_durable::Seed;
 use bso_model::{
@@ -109,9 +109,9 @@ fn a_critics_values_and_gradients_are_those_of_the_scores_of_every_beginning() {
             decoder.forward(&batch, &mut activations).unwrap();
             assert_eq!(activations.token_outputs(), values, "{case}");
             decoder.backward_tokens(&batch, &mut activations, &weights, &mut gradients).unwrap();
-            let largest = largest_norm(wanted.iter().map(|(_, gradient)| gradient.as_slice()));
+            let largest = largest_norm(wanted.iter().map(|(_, gradient)| gradient.numbers()));
             for ((name, found), (_, wanted)) in gradients.iter().zip(wanted.iter()) {
-                let apart = gradient_distance(found.as_slice(), wanted.as_slice(), largest);
+                let apart = gradient_distance(&found.numbers(), &wanted.numbers(), largest);
                 assert!(apart < 2e-5, "{case}: {name} differs by {apart}");
             }
             let few = decoder.backward_tokens(&batch, &mut activations, &[1.0], &mut gradients);
@@ -143,7 +143,7 @@ fn one_weight_for_all_tokens_of_a_sequence_is_the_weight_of_the_sequence() {
     decoder.forward(&batch, &mut activations).unwrap();
     decoder.backward_tokens(&batch, &mut activations, &of_tokens, &mut single).unwrap();
     for ((name, whole), (_, single)) in whole.iter().zip(single.iter()) {
-        assert_eq!(whole.as_slice(), single.as_slice(), "{name}");
+        assert_eq!(whole.numbers(), single.numbers(), "{name}");
     }
 }
 
@@ -266,10 +266,10 @@ fn bf16_stays_near_f32() {
         decoder.compute_in(DType::Bf16, true).unwrap();
         let rounded = scores_and_gradients(&decoder, &batch, weights, Activations::new());
         let apart = relative_max(&narrow(&rounded.0), &narrow(&exact.0));
-        let largest = largest_norm(exact.1.iter().map(|(_, gradient)| gradient.as_slice()));
+        let largest = largest_norm(exact.1.iter().map(|(_, gradient)| gradient.numbers()));
         let mut worst = 0.0_f64;
         for ((_, exact), (_, rounded)) in exact.1.iter().zip(rounded.1.iter()) {
-            worst = worst.max(gradient_distance(rounded.as_slice(), exact.as_slice(), largest));
+            worst = worst.max(gradient_distance(&rounded.numbers(), &exact.numbers(), largest));
         }
         println!("{case}: scores within {apart:.1e}, gradients within {worst:.1e}");
         // A score is read off one row, so that no rounding averages out.
