@@ -8,12 +8,13 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUresult};
 
 use crate::CudaError;
+use crate::blas::Blas;
 use crate::cache::{KernelCache, Key};
 use crate::driver::{Chip, Driver, expect};
 use crate::kernels::{KernelFile, every_file};
 use crate::memory::{Arena, Buffer, Pinned, memory_info};
 use crate::nvrtc::{Nvrtc, OPTIONS};
-use crate::view::{Argument, Call, Launcher, View};
+use crate::view::{Argument, Call, Launcher, Product, View};
 
 /// The primary context of a GPU and the stream that all work goes through.
 #[derive(Debug)]
@@ -70,6 +71,7 @@ pub struct Gpu {
     chip: Chip,
     modules: Vec<sys::CUmodule>,
     kernels: BTreeMap<&'static str, sys::CUfunction>,
+    blas: Option<Blas>,
     // Last, so that it goes last: the modules live in it.
     context: Arc<Context>,
 }
@@ -89,7 +91,8 @@ impl Gpu {
         let chip = driver.chip(ordinal)?;
         let nvrtc = Nvrtc::open()?;
         let context = Context::open(&chip)?;
-        let mut gpu = Self { chip, modules: Vec::new(), kernels: BTreeMap::new(), context };
+        let blas = Blas::open(&context, &chip)?;
+        let mut gpu = Self { chip, modules: Vec::new(), kernels: BTreeMap::new(), blas, context };
         for file in every_file() {
             gpu.load(&file, &nvrtc, driver, cache)?;
         }
@@ -99,6 +102,11 @@ impl Gpu {
     /// What it is.
     pub fn chip(&self) -> &Chip {
         &self.chip
+    }
+
+    /// What products go through; none where they are those of the kernels.
+    pub fn blas(&self) -> Option<&Blas> {
+        self.blas.as_ref()
     }
 
     /// Memory that lives until it is dropped.
@@ -328,6 +336,14 @@ impl Launcher for Gpu {
         let error = expect("cuLaunchKernel", launched);
         log::error!("{}: grid {:?}, {} threads", call.kernel, call.grid, call.threads);
         error
+    }
+
+    unsafe fn multiply(&self, product: &Product<'_>) -> Result<bool, CudaError> {
+        match &self.blas {
+            // SAFETY: by the caller.
+            Some(blas) => unsafe { blas.multiply(self, product) },
+            None => Ok(false),
+        }
     }
 }
 

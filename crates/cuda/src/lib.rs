@@ -2,6 +2,7 @@
 //! memory on it, and each operation's launches. Nothing here needs a CUDA toolkit to be built, and nothing is claimed
 //! of a GPU before it was opened.
 
+mod blas;
 mod cache;
 mod device;
 mod driver;
@@ -13,6 +14,7 @@ mod nvrtc;
 pub mod operation;
 mod view;
 
+pub use blas::Blas;
 pub use cache::{CACHE_VARIABLE, KernelCache, Key};
 pub use device::Gpu;
 pub use driver::{Chip, Driver, OLDEST, version_text};
@@ -21,4 +23,4 @@ pub use kernels::{KernelFile, every_file};
 pub use library::{FOLDERS_VARIABLE, Found, Wanted, wheel_folders};
 pub use memory::{Arena, Buffer, Frame, Pinned};
 pub use nvrtc::{Nvrtc, OPTIONS};
-pub use view::{Argument, Call, Launcher, Number, View};
+pub use view::{Argument, Call, Launcher, Number, Product, View};

@@ -1,5 +1,5 @@
 //! Numbers in a GPU's memory, by address and shape. What launches kernels is a trait, because the same launches are
-//! also carried out by an emulation of the kernels on the CPU (`tests/emulator`).
+//! also carried out by an emulation of the kernels on the CPU (`tests/operations/emulator.rs`).
 
 use std::marker::PhantomData;
 
@@ -160,6 +160,23 @@ pub struct Call<'a> {
     pub arguments: &'a [Argument],
 }
 
+/// A product of matrices: `c = a b`, or `c += a b` where `add`.
+#[derive(Debug, Clone, Copy)]
+pub struct Product<'a> {
+    /// `[m, k]`, or `[k, m]` where it is turned round.
+    pub a: View<'a>,
+    /// Whether rows and columns of `a` change places.
+    pub a_turned: bool,
+    /// `[k, n]`, or `[n, k]` where it is turned round.
+    pub b: View<'a>,
+    /// Whether rows and columns of `b` change places.
+    pub b_turned: bool,
+    /// `[m, n]`.
+    pub c: View<'a>,
+    /// Whether the product is added to what `c` holds.
+    pub add: bool,
+}
+
 /// What carries launches out, one after another.
 pub trait Launcher {
     /// Starts a kernel; its results are there for those started after it.
@@ -170,4 +187,15 @@ pub trait Launcher {
     /// # Errors
     /// There is no such kernel; the launch is refused.
     unsafe fn launch(&self, call: &Call<'_>) -> Result<(), CudaError>;
+
+    /// Starts a product by something better than the kernels, if there is such; false leaves it to them.
+    ///
+    /// # Safety
+    /// The sizes are those that [`Product`] says.
+    ///
+    /// # Errors
+    /// There is something better, and it fails.
+    unsafe fn multiply(&self, _product: &Product<'_>) -> Result<bool, CudaError> {
+        Ok(false)
+    }
 }

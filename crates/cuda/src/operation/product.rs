@@ -1,8 +1,9 @@
-//! Products of matrices, in the three shapes that a linear layer's forward and backward need.
+//! Products of matrices, in the three shapes that a linear layer's forward and backward need: by cuBLASLt where the
+//! launcher has it, else by the kernels of `product.cu`.
 
 use super::{arguments, fit, start};
 use crate::CudaError;
-use crate::view::{Launcher, Number, View};
+use crate::view::{Launcher, Number, Product, View};
 
 /// A tile's rows and columns, as in `product.cu`.
 const SIDE: usize = 64;
@@ -68,6 +69,11 @@ pub fn product(
     if b_rows != k || (c.rows(), c.cols()) != (m, n) {
         let reason = format!("[{m}, {k}] times [{b_rows}, {n}] into [{}, {}]", c.rows(), c.cols());
         return Err(CudaError::shape(OP, reason));
+    }
+    let whole = Product { a: a.matrix, a_turned: a.transposed, b: b.matrix, b_turned: b.transposed, c, add };
+    // SAFETY: the sizes are checked above.
+    if unsafe { on.multiply(&whole) }? {
+        return Ok(());
     }
     let grid = [fit(OP, "columns", n.div_ceil(SIDE))?, fit(OP, "rows", m.div_ceil(SIDE))?];
     // The grid's second side ends at 65535.
