@@ -3,7 +3,6 @@
 // is a race. It knows what the kernels use, no more.
 
 #include <math.h>
-#include <setjmp.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -37,13 +36,57 @@ static inline unsigned __float_as_uint(float value) {
 
 namespace emulator {
 
+#if defined(__x86_64__)
+// Where a stack was left: what a function has to keep lies on it.
+typedef void *Place;
+extern "C" __attribute__((visibility("hidden"))) void emulator_change(Place *from, const Place *to);
+asm(R"(
+    .text
+    .type emulator_change, @function
+emulator_change:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq (%rsi), %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    popq %rcx
+    jmp *%rcx
+    .size emulator_change, . - emulator_change
+)");
+static void change(Place *from, const Place *to) { emulator_change(from, to); }
+static void begin_at(Place *place, char *stack, size_t size, void (*start)()) {
+    // Six registers, where to begin, and where a caller's address would be.
+    void **top = (void **)((size_t)(stack + size) / 16 * 16) - 8;
+    memset(top, 0, 8 * sizeof(void *));
+    top[6] = (void *)start;
+    *place = top;
+}
+#else
+typedef ucontext_t Place;
+static void change(Place *from, const Place *to) { swapcontext(from, to); }
+static void begin_at(Place *place, char *stack, size_t size, void (*start)()) {
+    getcontext(place);
+    place->uc_stack.ss_sp = stack;
+    place->uc_stack.ss_size = size;
+    place->uc_link = nullptr;
+    makecontext(place, start, 0);
+}
+#endif
+
 // A stack that carries threads one after another. A thread that waits keeps its fiber, and the next ones get another:
 // a kernel without barriers needs one fiber and changes places once a warp.
 struct Fiber {
     static constexpr size_t GUARD = 4096, SIZE = GUARD + (80 << 10);
-    bool started = false;
-    jmp_buf place;
-    ucontext_t context;
+    Place place;
     char *stack;
     // Where the stack begins is not the same for all: else the fibers' first lines share a few sets of the cache.
     size_t size;
@@ -79,7 +122,7 @@ static Thread threads[MOST_THREADS];
 static Warp warps[MOST_THREADS / 32];
 static std::vector<std::unique_ptr<Fiber>> fibers;
 static std::vector<Fiber *> idle;
-static jmp_buf scheduler;
+static Place scheduler;
 // The kernel with its arguments, for the current thread.
 static void (*body)();
 static void **arguments;
@@ -101,11 +144,10 @@ static bool next_lane(unsigned *next) {
 
 // To the next lane at once where that has begun, else to the scheduler; comes back when the fiber is resumed.
 static void leave(Fiber *fiber) {
-    if (_setjmp(fiber->place)) return;
     unsigned next;
-    if (!next_lane(&next) || !threads[next].fiber) _longjmp(scheduler, 1);
+    if (!next_lane(&next) || !threads[next].fiber) return change(&fiber->place, &scheduler);
     begin(next);
-    _longjmp(threads[next].fiber->place, 1);
+    change(&fiber->place, &threads[next].fiber->place);
 }
 
 static void wait(State state) {
@@ -136,6 +178,7 @@ static Fiber *idle_fiber() {
     if (idle.empty()) {
         fibers.emplace_back(new Fiber(fibers.size()));
         idle.push_back(fibers.back().get());
+        begin_at(&idle.back()->place, idle.back()->stack, idle.back()->size, carry);
     }
     Fiber *fiber = idle.back();
     idle.pop_back();
@@ -145,16 +188,7 @@ static Fiber *idle_fiber() {
 static void resume(unsigned index) {
     begin(index);
     if (!threads[index].fiber) threads[index].fiber = idle_fiber();
-    Fiber *fiber = threads[index].fiber;
-    if (_setjmp(scheduler)) return;
-    if (fiber->started) _longjmp(fiber->place, 1);
-    fiber->started = true;
-    getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = fiber->stack;
-    fiber->context.uc_stack.ss_size = fiber->size;
-    fiber->context.uc_link = nullptr;
-    makecontext(&fiber->context, carry, 0);
-    setcontext(&fiber->context);
+    change(&scheduler, &threads[index].fiber->place);
 }
 
 // Lets `first..end` go on where all of them wait; false if some never will come.
@@ -209,8 +243,9 @@ static bool run_block() {
     // Those who wait for ever are given up; their fibers begin anew.
     for (unsigned i = 0; i < count; i++) {
         if (threads[i].state == DONE || !threads[i].fiber) continue;
-        threads[i].fiber->started = false;
-        idle.push_back(threads[i].fiber);
+        Fiber *fiber = threads[i].fiber;
+        begin_at(&fiber->place, fiber->stack, fiber->size, carry);
+        idle.push_back(fiber);
     }
     return false;
 }
