@@ -224,6 +224,6 @@ pub(super) fn is_bf16(number: Number) -> Option<bool> {
     match number {
         Number::F32 => Some(false),
         Number::Bf16 => Some(true),
-        Number::F64 | Number::U32 => None,
+        _ => None,
     }
 }
