@@ -52,7 +52,8 @@ fn shared(file: &str) -> String {
 
 kernel_files! {
     "elementwise.cu": [
-        "round_to_bf16", "widen_to_f32", "add_assign", "scale", "soft_cap", "repeat_row_f32", "repeat_row_bf16",
+        "round_to_bf16", "widen_to_f32", "add_assign", "scale_f32", "scale_bf16", "add_scaled", "soft_cap",
+        "repeat_row_f32", "repeat_row_bf16",
     ],
     "rows.cu": ["gather_rows_f32", "gather_rows_bf16", "add_gathered_rows", "add_row_groups"],
     "norm.cu": [
@@ -65,8 +66,13 @@ kernel_files! {
         "gelu_backward_f32", "gelu_backward_bf16",
     ],
     "dropout.cu": ["dropout_f32_f32", "dropout_f32_bf16", "dropout_bf16_f32", "dropout_bf16_bf16"],
+    "adapter.cu": [
+        "length_factors", "scale_columns_f32", "scale_columns_bf16", "add_scaled_columns", "scale_rows", "column_dots",
+        "add_length_gradient", "row_norms_f32", "row_norms_bf16",
+    ],
     "optimiser.cu": ["adamw", "rmsprop", "sgd"],
     "reduce.cu": ["sum_of_squares", "count_non_finite", "add_sums"],
+    "score.cu": ["score", "score_rows", "score_head"],
     "log_prob.cu": [
         "log_prob_begin", "log_prob_chunk", "log_prob_end", "log_prob_gradient_f32", "log_prob_gradient_bf16",
     ],
