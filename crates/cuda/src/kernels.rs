@@ -83,6 +83,9 @@ kernel_files! {
     "quantised.cu": [
         "widen_int8_f32", "widen_nf4_f32", "widen_nested_nf4_f32", "widen_int8_bf16", "widen_nf4_bf16",
         "widen_nested_nf4_bf16",
+        "few_rows_int8_f32_f32", "few_rows_nf4_f32_f32", "few_rows_nested_nf4_f32_f32", "few_rows_int8_bf16_f32",
+        "few_rows_nf4_bf16_f32", "few_rows_nested_nf4_bf16_f32", "few_rows_int8_bf16_bf16", "few_rows_nf4_bf16_bf16",
+        "few_rows_nested_nf4_bf16_bf16",
     ],
     "attention.cu": [
         "attention_f32", "attention_delta_f32", "attention_dq_f32", "attention_dkv_f32", "attention_bf16",

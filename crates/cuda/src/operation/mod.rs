@@ -38,7 +38,7 @@ pub use norm::{
 pub use optimiser::{AdamWNumbers, RmsPropNumbers, SgdNumbers, adamw, rmsprop, sgd};
 pub use pages::{CachedRows, PAGE, PageTables};
 pub use product::{Factor, product};
-pub use quantised::{Codes, Quantised, Scales, dequantise};
+pub use quantised::{Codes, FEW_ROWS, Quantised, Scales, dequantise, few_rows_product};
 pub use reduce::{add_non_finite, add_squared_norm, partial_totals};
 pub use rotary::{Angles, rotary};
 pub use rows::{RowGroups, add_gathered_rows, add_row_groups, gather_rows};
