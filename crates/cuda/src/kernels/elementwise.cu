@@ -16,13 +16,10 @@ extern "C" __global__ void add_assign(float *y, const float *x, u64 n) {
     if (i < n) y[i] += x[i];
 }
 
-template <class T> __device__ void scale(T *x, float factor, u64 n) {
+extern "C" __global__ void scale(float *x, float factor, u64 n) {
     u64 i = global_index();
-    if (i < n) write(&x[i], read(x[i]) * factor);
+    if (i < n) x[i] *= factor;
 }
-
-extern "C" __global__ void scale_f32(float *x, float factor, u64 n) { scale(x, factor, n); }
-extern "C" __global__ void scale_bf16(bf16 *x, float factor, u64 n) { scale(x, factor, n); }
 
 // y (+)= factor x
 extern "C" __global__ void add_scaled(const float *x, float factor, float *y, u32 add, u64 n) {

@@ -30,14 +30,14 @@ pub fn add_assign(on: &dyn Launcher, y: View<'_>, x: View<'_>) -> Result<(), Cud
     start(on, "add_assign", [blocks(OP, y.len())?, 1], arguments![y, x, y.len() as u64])
 }
 
-/// `x *= factor`.
+/// `x *= factor`, in f32.
 ///
 /// # Errors
-/// Precisions other than f32 and bf16.
+/// Another precision.
 pub fn scale(on: &dyn Launcher, x: View<'_>, factor: f32) -> Result<(), CudaError> {
     const OP: &str = "scale";
-    let kernel = kernel_of(OP, x.number(), ["scale_f32", "scale_bf16"])?;
-    start(on, kernel, [blocks(OP, x.len())?, 1], arguments![x, factor, x.len() as u64])
+    x.expect(OP, "x", Number::F32, x.len())?;
+    start(on, "scale", [blocks(OP, x.len())?, 1], arguments![x, factor, x.len() as u64])
 }
 
 /// `y = factor x`, or `y += factor x` where `add`, in f32.

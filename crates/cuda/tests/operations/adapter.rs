@@ -43,8 +43,9 @@ impl<'a> Layer<'a> {
         }
         let inner = machine.room(a.view().number(), x.view().rows(), a.view().rows());
         let layer = Self { machine, dropout: dropped, w, a, b, x, seen, inner };
-        layer.times(&layer.seen, &layer.a, layer.inner.view(), false);
-        scale(machine.on(), layer.inner.view(), SCALE).unwrap();
+        let wide = layer.room(layer.a.view().rows());
+        layer.times(&layer.seen, &layer.a, wide.view(), false);
+        layer.scaled(&wide, layer.inner.view());
         layer
     }
 
@@ -64,6 +65,18 @@ impl<'a> Layer<'a> {
         product(self.machine.on(), dy, x, dw.view(), true).unwrap();
     }
 
+    /// `to = SCALE wide`, in the precision of the inner product.
+    fn scaled(&self, wide: &Held, to: View<'_>) {
+        scale(self.machine.on(), wide.view(), SCALE).unwrap();
+        self.copy(wide, to);
+    }
+
+    fn copy(&self, from: &Held, to: View<'_>) {
+        let (on, from) = (self.machine.on(), from.view());
+        let same = from.number() == to.number();
+        if same { add_scaled(on, from, 1.0, to, false) } else { convert(on, from, to) }.unwrap();
+    }
+
     fn room(&self, cols: usize) -> Held {
         self.machine.room(Number::F32, self.x.view().rows(), cols)
     }
@@ -73,8 +86,9 @@ impl<'a> Layer<'a> {
         self.add_gradient(dy, &self.inner, db);
         let view = self.inner.view();
         let dinner = self.machine.room(view.number(), view.rows(), view.cols());
-        self.back(dy, &self.b, dinner.view(), false);
-        scale(self.machine.on(), dinner.view(), SCALE).unwrap();
+        let wide = self.room(view.cols());
+        self.back(dy, &self.b, wide.view(), false);
+        self.scaled(&wide, dinner.view());
         self.add_gradient(&dinner, &self.seen, da);
         dinner
     }
@@ -122,10 +136,7 @@ impl<'a> Layer<'a> {
     fn dora_backward(&self, dy: &Held, [norm, factors, dm]: [&Held; 3], dx: &Held, grads: [&Held; 2]) {
         let (on, cols) = (self.machine.on(), dy.view().cols());
         let (updated, wide, n) = (self.room(cols), self.room(cols), dy.view().rows());
-        match dy.view().number() {
-            Number::F32 => add_scaled(on, dy.view(), 1.0, wide.view(), false).unwrap(),
-            _ => convert(on, dy.view(), wide.view()).unwrap(),
-        }
+        self.copy(dy, wide.view());
         self.times(&self.seen, &self.w, updated.view(), false);
         self.times(&self.inner, &self.b, updated.view(), true);
         let partial = self.machine.room(Number::F64, 1, partial_sums(n, cols));
