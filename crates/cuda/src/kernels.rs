@@ -12,12 +12,6 @@ pub struct KernelFile {
 }
 
 const COMMON: &str = include_str!("kernels/common.cuh");
-/// Stands before every file of attention.
-const ATTENTION: &str = include_str!("kernels/attention.cuh");
-/// Stands before the files of attention in f32 arithmetic.
-const PLAIN: &str = include_str!("kernels/attention_plain.cuh");
-/// Stands before what uses tensor cores.
-const TENSOR: &str = include_str!("kernels/tensor.cuh");
 
 macro_rules! kernel_files {
     ($($file:literal: [$($kernel:literal),* $(,)?]),* $(,)?) => {
@@ -39,20 +33,27 @@ macro_rules! kernel_files {
 
 /// What some files share beyond what all do.
 fn shared(file: &str) -> String {
-    let attention = format!("#line 1 \"attention.cuh\"\n{ATTENTION}\n");
-    let plain = format!("#line 1 \"attention_plain.cuh\"\n{PLAIN}\n");
-    let tensor = format!("#line 1 \"tensor.cuh\"\n{TENSOR}\n");
+    macro_rules! texts {
+        ($($name:literal),*) => {
+            [$(concat!("#line 1 \"", $name, "\"\n", include_str!(concat!("kernels/", $name)), "\n")),*].concat()
+        };
+    }
     match file {
-        "attention.cu" | "cached_attention.cu" => attention + &plain,
-        "attention_tensor.cu" => attention + &tensor,
-        "product.cu" => tensor,
+        "attention.cu" => texts!("attention.cuh", "attention_plain.cuh"),
+        "attention_tensor.cu" => texts!("attention.cuh", "tensor.cuh", "attention_tensor.cuh"),
+        "cached_attention.cu" => texts!("attention.cuh", "cached.cuh", "attention_plain.cuh"),
+        "cached_attention_tensor.cu" => {
+            texts!("attention.cuh", "cached.cuh", "tensor.cuh", "attention_tensor.cuh")
+        }
+        "product.cu" => texts!("tensor.cuh"),
         _ => String::new(),
     }
 }
 
 kernel_files! {
     "elementwise.cu": [
-        "round_to_bf16", "widen_to_f32", "add_assign", "scale", "soft_cap", "repeat_row_f32", "repeat_row_bf16",
+        "round_to_bf16", "widen_to_f32", "add_assign", "scale", "add_scaled", "soft_cap", "repeat_row_f32",
+        "repeat_row_bf16",
     ],
     "rows.cu": ["gather_rows_f32", "gather_rows_bf16", "add_gathered_rows", "add_row_groups"],
     "norm.cu": [
@@ -65,8 +66,13 @@ kernel_files! {
         "gelu_backward_f32", "gelu_backward_bf16",
     ],
     "dropout.cu": ["dropout_f32_f32", "dropout_f32_bf16", "dropout_bf16_f32", "dropout_bf16_bf16"],
+    "adapter.cu": [
+        "length_factors", "scale_columns_f32", "scale_columns_bf16", "add_scaled_columns", "scale_rows", "column_dots",
+        "add_length_gradient", "row_norms_f32", "row_norms_bf16",
+    ],
     "optimiser.cu": ["adamw", "rmsprop", "sgd"],
     "reduce.cu": ["sum_of_squares", "count_non_finite", "add_sums"],
+    "score.cu": ["score", "score_rows", "score_head"],
     "log_prob.cu": [
         "log_prob_begin", "log_prob_chunk", "log_prob_end", "log_prob_gradient_f32", "log_prob_gradient_bf16",
     ],
@@ -77,6 +83,9 @@ kernel_files! {
     "quantised.cu": [
         "widen_int8_f32", "widen_nf4_f32", "widen_nested_nf4_f32", "widen_int8_bf16", "widen_nf4_bf16",
         "widen_nested_nf4_bf16",
+        "few_rows_int8_f32_f32", "few_rows_nf4_f32_f32", "few_rows_nested_nf4_f32_f32", "few_rows_int8_bf16_f32",
+        "few_rows_nf4_bf16_f32", "few_rows_nested_nf4_bf16_f32", "few_rows_int8_bf16_bf16", "few_rows_nf4_bf16_bf16",
+        "few_rows_nested_nf4_bf16_bf16",
     ],
     "attention.cu": [
         "attention_f32", "attention_delta_f32", "attention_dq_f32", "attention_dkv_f32", "attention_bf16",
@@ -86,6 +95,7 @@ kernel_files! {
         "append_rows_f32", "cached_attention_f32", "join_spans_f32", "append_rows_bf16", "cached_attention_bf16",
         "join_spans_bf16",
     ],
+    "cached_attention_tensor.cu": ["cached_attention_tensor_64", "cached_attention_tensor_128"],
     "attention_tensor.cu": [
         "attention_tensor_64", "attention_tensor_dq_64", "attention_tensor_dkv_64", "attention_tensor_128",
         "attention_tensor_dq_128", "attention_tensor_dkv_128",

@@ -42,7 +42,7 @@ pub struct View<'a> {
     owner: PhantomData<&'a ()>,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
     /// Numbers at `address`.
     ///
     /// # Safety
@@ -80,6 +80,20 @@ impl View<'_> {
     /// Where the first value is.
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    /// The values from number `first` on, row after row, as a matrix of another shape.
+    ///
+    /// # Errors
+    /// There are not so many.
+    pub fn part(&self, first: usize, rows: usize, cols: usize) -> Result<View<'a>, CudaError> {
+        let end = rows.checked_mul(cols).and_then(|len| len.checked_add(first));
+        if end.is_none_or(|end| end > self.len()) {
+            let reason = format!("{rows} x {cols} values from {first} on, of {}", self.len());
+            return Err(CudaError::shape("part", reason));
+        }
+        let address = self.address + (first * self.number.size_in_bytes()) as u64;
+        Ok(View { address, rows, cols, ..*self })
     }
 
     /// Refuses another kind or number of values than these.

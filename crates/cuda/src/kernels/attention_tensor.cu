@@ -1,38 +1,6 @@
 // Attention in bf16 on tensor cores, forward and backward: products of 16 x 16 by 16 x 8 numbers with sums in f32
 // (mma.m16n8k16). Queries, keys, values and the gradient of the output are rounded to bf16, weights and score gradients
-// are before their products; scores, softmax and sums are in f32. Heads up to D wide, zeros beyond their width.
-//
-// A block has four warps of 16 own rows each (queries, or keys in attention_tensor_dkv) and walks over tiles of the
-// other side. Simple loads, one tile at a time: nothing here is tuned.
-
-#define BLOCK_THREADS 128
-#define OWN_ROWS 64
-// A row `r` of the tile is row `row_of(r)` of x, in the columns of a head; zeros where that is NO_ROW.
-#define NO_ROW 0xffffffffffffffffull
-
-template <int D, int ROWS, class T, class RowOf>
-__device__ inline void load_tile(Row<D> *tile, const T *x, u64 stride, u64 column, u32 head_dim, RowOf row_of) {
-    for (u32 i = threadIdx.x; i < ROWS * D; i += BLOCK_THREADS) {
-        u32 r = i / D, j = i % D;
-        u64 row = row_of(r);
-        float value = row != NO_ROW && j < head_dim ? read(x[row * stride + column + j]) : 0.0f;
-        tile[r].values[j] = round_bf16(value);
-    }
-}
-
-// The largest, and the sum, over the four lanes that hold a row.
-__device__ inline float row_max(float value) {
-    for (int mask = 1; mask <= 2; mask <<= 1) {
-        float other = __shfl_xor_sync(ALL_LANES, value, mask);
-        value = other > value ? other : value;
-    }
-    return value;
-}
-
-__device__ inline float row_sum(float value) {
-    for (int mask = 1; mask <= 2; mask <<= 1) value += __shfl_xor_sync(ALL_LANES, value, mask);
-    return value;
-}
+// are before their products; scores, softmax and sums are in f32.
 
 struct Columns {
     u64 stride, kv_stride, column, kv_column;
@@ -43,34 +11,6 @@ __device__ inline Columns columns_of(Shape shape, u32 head) {
     Columns columns = {(u64)shape.heads * shape.head_dim, (u64)shape.kv_heads * shape.head_dim,
                        (u64)head * shape.head_dim, (u64)kv_head * shape.head_dim};
     return columns;
-}
-
-// Adds to `sums` the products of the warp's 16 rows of `own`, D wide, with the rows of `other`, eight a group.
-template <int D, int GROUPS>
-__device__ inline void add_products(float (&sums)[GROUPS][4], const Row<D> *own, const Row<D> *other) {
-#pragma unroll
-    for (u32 j = 0; j < D; j += 16) {
-        u32 a[4], b[2];
-        load_a<D>(a, own, warp() * 16, j);
-#pragma unroll
-        for (u32 n = 0; n < GROUPS; n++) {
-            load_b_rows<D>(b, other, n * 8, j);
-            mma(sums[n], a, b);
-        }
-    }
-}
-
-// Adds sums[.][2 half + e] of the 16 x D result to `to`, times a factor, for the warp's row of that half.
-template <int D, class T>
-__device__ inline void write_row(T *to, const float sums[D / 8][4], u32 half, u32 head_dim, float factor) {
-#pragma unroll
-    for (u32 n = 0; n < D / 8; n++) {
-#pragma unroll
-        for (u32 e = 0; e < 2; e++) {
-            u32 j = n * 8 + 2 * t_of_lane() + e;
-            if (j < head_dim) write(&to[j], sums[n][2 * half + e] * factor);
-        }
-    }
 }
 
 // Grid: tiles of OWN_ROWS queries {segment, first query}, heads.
@@ -87,7 +27,7 @@ __device__ void attention_tensor(const bf16 *q, const bf16 *k, const bf16 *v, bf
     load_tile<D, OWN_ROWS>(queries, q, at.stride, at.column, shape.head_dim,
                            [=](u32 r) { return r < count ? (u64)s.start + first + r : NO_ROW; });
 
-    float largest[2] = {-INFINITE, -INFINITE}, total[2] = {0.0f, 0.0f}, sums[D / 8][4] = {};
+    Running<D> running;
     u32 begin = keys_first(s, first, shape.window), limit = keys_end(s, first + count - 1);
     for (u32 key = begin; key < limit; key += KEYS) {
         auto row_of = [=](u32 r) { return key + r < limit ? row_of_key(s, key + r) : NO_ROW; };
@@ -101,49 +41,18 @@ __device__ void attention_tensor(const bf16 *q, const bf16 *k, const bf16 *v, bf
         for (u32 half = 0; half < 2; half++) {
             u32 row = warp() * 16 + g_of_lane() + 8 * half, query = first + row;
             u32 from = keys_first(s, query, shape.window), to = row < count ? keys_end(s, query) : 0;
-            float top = largest[half];
-#pragma unroll
-            for (u32 i = 0; i < KEYS / 4; i++) {
-                u32 mine = key + i / 2 * 8 + 2 * t_of_lane() + i % 2;
-                float *score = &scores[i / 2][2 * half + i % 2];
-                *score = mine < to && mine >= from ? cap_score(*score * shape.scale, shape.cap) : -INFINITE;
-                top = *score > top ? *score : top;
-            }
-            top = row_max(top);
-            float keep = largest[half] == -INFINITE ? 0.0f : expf(largest[half] - top);
-            total[half] *= keep;
-            largest[half] = top;
-#pragma unroll
-            for (u32 i = 0; i < KEYS / 4; i++) {
-                float *score = &scores[i / 2][2 * half + i % 2];
-                *score = *score == -INFINITE ? 0.0f : expf(*score - top);
-                total[half] += *score;
-            }
-#pragma unroll
-            for (u32 n = 0; n < D / 8; n++) {
-                sums[n][2 * half] *= keep;
-                sums[n][2 * half + 1] *= keep;
-            }
+            running.template take_in<KEYS>(half, scores, key, from, to, shape);
         }
-#pragma unroll
-        for (u32 j = 0; j < KEYS; j += 16) {
-            u32 a[4], b[2];
-            as_a(a, scores[j / 8], scores[j / 8 + 1]);
-#pragma unroll
-            for (u32 n = 0; n < D / 8; n++) {
-                load_b_cols<D>(b, values, j, n * 8);
-                mma(sums[n], a, b);
-            }
-        }
+        running.template add_weighted<KEYS>(scores, values);
     }
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
         u32 row = warp() * 16 + g_of_lane() + 8 * half;
-        float sum = row_sum(total[half]);
+        float sum = row_sum(running.total[half]);
         if (row >= count) continue;
         u64 to = (u64)s.start + first + row;
-        if (t_of_lane() == 0) lse[to * shape.heads + head] = largest[half] + logf(sum);
-        write_row<D>(out + to * at.stride + at.column, sums, half, shape.head_dim, 1.0f / sum);
+        if (t_of_lane() == 0) lse[to * shape.heads + head] = running.largest[half] + logf(sum);
+        write_row<D>(out + to * at.stride + at.column, running.sums, half, shape.head_dim, 1.0f / sum);
     }
 }
 

@@ -1,21 +1,13 @@
 // Keys and values of sequences being generated, in pages of a pool, and attention of new rows over them.
 //
-// A pool is a matrix [pages * PAGE, kv_heads * head_dim]; row i of a slot lies in row `tables[slot][i / PAGE] PAGE + i % PAGE`.
 // Keys are taken in spans of SPAN, each with a softmax of its own, and the spans are joined in order: a block that does all
 // spans of its queries and blocks that do one each (joined by join_spans) give the same bits, whichever other rows are there.
 
-#define PAGE 64
 #define SPAN 256
 #define EVERY_SPAN 0xffffffffu
 
-// Rows start.. of the queries are the newest `len` of a slot, behind `before` others.
-struct Entry {
-    u32 slot, start, len, before;
-};
-
-// Up to OWN queries of an entry from number `first` on: they are counted row by row, and in a row head by head of those that
-// share a key head. `span` is one, or EVERY_SPAN; a span by itself is kept, for the entry's row r, in line
-// `parts + r spans + span`.
+// Up to OWN queries of an entry from number `first` on. `span` is one, or EVERY_SPAN; a span by itself is kept, for the entry's
+// row r, in line `parts + r spans + span`.
 struct CachedTile {
     u32 entry, first, span, parts;
 };
@@ -83,20 +75,18 @@ __device__ void cached_attention(const T *q, const T *keys, const T *values, T *
     CachedTile tile = tiles[blockIdx.x];
     Entry e = entries[tile.entry];
     u32 group = shape.heads / shape.kv_heads, kv_head = blockIdx.y, count = smaller(OWN, e.len * group - tile.first);
-    u64 stride = (u64)shape.heads * shape.head_dim, kv_stride = (u64)shape.kv_heads * shape.head_dim;
-    u64 kv_column = (u64)kv_head * shape.head_dim;
+    u64 kv_stride = (u64)shape.kv_heads * shape.head_dim, kv_column = (u64)kv_head * shape.head_dim;
     const u32 *table = tables + (u64)e.slot * pages;
     for (u32 i = threadIdx.x; i < OWN * MAX_DIM; i += THREADS) {
         u32 number = tile.first + i / MAX_DIM, j = i % MAX_DIM;
         bool there = i / MAX_DIM < count && j < shape.head_dim;
-        u64 column = (u64)(kv_head * group + number % group) * shape.head_dim + j;
-        float value = there ? read(q[(u64)(e.start + number / group) * stride + column]) : 0.0f;
+        float value = there ? read(q[head_row(e, number, kv_head, shape) * shape.head_dim + j]) : 0.0f;
         queries[i / MAX_DIM][j] = value * shape.scale;
     }
 
     // Keys that any of the queries sees; tiles of keys begin at multiples of OTHER, which lie in one page.
-    u32 least = e.before + tile.first / group + 1, limit = e.before + (tile.first + count - 1) / group + 1;
-    u32 begin = least > shape.window ? (least - shape.window) / OTHER * OTHER : 0;
+    u32 limit = cached_end(e, tile.first + count - 1, group);
+    u32 begin = cached_first(e, tile.first, group, shape.window) / OTHER * OTHER;
     u32 from = begin / SPAN, to = (limit + SPAN - 1) / SPAN;
     if (tile.span != EVERY_SPAN) {
         from = tile.span > from ? tile.span : from;
@@ -111,7 +101,7 @@ __device__ void cached_attention(const T *q, const T *keys, const T *values, T *
         for (u32 r = 0; r < SHARE; r++) running[r] = nothing_yet();
         u32 end = smaller(limit, (span + 1) * SPAN);
         for (u32 key = begin > span * SPAN ? begin : span * SPAN; key < end; key += OTHER) {
-            u64 row = (u64)table[key / PAGE] * PAGE + key % PAGE;
+            u64 row = row_in_pool(table, key);
             u32 there = smaller(OTHER, end - key);
             bool idle = warp() * SHARE >= count;
             float weights[SHARE] = {};
@@ -122,9 +112,9 @@ __device__ void cached_attention(const T *q, const T *keys, const T *values, T *
 #pragma unroll
             for (u32 r = 0; r < SHARE; r++) {
                 if (idle) break;
-                u32 number = warp() * SHARE + r, seen_end = e.before + (tile.first + number) / group + 1;
-                u32 mine = key + lane(), first = seen_end > shape.window ? seen_end - shape.window : 0;
-                bool seen = number < count && mine < seen_end && mine >= first;
+                u32 mine = key + lane(), row = warp() * SHARE + r, number = tile.first + row;
+                bool seen = row < count && mine < cached_end(e, number, group);
+                seen = seen && mine >= cached_first(e, number, group, shape.window);
                 weights[r] = take_in(&running[r], seen, weights[r], shape.cap);
             }
 #pragma unroll
@@ -147,13 +137,12 @@ __device__ void cached_attention(const T *q, const T *keys, const T *values, T *
         u32 number = warp() * SHARE + r;
         if (number >= count) continue;
         number += tile.first;
-        u32 row = number / group, head = kv_head * group + number % group;
         if (tile.span == EVERY_SPAN) {
-            T *to_row = out + (u64)(e.start + row) * stride + (u64)head * shape.head_dim;
-            write_weighted(to_row, all[r], shape.head_dim);
+            write_weighted(out + head_row(e, number, kv_head, shape) * shape.head_dim, all[r], shape.head_dim);
             continue;
         }
-        float *part = parts + part_at((u64)tile.parts + (u64)row * spans + tile.span, head, shape);
+        u64 line = (u64)tile.parts + (u64)(number / group) * spans + tile.span;
+        float *part = parts + part_at(line, kv_head * group + number % group, shape);
         if (lane() == 0) {
             part[0] = all[r].largest;
             part[1] = all[r].total;

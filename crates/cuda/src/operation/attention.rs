@@ -24,7 +24,7 @@ impl AttentionKernels {
     }
 
     /// Rows of a tile.
-    fn tile(self) -> usize {
+    pub(super) fn tile(self) -> usize {
         match self {
             Self::Plain => 16,
             Self::Tensor => 64,
@@ -32,7 +32,7 @@ impl AttentionKernels {
     }
 
     /// Threads of a block.
-    fn threads(self) -> u32 {
+    pub(super) fn threads(self) -> u32 {
         match self {
             Self::Plain => super::THREADS,
             Self::Tensor => 128,

@@ -1,19 +1,18 @@
 //! Keys and values in the pages of a pool, and attention of new rows over them. Which blocks there are is worked out on the
 //! host once a step and serves every layer, whatever its window.
 
-use super::attention::AttentionShape;
+use super::attention::{AttentionKernels, AttentionShape};
 use super::pages::{CachedRows, PAGE, PageTables, check_rows};
-use super::{WARPS, arguments, blocks, fit, kernel_of, start};
+use super::{WARPS, arguments, blocks, fit, kernel_of, start, start_blocks_of};
 use crate::CudaError;
 use crate::view::{Argument, Launcher, Number, View};
 
 /// Keys that have a softmax of their own before these are joined, as in `cached_attention.cu`.
 const SPAN: usize = 256;
-/// Queries of a block, likewise.
-const OWN: usize = 16;
 /// Stands for all spans.
 const EVERY_SPAN: u32 = u32::MAX;
-/// Entries of at most so many rows have a block for each span; those of more have blocks enough by their rows.
+/// Entries of at most so many rows have a block for each span; those of more have blocks enough by their rows, and go to the
+/// tensor cores where these serve.
 const FEW_ROWS: usize = 16;
 
 /// The rows of a step as the kernels read them: lists of u32, made on the host.
@@ -26,16 +25,25 @@ pub struct CachedTiles {
     pub tiles: Vec<u32>,
     /// `[rows, 3]`: row of the output, first line of its parts, lines.
     pub joins: Vec<u32>,
+    /// `[tiles, 2]`: entry, first query; for the tensor cores.
+    pub many: Vec<u32>,
     /// Lines of the parts; room for them is `[lines, heads * (head_dim + 2)]` in f32.
     pub lines: usize,
 }
 
 impl CachedTiles {
-    /// Of entries of a batch of `n` rows, which the tables already count; `heads` that share a key head.
+    /// Of entries of a batch of `n` rows, which the tables already count; `heads` share a key head. With the plain kernels a row
+    /// has the same bits whichever others are there; tensor cores take entries of more than 16 rows, and give others than the plain
+    /// kernels do.
     ///
     /// # Errors
     /// A slot or row that is not there, rows that do not ascend, a slot with fewer rows than its entry.
-    pub fn of(tables: &PageTables, rows: &[CachedRows], n: usize, heads: usize) -> Result<Self, CudaError> {
+    pub fn of(
+        tables: &PageTables,
+        rows: &[CachedRows],
+        n: usize,
+        (heads, kernels): (usize, AttentionKernels),
+    ) -> Result<Self, CudaError> {
         const OP: &str = "cached_attention";
         check_rows(OP, rows, tables.slots(), n)?;
         let mut lists = Self::default();
@@ -50,11 +58,14 @@ impl CachedTiles {
                 lists.entries.push(small(part)?);
             }
             let (index, spans) = (small(index)?, small(length.div_ceil(SPAN))?);
-            let split = spans > 1 && entry.len <= FEW_ROWS;
-            let parts = small(lists.lines)?;
-            for first in (0..entry.len * heads).step_by(OWN) {
+            let (few, parts) = (entry.len <= FEW_ROWS, small(lists.lines)?);
+            let split = spans > 1 && few;
+            let kernels = if few { AttentionKernels::Plain } else { kernels };
+            for first in (0..entry.len * heads).step_by(kernels.tile()) {
                 let first = small(first)?;
-                if split {
+                if kernels == AttentionKernels::Tensor {
+                    lists.many.extend([index, first]);
+                } else if split {
                     (0..spans).for_each(|span| lists.tiles.extend([index, first, span, parts]));
                 } else {
                     lists.tiles.extend([index, first, EVERY_SPAN, 0]);
@@ -126,8 +137,8 @@ pub struct Cached<'a> {
     pub pool: CachePool<'a>,
     /// [`PageTables::tables`], `[slots, pages of a slot]`.
     pub tables: View<'a>,
-    /// The lists of [`CachedTiles`] on the device: `entries, tiles, joins`.
-    pub lists: [View<'a>; 3],
+    /// The lists of [`CachedTiles`] on the device: `entries, tiles, joins, many`.
+    pub lists: [View<'a>; 4],
     /// [`CachedTiles::lines`].
     pub lines: usize,
     /// Heads and scale.
@@ -147,14 +158,14 @@ pub fn cached_attention(
     out: View<'_>,
 ) -> Result<(), CudaError> {
     const OP: &str = "cached_attention";
-    let Cached { q, pool, tables, lists: [entries, tiles, joins], lines, shape } = cached;
+    let Cached { q, pool, tables, lists: [entries, tiles, joins, many], lines, shape } = cached;
     shape.check(OP)?;
     let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
     let number = q.number();
     q.expect(OP, "q", number, q.rows() * heads * head_dim)?;
     out.expect(OP, "out", number, q.len())?;
     pool.check(OP, number, kv_heads * head_dim)?;
-    for list in [tables, entries, tiles, joins] {
+    for list in [tables, entries, tiles, joins, many] {
         list.expect(OP, "lists", Number::U32, list.len())?;
     }
     parts.expect(OP, "parts", Number::F32, lines * heads * (head_dim + 2))?;
@@ -166,7 +177,18 @@ pub fn cached_attention(
     let kernel = kernel_of(OP, number, ["join_spans_f32", "join_spans_bf16"])?;
     let list: &[Argument] = arguments![parts, out, joins];
     let grid = [fit(OP, "rows", joins.len() / 3)?, fit(OP, "heads", heads.div_ceil(WARPS))?];
-    start(on, kernel, grid, &[list, &shape.arguments()].concat())
+    start(on, kernel, grid, &[list, &shape.arguments()].concat())?;
+    if many.is_empty() {
+        return Ok(());
+    }
+    let tensor = AttentionKernels::Tensor;
+    if AttentionKernels::of(number, head_dim) != tensor {
+        return Err(CudaError::shape(OP, format!("no tensor cores for heads of {head_dim} in {number:?}")));
+    }
+    let kernel = if head_dim <= 64 { "cached_attention_tensor_64" } else { "cached_attention_tensor_128" };
+    let list: &[Argument] = arguments![q, pool.keys, pool.values, out, tables, pages, entries, many];
+    let grid = [fit(OP, "tiles", many.len() / 2)?, fit(OP, "heads", kv_heads)?];
+    start_blocks_of(tensor.threads(), on, kernel, grid, &[list, &shape.arguments()].concat())
 }
 
 #[cfg(test)]
@@ -179,16 +201,20 @@ mod tests {
         let entry = |slot, start, len| CachedRows { slot, start, len };
         tables.extend(&[entry(2, 0, 600), entry(0, 600, 20)], 620).unwrap();
         let rows = [entry(0, 0, 1), entry(2, 1, 2), entry(1, 3, 0)];
-        let lists = CachedTiles::of(&tables, &rows, 3, 12).unwrap();
+        let plain = |heads| (heads, AttentionKernels::Plain);
+        let lists = CachedTiles::of(&tables, &rows, 3, plain(12)).unwrap();
         assert_eq!(lists.entries, [0, 0, 1, 19, 2, 1, 2, 598, 1, 3, 0, 0]);
         let all = u32::MAX;
         let tiles = [[0, 0, all, 0], [1, 0, 0, 0], [1, 0, 1, 0], [1, 0, 2, 0], [1, 16, 0, 0]];
         assert_eq!(lists.tiles[..20], *tiles.as_flattened());
         assert_eq!(lists.tiles.len(), 4 * 7);
         assert_eq!((&*lists.joins, lists.lines), (&[1, 0, 3, 2, 3, 3][..], 6));
-        let whole = CachedTiles::of(&tables, &[entry(2, 0, 600)], 600, 1).unwrap();
-        assert_eq!((whole.tiles.len(), whole.lines), (4 * 38, 0));
-        assert!(CachedTiles::of(&tables, &[entry(0, 0, 21)], 21, 1).is_err());
-        assert!(CachedTiles::of(&tables, &[entry(3, 0, 1)], 1, 1).is_err());
+        let all = [entry(2, 0, 600), entry(0, 600, 1)];
+        let whole = CachedTiles::of(&tables, &all, 601, plain(1)).unwrap();
+        assert_eq!((whole.tiles.len(), whole.many.len(), whole.lines), (4 * 39, 0, 0));
+        let whole = CachedTiles::of(&tables, &all, 601, (1, AttentionKernels::Tensor)).unwrap();
+        assert_eq!((whole.tiles.len(), whole.many.len(), whole.lines), (4, 2 * 10, 0));
+        assert!(CachedTiles::of(&tables, &[entry(0, 0, 21)], 21, plain(1)).is_err());
+        assert!(CachedTiles::of(&tables, &[entry(3, 0, 1)], 1, plain(1)).is_err());
     }
 }

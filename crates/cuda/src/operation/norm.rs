@@ -9,7 +9,7 @@ fn rows_per_chunk(n: usize) -> usize {
     n.div_ceil(32).max(16)
 }
 
-/// Number of f32 values of the partial sums that a backward over `rows` rows (or runs) needs for `cols` columns;
+/// Number of values of the partial sums that a backward over `rows` rows (or runs) needs for `cols` columns;
 /// LayerNorm's needs `rows` more behind twice as many, for the means.
 pub fn partial_sums(rows: usize, cols: usize) -> usize {
     rows.div_ceil(rows_per_chunk(rows)) * cols
@@ -166,14 +166,15 @@ pub fn add_column_sums(
     add_partials(on, partial, sum, [cols, 0], chunks)
 }
 
+/// How the rows of a sum are split.
 #[derive(Clone, Copy)]
-struct Chunks {
-    rows: u32,
-    count: u32,
+pub(super) struct Chunks {
+    pub(super) rows: u32,
+    pub(super) count: u32,
 }
 
 impl Chunks {
-    fn of(operation: &'static str, rows: usize) -> Result<Self, CudaError> {
+    pub(super) fn of(operation: &'static str, rows: usize) -> Result<Self, CudaError> {
         let each = rows_per_chunk(rows);
         Ok(Self {
             rows: fit(operation, "rows", each)?,

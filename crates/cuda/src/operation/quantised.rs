@@ -1,6 +1,6 @@
 //! Weights in few bits, in the arrangement in which the engine keeps them.
 
-use super::{arguments, blocks, fit, kernel_of, start};
+use super::{WARPS, arguments, blocks, fit, kernel_of, start};
 use crate::CudaError;
 use crate::view::{Argument, Launcher, Number, View};
 
@@ -57,6 +57,19 @@ pub enum Scales<'a> {
     },
 }
 
+impl Codes<'_> {
+    /// The one for these numbers, of those for eight bits, four, and four with nested scales; and what it reads.
+    fn arguments<K>(&self, [int8, nf4, nested]: [K; 3]) -> (K, Vec<Argument>) {
+        match *self {
+            Self::Int8 { values, scales } => (int8, vec![values.into(), scales.into()]),
+            Self::Nf4 { pairs, scales: Scales::Plain(scales) } => (nf4, vec![pairs.into(), scales.into()]),
+            Self::Nf4 { pairs, scales: Scales::Nested { codes, absmax, levels, mean } } => {
+                (nested, arguments![pairs, codes, absmax, levels, mean].to_vec())
+            }
+        }
+    }
+}
+
 impl Quantised<'_> {
     fn check(&self, operation: &'static str) -> Result<(), CudaError> {
         let len = self.rows * self.cols;
@@ -107,16 +120,55 @@ pub fn dequantise(
     }
     let (width, cols) = (fit(OP, "columns", out.cols())?, fit(OP, "columns", w.cols)?);
     let part: &[Argument] = arguments![out, width, cols, (row * w.cols + col) as u64, out.len() as u64];
-    let (kernels, read): (_, &[Argument]) = match w.codes {
-        Codes::Int8 { values, scales } => (["widen_int8_f32", "widen_int8_bf16"], arguments![values, scales]),
-        Codes::Nf4 { pairs, scales: Scales::Plain(scales) } => {
-            (["widen_nf4_f32", "widen_nf4_bf16"], arguments![pairs, scales])
-        }
-        Codes::Nf4 { pairs, scales: Scales::Nested { codes, absmax, levels, mean } } => (
-            ["widen_nested_nf4_f32", "widen_nested_nf4_bf16"],
-            arguments![pairs, codes, absmax, levels, mean],
-        ),
-    };
+    let [int8, nf4, nested] = [
+        ["widen_int8_f32", "widen_int8_bf16"],
+        ["widen_nf4_f32", "widen_nf4_bf16"],
+        ["widen_nested_nf4_f32", "widen_nested_nf4_bf16"],
+    ];
+    let (kernels, read) = w.codes.arguments([int8, nf4, nested]);
     let kernel = kernel_of(OP, out.number(), kernels)?;
-    start(on, kernel, [blocks(OP, out.len())?, 1], &[read, part].concat())
+    start(on, kernel, [blocks(OP, out.len())?, 1], &[&*read, part].concat())
+}
+
+/// Rows that [`few_rows_product`] takes at most, as in `quantised.cu`.
+pub const FEW_ROWS: usize = 8;
+
+/// `y = x w^T`, or `y += ..` where `add`, for up to [`FEW_ROWS`] rows of `x`, without the widened weight: decoding. All in
+/// f32; or `x` in bf16, the weight's numbers rounded to it, sums in f32 and `y` in either.
+///
+/// # Errors
+/// More rows; a weight whose columns are no multiple of 8; sizes or precisions that do not fit.
+pub fn few_rows_product(
+    on: &dyn Launcher,
+    x: View<'_>,
+    w: Quantised<'_>,
+    y: View<'_>,
+    add: bool,
+) -> Result<(), CudaError> {
+    const OP: &str = "few_rows_product";
+    use Number::{Bf16, F32};
+    w.check(OP)?;
+    x.expect(OP, "x", x.number(), x.rows() * w.cols)?;
+    y.expect(OP, "y", y.number(), x.rows() * w.rows)?;
+    if x.rows() > FEW_ROWS || !w.cols.is_multiple_of(8) {
+        let reason = format!("{} rows by [{}, {}]; {FEW_ROWS} rows at most", x.rows(), w.rows, w.cols);
+        return Err(CudaError::shape(OP, format!("{reason}, columns in eights")));
+    }
+    let (Codes::Int8 { values: codes, .. } | Codes::Nf4 { pairs: codes, .. }) = w.codes;
+    if !codes.address().is_multiple_of(4) {
+        return Err(CudaError::shape(OP, "codes must begin at a multiple of 4 bytes"));
+    }
+    let kernels = match (x.number(), y.number()) {
+        (F32, F32) => ["few_rows_int8_f32_f32", "few_rows_nf4_f32_f32", "few_rows_nested_nf4_f32_f32"],
+        (Bf16, F32) => ["few_rows_int8_bf16_f32", "few_rows_nf4_bf16_f32", "few_rows_nested_nf4_bf16_f32"],
+        (Bf16, Bf16) => {
+            ["few_rows_int8_bf16_bf16", "few_rows_nf4_bf16_bf16", "few_rows_nested_nf4_bf16_bf16"]
+        }
+        (x, y) => return Err(CudaError::shape(OP, format!("no product of {x:?} into {y:?}"))),
+    };
+    let (kernel, read) = w.codes.arguments(kernels);
+    let (rows, outputs) = (fit(OP, "rows", x.rows())?, fit(OP, "outputs", w.rows)?);
+    let part: &[Argument] = arguments![y, rows, outputs, fit(OP, "columns", w.cols)?, add];
+    let grid = [fit(OP, "outputs", w.rows.div_ceil(WARPS))?, 1];
+    start(on, kernel, grid, &[arguments![x], &*read, part].concat())
 }

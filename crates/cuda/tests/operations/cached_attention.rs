@@ -2,7 +2,9 @@
 //! another.
 
 use bso_cuda::Number;
-use bso_cuda::operation::{self, CachePool, Cached, CachedRows, CachedTiles, PAGE, PageTables, append_rows};
+use bso_cuda::operation::{
+    self, AttentionKernels, CachePool, Cached, CachedRows, CachedTiles, PAGE, PageTables, append_rows,
+};
 use bso_engine::{Array, AttentionShape, DType, Engine, KvCache};
 
 use crate::machine::{BF16, F32, Held, Machine, assert_close, on_every_machine, random_of, zeros_of};
@@ -18,18 +20,19 @@ struct Layer<'a> {
     machine: &'a Machine<'a>,
     shape: AttentionShape,
     dtype: DType,
+    kernels: AttentionKernels,
     pages: PageTables,
     keys: Held,
     values: Held,
 }
 
 impl<'a> Layer<'a> {
-    fn new(machine: &'a Machine<'a>, shape: AttentionShape, dtype: DType) -> Self {
+    fn new(machine: &'a Machine<'a>, shape: AttentionShape, dtype: DType, kernels: AttentionKernels) -> Self {
         // Room that no row was written to holds NaN, which no sum may read.
         let number = if dtype == DType::Bf16 { Number::Bf16 } else { Number::F32 };
         let pool = || machine.room(number, PAGES * PAGE, shape.kv_heads * shape.head_dim);
         let pages = PageTables::new(SLOTS, 600, PAGES).unwrap();
-        Self { machine, shape, dtype, pages, keys: pool(), values: pool() }
+        Self { machine, shape, dtype, kernels, pages, keys: pool(), values: pool() }
     }
 
     fn pool(&self) -> CachePool<'_> {
@@ -43,8 +46,9 @@ impl<'a> Layer<'a> {
         let list = machine.indices(&self.pages.extend(rows, k.rows()).unwrap());
         append_rows(on, [hk.view(), hv.view()], list.view(), self.pool()).unwrap();
         let AttentionShape { heads, kv_heads, head_dim, scale, window, cap } = self.shape;
-        let tiles = CachedTiles::of(&self.pages, asked, q.rows(), heads / kv_heads).unwrap();
-        let lists = [&tiles.entries, &tiles.tiles, &tiles.joins].map(|list| machine.indices(list));
+        let tiles = CachedTiles::of(&self.pages, asked, q.rows(), (heads / kv_heads, self.kernels)).unwrap();
+        let lists =
+            [&tiles.entries, &tiles.tiles, &tiles.joins, &tiles.many].map(|list| machine.indices(list));
         let tables = machine.index_rows(SLOTS, self.pages.tables());
         let cached = Cached {
             q: hq.view(),
@@ -87,19 +91,29 @@ fn prompts_chunks_and_single_rows_agree_with_the_cpu() {
     let engine = Engine::cpu(Some(1)).unwrap();
     on_every_machine(|machine| {
         for shape in [shape(1, 1, 200, None), shape(2, 2, 72, Some(300)), shape(3, 1, 8, Some(1))] {
-            check(&engine, machine, shape, DType::F32, F32);
+            check(&engine, machine, shape, (DType::F32, AttentionKernels::Plain), F32);
         }
         for shape in [shape(4, 2, 64, None), shape(18, 1, 5, Some(33))] {
-            check(&engine, machine, shape, DType::F32, F32);
+            check(&engine, machine, shape, (DType::F32, AttentionKernels::Plain), F32);
             // As for attention over segments: the CPU also rounds scaled queries and weights.
-            check(&engine, machine, shape, DType::Bf16, 2.0 * BF16);
+            check(&engine, machine, shape, (DType::Bf16, AttentionKernels::Plain), 2.0 * BF16);
+            check(&engine, machine, shape, (DType::Bf16, AttentionKernels::Tensor), 2.0 * BF16);
+        }
+        for shape in [shape(2, 2, 72, Some(300)), shape(3, 1, 128, None)] {
+            check(&engine, machine, shape, (DType::Bf16, AttentionKernels::Tensor), 2.0 * BF16);
         }
     });
 }
 
-fn check(engine: &Engine, machine: &Machine<'_>, shape: AttentionShape, dtype: DType, tolerance: f64) {
+fn check(
+    engine: &Engine,
+    machine: &Machine<'_>,
+    shape: AttentionShape,
+    (dtype, kernels): (DType, AttentionKernels),
+    tolerance: f64,
+) {
     let qkv = inputs(shape, dtype);
-    let mut layer = Layer::new(machine, shape, dtype);
+    let mut layer = Layer::new(machine, shape, dtype, kernels);
     let mut cache = KvCache::new(SLOTS, shape.kv_heads, shape.head_dim, dtype).unwrap();
     // Slot 2 holds the first sequence, slot 0 the second; slot 1 stays empty.
     let mut done = [0, 0];
@@ -121,7 +135,7 @@ fn check(engine: &Engine, machine: &Machine<'_>, shape: AttentionShape, dtype: D
         cache.append(&same(&rows), &k, &v).unwrap();
         let mut want = zeros_of(dtype, q.rows(), q.cols());
         engine.cached_attention(&q, &same(&rows), &cache, shape, &mut want).unwrap();
-        let what = format!("{shape:?} in {dtype:?}, {step:?}");
+        let what = format!("{shape:?} in {dtype:?} ({kernels:?}), {step:?}");
         assert_close(&what, machine, &found, &want.to_f32_vec(), tolerance);
     }
 }
@@ -134,7 +148,7 @@ fn a_row_has_the_same_bits_whichever_rows_come_with_it() {
         {
             let qkv = inputs(shape, dtype);
             let last = |chunks: &[usize]| {
-                let mut layer = Layer::new(machine, shape, dtype);
+                let mut layer = Layer::new(machine, shape, dtype, AttentionKernels::Plain);
                 let (mut start, mut last) = (LENGTHS[0], Vec::new());
                 for len in chunks {
                     let index: Vec<usize> = (start..start + len).collect();
@@ -161,9 +175,17 @@ fn rows_that_are_not_asked_about_stay_and_their_keys_are_seen() {
         let index: Vec<usize> = (0..30).collect();
         let [q, k, v] = qkv.each_ref().map(|x| pick(&engine, x, &index));
         let rows = [CachedRows { slot: 0, start: 0, len: 30 }];
-        let all = machine.values(&Layer::new(machine, shape, DType::F32).step([&q, &k, &v], &rows, &rows));
+        let all = machine.values(&Layer::new(machine, shape, DType::F32, AttentionKernels::Plain).step(
+            [&q, &k, &v],
+            &rows,
+            &rows,
+        ));
         let asked = [CachedRows { slot: 0, start: 29, len: 1 }];
-        let one = machine.values(&Layer::new(machine, shape, DType::F32).step([&q, &k, &v], &rows, &asked));
+        let one = machine.values(&Layer::new(machine, shape, DType::F32, AttentionKernels::Plain).step(
+            [&q, &k, &v],
+            &rows,
+            &asked,
+        ));
         assert!(one[..29 * 16].iter().all(|x| *x == 0.0));
         assert_eq!(one[29 * 16..], all[29 * 16..]);
     });

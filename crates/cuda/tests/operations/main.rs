@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "what is skipped, and how near a success was, is shown")]
 
 mod activation;
+mod adapter;
 mod attention;
 mod cached_attention;
 mod elementwise;
@@ -17,3 +18,4 @@ mod product;
 mod quantised;
 mod rotary;
 mod rows;
+mod score;
