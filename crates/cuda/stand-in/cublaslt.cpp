@@ -1,8 +1,10 @@
 // The functions of cuBLASLt that multiply matrices, in plain loops, from what its documentation says: matrices are
 // column-major, d = alpha op(a) op(b) + beta c. Signatures and numbers are those of cublasLt.h.
 
+#include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "device.hpp"
@@ -118,12 +120,23 @@ std::vector<float> unfolded(const Layout &layout, const void *at, bool turned, b
     return values;
 }
 
-// Four columns of sums over the depth, in order.
+// How many parts the sums of a product are taken in. One; with BSO_STAND_IN_SUMS=by-shape one to three, as the
+// algorithms of a GPU differ from shape to shape: who counts on the same bits for a row among more rows is shown wrong.
+uint64_t parts(const Sizes &sizes) {
+    static const bool by_shape = [] {
+        const char *sums = getenv("BSO_STAND_IN_SUMS");
+        return sums && !strcmp(sums, "by-shape");
+    }();
+    return by_shape ? 1 + (sizes.rows + sizes.cols) % 3 : 1;
+}
+
+// Four columns of sums over first..end of the depth, in order.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 __attribute__((target_clones("arch=haswell", "default")))
 #endif
-void add_up(const float *a, const float *const b[4], float *const sums[4], uint64_t rows, uint64_t depth) {
-    for (uint64_t k = 0; k < depth; k++) {
+void add_up(const float *a, const float *const b[4], float *const sums[4], uint64_t rows, uint64_t first,
+            uint64_t end) {
+    for (uint64_t k = first; k < end; k++) {
         const float *__restrict column = a + k * rows;
         float *__restrict s0 = sums[0], *__restrict s1 = sums[1], *__restrict s2 = sums[2], *__restrict s3 = sums[3];
         float b0 = b[0][k], b1 = b[1][k], b2 = b[2][k], b3 = b[3][k];
@@ -151,7 +164,9 @@ void multiply(const Product &p) {
     std::vector<float> a = unfolded(p.a, p.at_a, p.of.turned[0], tf32);
     std::vector<float> b = unfolded(p.b, p.at_b, p.of.turned[1], tf32);
     auto [rows, cols, depth] = p.sizes;
-    std::vector<float> room(4 * rows);
+    // Sums of a part, and of all parts.
+    std::vector<float> room(4 * rows), total(4 * rows);
+    uint64_t count_of_parts = parts(p.sizes);
     for (uint64_t first = 0; first < cols; first += 4) {
         uint64_t count = cols - first < 4 ? cols - first : 4;
         const float *of_b[4];
@@ -161,13 +176,17 @@ void multiply(const Product &p) {
             of_b[i] = &b[(first + (i < count ? i : count - 1)) * depth];
             sums[i] = &room[i * rows];
         }
-        memset(room.data(), 0, room.size() * sizeof(float));
-        add_up(a.data(), of_b, sums, rows, depth);
+        std::fill(total.begin(), total.end(), 0.0f);
+        for (uint64_t part = 0; part < count_of_parts; part++) {
+            std::fill(room.begin(), room.end(), 0.0f);
+            add_up(a.data(), of_b, sums, rows, depth * part / count_of_parts, depth * (part + 1) / count_of_parts);
+            for (size_t i = 0; i < total.size(); i++) total[i] += room[i];
+        }
         for (uint64_t i = 0; i < count; i++)
             for (uint64_t row = 0; row < rows; row++) {
                 // c is not read where beta is 0.
                 float old = p.beta == 0.0f ? 0.0f : p.beta * number(p.c, p.at_c, row, first + i);
-                put(p.d, p.at_d, row, first + i, p.alpha * sums[i][row] + old);
+                put(p.d, p.at_d, row, first + i, p.alpha * total[i * rows + row] + old);
             }
     }
 }
