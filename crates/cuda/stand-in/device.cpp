@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <vector>
+
 namespace stand_in {
 
 // Bytes on either side of an allocation; every one is 0xff, and so is fresh memory: NaN to whoever reads it as numbers.
@@ -55,9 +57,8 @@ bool Memory::holds(uint64_t address, size_t bytes) const { return within(device_
 bool Memory::is_pinned(const void *address, size_t bytes) const { return within(pinned_, (uint64_t)address, bytes); }
 
 static bool untouched(const char *margin) {
-    for (size_t i = 0; i < MARGIN; i++)
-        if (margin[i] != (char)0xff) return false;
-    return true;
+    static const std::vector<char> fresh(MARGIN, (char)0xff);
+    return memcmp(margin, fresh.data(), MARGIN) == 0;
 }
 
 bool Memory::whole() const {
