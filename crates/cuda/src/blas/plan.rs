@@ -78,35 +78,43 @@ impl Plan {
         key: Key,
         workspace: Workspace,
     ) -> Result<Option<Self>, CudaError> {
-        let number = |bf16: bool| if bf16 { BF16 } else { F32 };
-        // SAFETY: signatures of cublasLt.h; pointers are to live values, whose sizes are told.
-        let operation = of.made("cublasLtMatmulDescCreate", |made| unsafe {
-            (of.create_operation)(made, if key.tf32 { IN_TF32 } else { IN_F32 }, F32)
-        })?;
-        let mut plan =
-            Self { operation, layouts: [std::ptr::null_mut(); 3], algorithm: Algorithm::default() };
-        match plan.fill(of, handle, key, workspace, number) {
-            Ok(Answer::Done) => return Ok(Some(plan)),
-            Ok(Answer::Refused) => plan.destroy(of),
-            Err(error) => {
+        let mut plan = Self::described(of, key)?;
+        match plan.advice(of, handle, key, workspace) {
+            Ok(Some(algorithm)) => {
+                plan.algorithm = algorithm;
+                Ok(Some(plan))
+            }
+            other => {
                 plan.destroy(of);
-                return Err(error);
+                other.map(|_| None)
             }
         }
-        Ok(None)
     }
 
-    fn fill(
-        &mut self,
-        of: &CublasLt,
-        handle: Handle,
-        key: Key,
-        workspace: Workspace,
-        number: impl Fn(bool) -> c_int,
-    ) -> Result<Answer, CudaError> {
+    /// The descriptors, with no algorithm yet.
+    ///
+    /// # Errors
+    /// cuBLASLt does not take them.
+    pub(super) fn described(of: &CublasLt, key: Key) -> Result<Self, CudaError> {
+        let in_type = if key.tf32 { IN_TF32 } else { IN_F32 };
+        // SAFETY: signature of cublasLt.h; the pointer is to a live value.
+        let operation =
+            of.made("cublasLtMatmulDescCreate", |made| unsafe { (of.create_operation)(made, in_type, F32) })?;
+        let layouts = [std::ptr::null_mut(); 3];
+        let mut plan = Self { operation, layouts, algorithm: Algorithm::default() };
+        match plan.describe(of, key) {
+            Ok(()) => Ok(plan),
+            Err(error) => {
+                plan.destroy(of);
+                Err(error)
+            }
+        }
+    }
+
+    fn describe(&mut self, of: &CublasLt, key: Key) -> Result<(), CudaError> {
         for (which, side) in TURN_OF.into_iter().zip([key.b, key.a]) {
             let turned: c_int = if side.turned { TURNED } else { 0 };
-            // SAFETY: as above.
+            // SAFETY: signature of cublasLt.h; the pointer is to a live value, whose size is told.
             let set = unsafe {
                 (of.set_operation)(self.operation, which, (&raw const turned).cast(), size_of_val(&turned))
             };
@@ -114,53 +122,44 @@ impl Plan {
         }
         let sides = [(key.b, key.bf16), (key.a, key.bf16), (key.c, key.into_bf16)];
         for (layout, (side, bf16)) in self.layouts.iter_mut().zip(sides) {
-            let (rows, cols) = (side.cols as u64, side.rows as u64);
+            let (number, rows, cols) = (if bf16 { BF16 } else { F32 }, side.cols as u64, side.rows as u64);
             // SAFETY: as above.
             *layout = of.made("cublasLtMatrixLayoutCreate", |made| unsafe {
-                (of.create_layout)(made, number(bf16), rows, cols, rows as i64)
+                (of.create_layout)(made, number, rows, cols, rows as i64)
             })?;
         }
-        // SAFETY: as above.
-        let preference =
-            of.made("cublasLtMatmulPreferenceCreate", |made| unsafe { (of.create_preference)(made) })?;
-        let advice = self.advice(of, handle, key, workspace, preference);
-        // SAFETY: made above, destroyed once. A failure leaves nothing to do.
-        unsafe { (of.destroy_preference)(preference) };
-        let Some(advice) = advice? else { return Ok(Answer::Refused) };
-        self.algorithm = advice.algorithm;
-        Ok(Answer::Done)
+        Ok(())
     }
 
-    /// The first algorithm that needs no more than the workspace and these alignments.
+    /// The first algorithm that needs no more than the workspace and the key's alignments.
     fn advice(
         &self,
         of: &CublasLt,
         handle: Handle,
         key: Key,
         workspace: Workspace,
-        preference: Handle,
-    ) -> Result<Option<Advice>, CudaError> {
-        const SET: &str = "cublasLtMatmulPreferenceSetAttribute";
-        let most = workspace.bytes as u64;
-        // SAFETY: as above, here and below.
-        let set = unsafe {
-            (of.set_preference)(preference, MOST_WORKSPACE, (&raw const most).cast(), size_of_val(&most))
-        };
-        of.expect(SET, set)?;
-        for (which, side) in ALIGNMENT_OF.into_iter().zip([key.b, key.a, key.c, key.c]) {
-            let (alignment, bytes) = (&raw const side.alignment, size_of_val(&side.alignment));
-            // SAFETY: as above.
-            of.expect(SET, unsafe { (of.set_preference)(preference, which, alignment.cast(), bytes) })?;
-        }
+    ) -> Result<Option<Algorithm>, CudaError> {
+        let preference = Preference::new(of, key, workspace)?;
         let (mut advice, mut found): (Advice, c_int) = (Advice::default(), 0);
         let [b, a, c] = self.layouts;
-        // SAFETY: as above; one result is asked for, and there is room for it.
+        // SAFETY: signature of cublasLt.h; one result is asked for, and there is room for it.
         let status = unsafe {
-            (of.advise)(handle, self.operation, b, a, c, c, preference, 1, &raw mut advice, &raw mut found)
+            (of.advise)(
+                handle,
+                self.operation,
+                b,
+                a,
+                c,
+                c,
+                preference.handle,
+                1,
+                &raw mut advice,
+                &raw mut found,
+            )
         };
         let answer = of.answer("cublasLtMatmulAlgoGetHeuristic", status)?;
         let usable = answer == Answer::Done && found > 0 && advice.state == 0;
-        Ok((usable && advice.workspace <= workspace.bytes).then_some(advice))
+        Ok((usable && advice.workspace <= workspace.bytes).then_some(advice.algorithm))
     }
 
     /// Asks for `c = a b`, or `c += a b` where `add`.
@@ -216,6 +215,43 @@ impl Plan {
             }
             (of.destroy_operation)(self.operation);
         }
+    }
+}
+
+/// What an algorithm may need.
+pub(super) struct Preference<'a> {
+    of: &'a CublasLt,
+    handle: Handle,
+}
+
+impl<'a> Preference<'a> {
+    /// # Errors
+    /// cuBLASLt does not take it.
+    pub(super) fn new(of: &'a CublasLt, key: Key, workspace: Workspace) -> Result<Self, CudaError> {
+        const SET: &str = "cublasLtMatmulPreferenceSetAttribute";
+        // SAFETY: signature of cublasLt.h; here and below pointers are to live values, whose sizes are told.
+        let handle =
+            of.made("cublasLtMatmulPreferenceCreate", |made| unsafe { (of.create_preference)(made) })?;
+        let preference = Self { of, handle };
+        let most = workspace.bytes as u64;
+        // SAFETY: as above.
+        let set = unsafe {
+            (of.set_preference)(handle, MOST_WORKSPACE, (&raw const most).cast(), size_of_val(&most))
+        };
+        of.expect(SET, set)?;
+        for (which, side) in ALIGNMENT_OF.into_iter().zip([key.b, key.a, key.c, key.c]) {
+            let (alignment, bytes) = (&raw const side.alignment, size_of_val(&side.alignment));
+            // SAFETY: as above.
+            of.expect(SET, unsafe { (of.set_preference)(handle, which, alignment.cast(), bytes) })?;
+        }
+        Ok(preference)
+    }
+}
+
+impl Drop for Preference<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, destroyed once. A failure leaves nothing to do.
+        unsafe { (self.of.destroy_preference)(self.handle) };
     }
 }
 
