@@ -7,10 +7,11 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use crate::device_memory::DeviceMemory;
 use crate::{
-    Accumulate, AdamW, AdamWState, Array, AttentionForward, AttentionGrads, AttentionShape, Device, Dropout,
-    EngineError, Gelu, GeluGrads, LayerNormGrads, NormWeight, Qkv, RmsNormGrads, RmsProp, RotaryTable,
-    Segments, Sgd, SwigluGrads,
+    Accumulate, AdamW, AdamWState, Array, AttentionForward, AttentionGrads, AttentionShape, CachedRows,
+    DType, Device, Dropout, EngineError, Gelu, GeluGrads, HeadAdapterGrads, LayerNormGrads, NormWeight, Qkv,
+    Quantisation, RmsNormGrads, RmsProp, RotaryTable, ScoreGrads, Segments, Sgd, SwigluGrads,
 };
 
 /// Memory of a device; given back when dropped.
@@ -24,6 +25,30 @@ pub(crate) trait Memory: Debug + Send + Sync {
 /// A factor of a product: a matrix as it lies (`false`) or turned round (`true`).
 pub(crate) type Factor<'a> = (&'a Array, bool);
 
+/// A weight as products on the device take it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum DeviceWeight<'a> {
+    /// In the precision of the other factor.
+    Whole(&'a Array),
+    /// In few bits, to be widened to this precision.
+    Codes(&'a DeviceCodes, DType),
+}
+
+/// The numbers of a weight in few bits on the device, in the order in which the host keeps them: codes, then scales.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceCodes {
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// How they are kept.
+    pub kind: Quantisation,
+    /// Codes, and scales; nested: codes, codes of the scales, scales of these, and the levels.
+    pub parts: Vec<DeviceMemory>,
+    /// What nested scales are distances from.
+    pub mean: f32,
+}
+
 /// The head's products and its losses: [`crate::HeadInputs`] with the weight that the device reads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeviceHead<'a> {
@@ -35,6 +60,17 @@ pub(crate) struct DeviceHead<'a> {
     pub targets: &'a [u32],
     /// Soft cap of the logits.
     pub cap: Option<f32>,
+    /// An adapter beside the head.
+    pub update: Option<DeviceHeadUpdate<'a>>,
+}
+
+/// [`crate::HeadAdapter`] with what the device reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeviceHeadUpdate<'a> {
+    /// Its update.
+    pub update: DeviceLowRank<'a>,
+    /// Lengths of the rows as trained, and before they are scaled, where they are trained.
+    pub lengths: Option<[&'a Array; 2]>,
 }
 
 /// [`crate::LowRank`] with the matrices that the device reads.
@@ -48,6 +84,60 @@ pub(crate) struct DeviceLowRank<'a> {
     pub scale: f32,
     /// On its input.
     pub dropout: Option<Dropout>,
+}
+
+/// [`crate::Dora`] with what the device reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeviceDora<'a> {
+    /// `[o, i]`.
+    pub w: DeviceWeight<'a>,
+    /// `[1, o]`.
+    pub bias: Option<&'a Array>,
+    /// The update of its direction.
+    pub update: DeviceLowRank<'a>,
+    /// Lengths of the rows as trained, and before they are scaled, `[1, o]` each.
+    pub lengths: [&'a Array; 2],
+}
+
+/// Arguments of [`Accelerator::dora_backward`]: [`crate::DoraGrads`] with what the device reads.
+#[derive(Debug)]
+pub(crate) struct DeviceDoraGrads<'a> {
+    /// Gradient of the output, and the forward's input.
+    pub read: [&'a Array; 2],
+    /// The forward's weight.
+    pub w: DeviceDora<'a>,
+    /// Gradient of the input.
+    pub dx: (&'a mut Array, Accumulate),
+    /// Gradients of `a`, `b` and the magnitude; added to.
+    pub added: [&'a mut Array; 3],
+}
+
+/// Keys and values of sequences being generated, on the device: what [`crate::KvCache`] is there.
+pub(crate) trait CachedSequences: Debug + Send + Sync {
+    /// Rows of a slot.
+    fn len(&self, slot: usize) -> usize;
+    /// Forgets a slot's rows.
+    fn clear(&mut self, slot: usize);
+    /// Appends rows of `k` and `v`.
+    fn append(&mut self, rows: &[CachedRows], k: &Array, v: &Array) -> Result<(), EngineError>;
+    /// As [`crate::Engine::cached_attention`].
+    fn attend(
+        &self,
+        q: &Array,
+        rows: &[CachedRows],
+        shape: AttentionShape,
+        out: &mut Array,
+    ) -> Result<(), EngineError>;
+}
+
+/// Slots of a cache, rows that a slot holds at most, key heads and their width.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CacheSize {
+    pub slots: usize,
+    pub rows: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub dtype: DType,
 }
 
 /// A device in use.
@@ -94,7 +184,7 @@ pub(crate) trait Accelerator: Debug + Send + Sync {
     fn product(
         &self,
         a: Factor<'_>,
-        b: Factor<'_>,
+        b: (DeviceWeight<'_>, bool),
         c: &mut Array,
         accumulate: Accumulate,
     ) -> Result<(), EngineError>;
@@ -107,6 +197,33 @@ pub(crate) trait Accelerator: Debug + Send + Sync {
         w: DeviceLowRank<'_>,
         written: [&mut Array; 3],
     ) -> Result<(), EngineError>;
+    /// As [`crate::Engine::dora`].
+    fn dora(&self, x: &Array, w: DeviceDora<'_>, y: &mut Array) -> Result<(), EngineError>;
+    /// As [`crate::Engine::dora_backward`].
+    fn dora_backward(&self, grads: DeviceDoraGrads<'_>) -> Result<(), EngineError>;
+    /// The numbers that products see, in the precision of `out`.
+    fn dequantise(&self, weight: &DeviceCodes, out: &mut Array) -> Result<(), EngineError>;
+    /// As [`crate::Engine::updated_row_norms`].
+    fn updated_row_norms(
+        &self,
+        w: DeviceWeight<'_>,
+        update: (&Array, &Array, f32),
+        norm: &mut Array,
+    ) -> Result<(), EngineError>;
+
+    /// The scores come back to the host.
+    fn score(
+        &self,
+        hidden: &Array,
+        head: &Array,
+        bias: Option<&Array>,
+        scores: &mut [f64],
+    ) -> Result<(), EngineError>;
+    /// As [`crate::Engine::score_backward`].
+    fn score_backward(&self, grads: ScoreGrads<'_>) -> Result<(), EngineError>;
+
+    /// Room for sequences being generated.
+    fn kv_cache(self: Arc<Self>, size: CacheSize) -> Result<Box<dyn CachedSequences>, EngineError>;
 
     fn rms_norm(
         &self,
@@ -169,6 +286,7 @@ pub(crate) trait Accelerator: Debug + Send + Sync {
         forward: (&Array, &[f32]),
         dhidden: &mut Array,
         dhead: Option<&mut Array>,
+        dupdate: Option<HeadAdapterGrads<'_>>,
     ) -> Result<(), EngineError>;
 
     fn adamw_update(&self, state: AdamWState<'_>, factor: f32, rule: &AdamW) -> Result<(), EngineError>;

@@ -329,7 +329,7 @@ fn wrong_precision() -> ! {
 /// The host was handed an array on a device: likewise.
 #[expect(clippy::panic, reason = "see above")]
 #[cold]
-fn wrong_place() -> ! {
+pub(crate) fn wrong_place() -> ! {
     panic!("an array on a device is read on the host")
 }
 

@@ -49,6 +49,9 @@ impl Engine {
                 return Err(EngineError::Invalid { operation: OP, reason });
             }
         }
+        if let Some(sequences) = cache.on_device() {
+            return sequences.attend(q, rows, shape, out);
+        }
         match (q.values(), cache.dtype(), out.values_mut()) {
             (Values::F32(q), DType::F32, ValuesMut::F32(out)) => {
                 self.attend_entries(rows, cache, shape, out, |task, head, out| match head {

@@ -7,9 +7,17 @@ use crate::accelerator::Shared;
 #[cfg(feature = "cuda")]
 mod attention;
 #[cfg(feature = "cuda")]
+mod cache;
+#[cfg(feature = "cuda")]
+mod codes;
+#[cfg(feature = "cuda")]
+mod dora;
+#[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(feature = "cuda")]
 mod head;
+#[cfg(feature = "cuda")]
+mod head_update;
 #[cfg(feature = "cuda")]
 mod lists;
 #[cfg(feature = "cuda")]

@@ -17,6 +17,14 @@ impl DeviceMemory {
         Ok(Self { memory, owner: owner.clone(), dtype })
     }
 
+    /// These bytes, for kernels that know what they are.
+    #[allow(dead_code, reason = "for devices, if any are compiled in")]
+    pub(crate) fn of_bytes(owner: &Shared, bytes: &[u8]) -> Result<Self, EngineError> {
+        let memory = owner.allocate(bytes.len().next_multiple_of(size_of::<f32>()))?;
+        owner.upload(bytes, (&*memory, 0))?;
+        Ok(Self { memory, owner: owner.clone(), dtype: DType::F32 })
+    }
+
     pub(crate) fn owner(&self) -> &Shared {
         &self.owner
     }

@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use crate::accelerator::{DeviceDora, DeviceDoraGrads};
 use crate::array::{Values, ValuesMut, with_values};
 use crate::dropout::Mask;
 use crate::element::Element;
@@ -63,6 +64,9 @@ impl Engine {
     pub fn dora(&self, x: &Array, w: Dora<'_>, y: &mut Array) -> Result<(), EngineError> {
         const OP: &str = "dora";
         w.check(OP, x, y)?;
+        if let Some(gpu) = y.accelerator() {
+            return gpu.dora(x, w.on_device(OP, x.dtype())?, y);
+        }
         let mut room = Numbers::of_dropout(self, x, w.update.dropout);
         let seen = self.seen(x, w.update.dropout, &mut room);
         let factors = w.lengths.factors();
@@ -126,6 +130,13 @@ impl Engine {
         w.check(OP, x, dy)?;
         expect_same_shape(OP, ("rows of dx", "columns of dx"), x, dx)?;
         expect_size(OP, "values of dmagnitude", dy.cols(), dmagnitude.len())?;
+        if let Some(gpu) = dx.accelerator() {
+            let w = w.on_device(OP, x.dtype())?;
+            expect_same_shape(OP, ("rows of da", "columns of da"), w.update.a, da)?;
+            expect_same_shape(OP, ("rows of db", "columns of db"), w.update.b, db)?;
+            let (read, dx, added) = ([dy, x], (dx, accumulate), [da, db, dmagnitude]);
+            return gpu.dora_backward(DeviceDoraGrads { read, w, dx, added });
+        }
         let (bf16, dropout, update) = (x.dtype() == DType::Bf16, w.update.dropout, w.update);
         let mut room = Numbers::of_dropout(self, x, dropout);
         let seen = self.seen(x, dropout, &mut room);
@@ -202,6 +213,9 @@ impl Engine {
         expect_size(OP, "columns of b (rows of a)", a.rows(), b.cols())?;
         expect_size(OP, "rows of b", w.rows(), b.rows())?;
         expect_size(OP, "columns of a", w.cols(), a.cols())?;
+        if let Some(gpu) = norm.accelerator() {
+            return gpu.updated_row_norms(w.on_device(OP, DType::F32)?, (a, b, scale), norm);
+        }
         let (rank, cols) = (b.cols(), w.cols());
         let rows = (BLOCK / cols.max(1)).clamp(1, w.rows().max(1));
         let (mut updated, mut scaled) = (self.scratch.take(rows * cols), self.scratch.take(rows * rank));
@@ -276,7 +290,14 @@ impl RowLengths<'_> {
     }
 }
 
-impl Dora<'_> {
+impl<'a> Dora<'a> {
+    /// The same as a device takes it, for rows in this precision.
+    fn on_device(&self, operation: &'static str, dtype: DType) -> Result<DeviceDora<'a>, EngineError> {
+        let Self { w, bias, update, lengths: RowLengths { magnitude, norm } } = *self;
+        let (w, update) = (w.on_device(operation, dtype)?, update.on_device(operation, dtype)?);
+        Ok(DeviceDora { w, bias, update, lengths: [magnitude, norm] })
+    }
+
     fn check(&self, operation: &'static str, x: &Array, y: &Array) -> Result<(), EngineError> {
         self.update.check(operation, x, y)?;
         let outputs = self.w.rows();

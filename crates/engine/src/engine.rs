@@ -68,6 +68,10 @@ impl Engine {
         self.accelerator.as_ref().map_or(Device::Cpu, |accelerator| accelerator.device())
     }
 
+    pub(crate) fn accelerator(&self) -> Option<&Shared> {
+        self.accelerator.as_ref()
+    }
+
     /// What it computes on, for people: the processor's instructions and threads, or the GPU's name.
     pub fn description(&self) -> String {
         match &self.accelerator {

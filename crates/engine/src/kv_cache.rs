@@ -2,20 +2,23 @@
 
 use half::bf16;
 
+use crate::accelerator::{CacheSize, CachedSequences};
 use crate::array::Values;
 use crate::element::Element;
 use crate::error::{expect_indices, expect_size};
 use crate::tile_product::{Right, TileProducts};
-use crate::{Array, DType, EngineError};
+use crate::{Array, DType, Engine, EngineError};
 
 /// One layer's keys and values for a number of slots. A slot holds one sequence, for each key head as rows
 /// `[length, head_dim]`, which grow as rows are appended; clearing a slot keeps its memory for the next sequence.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct KvCache {
     kv_heads: usize,
     head_dim: usize,
     dtype: DType,
+    /// On a device there are as many, all empty.
     slots: Vec<Slot>,
+    on_device: Option<Box<dyn CachedSequences>>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,12 +68,16 @@ impl KvCache {
             DType::F16 => return Err(EngineError::NoArithmetic(dtype)),
         };
         let slot = Slot { length: 0, heads: vec![head; kv_heads] };
-        Ok(Self { kv_heads, head_dim, dtype, slots: vec![slot; slots] })
+        Ok(Self { kv_heads, head_dim, dtype, slots: vec![slot; slots], on_device: None })
+    }
+
+    pub(crate) fn on_device(&self) -> Option<&dyn CachedSequences> {
+        self.on_device.as_deref()
     }
 
     /// Bytes that the kept rows take.
     pub fn size_in_bytes(&self) -> usize {
-        self.slots.iter().map(|slot| slot.length * self.row_bytes()).sum()
+        (0..self.slots()).map(|slot| self.len(slot) * self.row_bytes()).sum()
     }
 
     /// Bytes of one row: its keys and values.
@@ -85,7 +92,10 @@ impl KvCache {
 
     /// Number of rows in a slot (0 where there is no such slot).
     pub fn len(&self, slot: usize) -> usize {
-        self.slots.get(slot).map_or(0, |slot| slot.length)
+        match &self.on_device {
+            Some(sequences) => sequences.len(slot),
+            None => self.slots.get(slot).map_or(0, |slot| slot.length),
+        }
     }
 
     /// Whether a slot holds nothing.
@@ -101,6 +111,9 @@ impl KvCache {
     /// Forgets the sequence of a slot and takes memory for `rows` rows of the next, where it has not got it: rows
     /// appended beyond that still fit, at the price of moving what is there.
     pub fn clear(&mut self, slot: usize, rows: usize) {
+        if let Some(sequences) = &mut self.on_device {
+            return sequences.clear(slot);
+        }
         let Some(slot) = self.slots.get_mut(slot) else { return };
         slot.length = 0;
         for head in &mut slot.heads {
@@ -139,6 +152,9 @@ impl KvCache {
         expect_size(OP, "columns of v", self.width(), v.cols())?;
         expect_size(OP, "rows of v", k.rows(), v.rows())?;
         check_rows(OP, rows, self.slots(), k.rows())?;
+        if let Some(sequences) = &mut self.on_device {
+            return sequences.append(rows, k, v);
+        }
         match (self.dtype, k.values(), v.values()) {
             (DType::F32, Values::F32(k), Values::F32(v)) => {
                 self.append_to_heads(rows, [k, v], |head, [key, value]| {
@@ -176,6 +192,26 @@ impl KvCache {
                 }
             }
         }
+    }
+}
+
+impl Engine {
+    /// Empty slots where the engine computes, as [`KvCache::new`] makes them on the host, of at most `rows` rows each.
+    ///
+    /// # Errors
+    /// As [`KvCache::new`]; a device that has not got the memory, which it takes at once.
+    pub fn kv_cache(
+        &self,
+        (slots, rows): (usize, usize),
+        (kv_heads, head_dim): (usize, usize),
+        dtype: DType,
+    ) -> Result<KvCache, EngineError> {
+        let mut cache = KvCache::new(slots, kv_heads, head_dim, dtype)?;
+        if let Some(accelerator) = self.accelerator() {
+            let size = CacheSize { slots, rows, kv_heads, head_dim, dtype };
+            cache.on_device = Some(accelerator.clone().kv_cache(size)?);
+        }
+        Ok(cache)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use crate::accelerator::DeviceWeight;
 use crate::array::{Values, ValuesMut, with_values};
 use crate::bf16_panels::Lines;
 use crate::bf16_product::Right;
@@ -96,7 +97,7 @@ impl Engine {
                 gpu.product((dy, false), (w.on_device(OP, x.dtype())?, false), dx, accumulate)?;
             }
             if let Some(dw) = dw {
-                gpu.product((dy, true), (x, false), dw, Accumulate::Add)?;
+                gpu.product((dy, true), (DeviceWeight::Whole(x), false), dw, Accumulate::Add)?;
             }
             return db.map_or(Ok(()), |db| gpu.add_sum_of_rows(dy, db));
         }

@@ -161,9 +161,13 @@ impl Engine {
 
 impl<'a> LowRank<'a> {
     /// The same as a device takes it, for rows in this precision.
-    fn on_device(&self, operation: &'static str, dtype: DType) -> Result<DeviceLowRank<'a>, EngineError> {
+    pub(crate) fn on_device(
+        &self,
+        operation: &'static str,
+        dtype: DType,
+    ) -> Result<DeviceLowRank<'a>, EngineError> {
         let Self { a, b, scale, dropout } = *self;
-        let [a, b] = [a.on_device(operation, dtype)?, b.on_device(operation, dtype)?];
+        let [a, b] = [a.whole_on_device(operation, dtype)?, b.whole_on_device(operation, dtype)?];
         Ok(DeviceLowRank { a, b, scale, dropout })
     }
 

@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 /// Scales that share a scale of their own.
-const BLOCK: usize = 256;
+pub(crate) const BLOCK: usize = 256;
 
 /// Seven ranges, each ten times as wide as the one before and cut into twice as many parts, whose middles are levels;
 /// with both signs, and 0 and 1.
@@ -51,6 +51,11 @@ impl NestedScales {
     /// Bytes of so many scales.
     pub(crate) fn bytes_of(count: usize) -> usize {
         count + 4 * count.div_ceil(BLOCK)
+    }
+
+    /// Codes, scales of them, their mean, and the levels.
+    pub(crate) fn parts(&self) -> (&[u8], &[f32], f32, &'static [f32; 256]) {
+        (&self.codes, &self.absmax, self.mean, &LEVELS)
     }
 
     #[cfg(test)]

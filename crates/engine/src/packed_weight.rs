@@ -1,5 +1,6 @@
 //! Weights in bfloat16 as the products read them: packed once after each update, used by every row until the next.
 
+use crate::accelerator::DeviceWeight;
 use crate::bf16_panels::{Lines, RIGHT};
 use crate::bf16_product::RightPanels;
 use crate::error::expect_size;
@@ -144,11 +145,36 @@ impl<'a> Weight<'a> {
         }
     }
 
+    /// As a device multiplies rows in this precision with it.
+    ///
+    /// # Errors
+    /// A weight that is not packed, or is on the host.
+    pub(crate) fn on_device(
+        self,
+        operation: &'static str,
+        dtype: DType,
+    ) -> Result<DeviceWeight<'a>, EngineError> {
+        match self {
+            Self::Whole(..) => self.whole_on_device(operation, dtype).map(DeviceWeight::Whole),
+            Self::Quantised(weight) => {
+                let codes = weight.on_device().ok_or_else(|| EngineError::Invalid {
+                    operation,
+                    reason: "the weight in few bits is on the host".to_owned(),
+                })?;
+                Ok(DeviceWeight::Codes(codes, dtype))
+            }
+        }
+    }
+
     /// The matrix on a device that rows in this precision are multiplied with.
     ///
     /// # Errors
-    /// A weight in few bits, or one that is not packed; one of the host.
-    pub(crate) fn on_device(self, operation: &'static str, dtype: DType) -> Result<&'a Array, EngineError> {
+    /// A weight in few bits, or one that is not packed.
+    pub(crate) fn whole_on_device(
+        self,
+        operation: &'static str,
+        dtype: DType,
+    ) -> Result<&'a Array, EngineError> {
         let values = self.values(operation)?;
         if dtype == DType::F32 {
             return Ok(values);

@@ -6,7 +6,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::accelerator::{DeviceCodes, Shared};
+use crate::array::wrong_place;
 use crate::cpu::vectorised;
+use crate::device_memory::DeviceMemory;
 use crate::element::Element;
 use crate::error::expect_size;
 use crate::nested_scales::NestedScales;
@@ -49,6 +52,8 @@ enum Codes {
     Int8 { values: Vec<i8>, scales: Vec<f32> },
     /// Rows one after another, so that a block may reach into the next row.
     Nf4 { pairs: Vec<u8>, absmax: Absmax },
+    /// Either of them on a device.
+    Device(DeviceCodes),
 }
 
 #[derive(Debug, Clone)]
@@ -83,6 +88,33 @@ impl QuantisedWeight {
         }
     }
 
+    /// The weight on a device, if it is on one.
+    pub(crate) fn on_device(&self) -> Option<&DeviceCodes> {
+        if let Codes::Device(codes) = &self.codes { Some(codes) } else { None }
+    }
+
+    /// The same on a device.
+    fn placed(&self, owner: &Shared) -> Result<Self, EngineError> {
+        let (rows, cols) = (self.rows, self.cols);
+        let floats = |values: &[f32]| DeviceMemory::of_bytes(owner, bytemuck::cast_slice(values));
+        let bytes = |values: &[u8]| DeviceMemory::of_bytes(owner, values);
+        let (kind, parts, mean) = match &self.codes {
+            Codes::Device(_) => return Ok(self.clone()),
+            Codes::Int8 { values, scales } => {
+                (Quantisation::Int8, vec![bytes(bytemuck::cast_slice(values))?, floats(scales)?], 0.0)
+            }
+            Codes::Nf4 { pairs, absmax: Absmax::Plain(absmax) } => {
+                (Quantisation::Nf4 { nested: false }, vec![bytes(pairs)?, floats(absmax)?], 0.0)
+            }
+            Codes::Nf4 { pairs, absmax: Absmax::Nested(scales) } => {
+                let (codes, absmax, mean, levels) = scales.parts();
+                let parts = vec![bytes(pairs)?, bytes(codes)?, floats(absmax)?, floats(levels)?];
+                (Quantisation::Nf4 { nested: true }, parts, mean)
+            }
+        };
+        Ok(Self { rows, cols, codes: Codes::Device(DeviceCodes { rows, cols, kind, parts, mean }) })
+    }
+
     /// Columns `columns` of row `row`, rounded to what `out` holds.
     fn decode<E: Element>(&self, path: CpuPath, row: usize, columns: Range<usize>, out: &mut [E]) {
         let mut room = [0.0; PIECE];
@@ -91,7 +123,7 @@ impl QuantisedWeight {
         while at < end {
             let most = match self.codes {
                 Codes::Int8 { .. } => PIECE,
-                Codes::Nf4 { .. } => nf4::BLOCK - at % nf4::BLOCK,
+                Codes::Nf4 { .. } | Codes::Device(_) => nf4::BLOCK - at % nf4::BLOCK,
             };
             let room = &mut room[..most.min(end - at)];
             match &self.codes {
@@ -106,6 +138,7 @@ impl QuantisedWeight {
                     };
                     nf4::decode(path, (pairs, at), absmax, room);
                 }
+                Codes::Device(_) => wrong_place(),
             }
             let (now, later) = out.split_at_mut(room.len());
             narrow(path, room, now);
@@ -153,6 +186,14 @@ impl Engine {
         Ok(QuantisedWeight { rows: w.rows(), cols: w.cols(), codes })
     }
 
+    /// Moves a weight from the host to where the engine computes.
+    ///
+    /// # Errors
+    /// A device that has not got the memory.
+    pub fn place_quantised(&self, weight: QuantisedWeight) -> Result<QuantisedWeight, EngineError> {
+        self.accelerator().map_or(Ok(weight.clone()), |owner| weight.placed(owner))
+    }
+
     fn int8(&self, w: &Array) -> Codes {
         let (mut values, mut scales) = (vec![0_i8; w.len()], vec![0.0; w.rows()]);
         let (path, cols) = (self.path(), w.cols().max(1));
@@ -191,6 +232,10 @@ impl Engine {
     pub fn dequantise(&self, w: &QuantisedWeight, out: &mut Array) -> Result<(), EngineError> {
         expect_size("dequantise", "rows of out", w.rows, out.rows())?;
         expect_size("dequantise", "columns of out", w.cols, out.cols())?;
+        if let Codes::Device(codes) = &w.codes {
+            let gpu = out.accelerator().ok_or_else(|| EngineError::mixed("dequantise"))?;
+            return gpu.dequantise(codes, out);
+        }
         self.decode_block(w, 0, 0..w.cols, out.as_mut_slice());
         Ok(())
     }

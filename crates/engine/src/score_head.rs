@@ -36,6 +36,9 @@ impl Engine {
         const OP: &str = "score";
         expect_size(OP, "scores", hidden.rows(), scores.len())?;
         check(OP, hidden, head, bias)?;
+        if let Some(gpu) = hidden.accelerator() {
+            return gpu.score(hidden, head, bias, scores);
+        }
         let bias = bias.map_or(0.0, |bias| f64::from(bias.as_slice()[0]));
         for (row, score) in scores.iter_mut().enumerate() {
             let products = hidden.row(row).iter().zip(head.as_slice());
@@ -55,11 +58,16 @@ impl Engine {
         expect_size(OP, "weights", hidden.rows(), weights.len())?;
         expect_size(OP, "rows of dhidden", hidden.rows(), dhidden.rows())?;
         expect_size(OP, "columns of dhidden", hidden.cols(), dhidden.cols())?;
+        if let Some(dhead) = &dhead {
+            expect_size(OP, "size of dhead", hidden.cols(), dhead.len())?;
+        }
+        if let Some(gpu) = hidden.accelerator() {
+            return gpu.score_backward(ScoreGrads { weights, hidden, head, dhidden, dhead, dbias });
+        }
         for (row, &weight) in weights.iter().enumerate() {
             dhidden.row_mut(row).iter_mut().zip(head.as_slice()).for_each(|(dx, w)| *dx = weight * w);
         }
         if let Some(dhead) = dhead {
-            expect_size(OP, "size of dhead", hidden.cols(), dhead.len())?;
             for (column, dw) in dhead.as_mut_slice().iter_mut().enumerate() {
                 let products = weights.iter().enumerate().map(|(row, w)| (*w, hidden.row(row)[column]));
                 *dw += products.map(|(w, x)| f64::from(w) * f64::from(x)).sum::<f64>() as f32;

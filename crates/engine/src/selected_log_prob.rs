@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use crate::accelerator::DeviceHead;
+use crate::accelerator::{DeviceHead, DeviceHeadUpdate};
 use crate::array::Values;
 use crate::bf16_panels::Lines;
 use crate::bf16_product::Right;
@@ -13,7 +13,7 @@ use crate::head_update::{HeadAdapter, HeadAdapterGrads, HeadUpdate, UpdateGrads}
 use crate::matmul::Operand;
 use crate::soft_cap::{cap_in_place, cap_slope};
 use crate::vector::{exp, exp_shifted_in_place, max};
-use crate::{Accumulate, Array, CpuPath, Engine, EngineError, Weight};
+use crate::{Accumulate, Array, CpuPath, Engine, EngineError, RowLengths, Weight};
 
 /// What the head sees.
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +130,7 @@ impl Engine {
         }
         if let Some(gpu) = inputs.hidden.accelerator() {
             let head = inputs.on_device(OP)?;
-            return gpu.selected_log_prob_backward(head, (lse, weights), dhidden, dhead);
+            return gpu.selected_log_prob_backward(head, (lse, weights), dhidden, dhead, dupdate);
         }
         let lse = lse.as_slice();
         let (path, d) = (self.path(), inputs.hidden.cols());
@@ -267,12 +267,15 @@ impl<'a> HeadInputs<'a> {
     /// The same as a device takes it.
     fn on_device(&self, operation: &'static str) -> Result<DeviceHead<'a>, EngineError> {
         let Self { hidden, head, targets, cap, update } = *self;
-        if update.is_some() {
-            let reason = "an adapter beside the output head is computed on the CPU only: leave the head out of \
-                          lora_target_modules, or use `device: cpu`";
-            return Err(EngineError::Invalid { operation, reason: reason.to_owned() });
-        }
-        Ok(DeviceHead { hidden, head: head.on_device(operation, hidden.dtype())?, targets, cap })
+        let dtype = hidden.dtype();
+        let update = match update {
+            None => None,
+            Some(HeadAdapter { update, lengths }) => {
+                let lengths = lengths.map(|RowLengths { magnitude, norm }| [magnitude, norm]);
+                Some(DeviceHeadUpdate { update: update.on_device(operation, dtype)?, lengths })
+            }
+        };
+        Ok(DeviceHead { hidden, head: head.whole_on_device(operation, dtype)?, targets, cap, update })
     }
 
     /// The product of the hidden rows with the head.

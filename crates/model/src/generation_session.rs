@@ -62,8 +62,11 @@ impl<'a> Session<'a> {
         config: &'a GenerateConfig,
     ) -> Result<Self, ModelError> {
         let shape = decoder.config();
-        let cache = |slots| KvCache::new(slots, shape.kv_heads, shape.head_dim, decoder.dtype());
         let longest = prompts.iter().map(|prompt| rows_needed(decoder, prompt, config)).max().unwrap_or(0);
+        let cache = |slots| {
+            let heads = (shape.kv_heads, shape.head_dim);
+            decoder.engine().kv_cache((slots, longest), heads, decoder.dtype())
+        };
         let sequence_bytes = cache(0)?.row_bytes().saturating_mul(shape.layers).saturating_mul(longest);
         let fit = (CACHE_BYTES / sequence_bytes.max(1)).max(1);
         let slots = config.batch_size.min(prompts.len()).min(fit);
@@ -108,7 +111,7 @@ impl<'a> Session<'a> {
     pub(crate) fn advance(&mut self) -> Result<Vec<(usize, u32)>, ModelError> {
         self.plan_pass();
         generation_pass::run(self.decoder, &self.pass, &mut self.caches, &mut self.memory)?;
-        self.choose();
+        self.choose()?;
         let chosen = self.choosers.iter().flat_map(|chooser| &chooser.tokens);
         let chosen: Vec<(usize, u32)> = self.ready.iter().copied().zip(chosen.copied()).collect();
         for (index, token) in &chosen {
@@ -118,7 +121,7 @@ impl<'a> Session<'a> {
     }
 
     /// A token for each ready row, the rows dealt out to all threads.
-    fn choose(&mut self) {
+    fn choose(&mut self) -> Result<(), ModelError> {
         let Self { sequences, memory, config, ready, choosers, decoder, .. } = self;
         let sampling = Sampling { temperature: config.temperature, top_p: config.top_p, top_k: config.top_k };
         let share = ready.len().div_ceil(decoder.engine().num_threads()).max(1);
@@ -128,13 +131,14 @@ impl<'a> Session<'a> {
             chooser.draws.clear();
             chooser.draws.extend(ready.iter().map(|index| sequences[*index].rng.random::<f64>()));
         }
-        let logits = &memory.logits;
+        let logits = memory.logits.on_host()?;
         decoder.engine().for_each_mut(choosers, |_, chooser| {
             let Chooser { first_row, draws, tokens, candidates } = chooser;
             tokens.clear();
             let rows = draws.iter().zip(*first_row..);
             tokens.extend(rows.map(|(draw, row)| sampling.choose(logits.row(row), *draw, candidates)));
         });
+        Ok(())
     }
 
     /// The number of the prompt that a sequence continues.

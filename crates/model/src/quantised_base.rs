@@ -35,7 +35,7 @@ impl QuantisedBase {
         let weight = engine.quantise(parameter, self.kind).map_err(|error| {
             ModelError::argument(format!("{name}: {error}"), "fetch or save the model again")
         })?;
-        self.weights.insert(place, weight);
+        self.weights.insert(place, engine.place_quantised(weight)?);
         *parameter = Array::zeros(0, 0);
         Ok(())
     }
@@ -54,7 +54,9 @@ impl Decoder {
                 "load its base, then the adapter",
             ));
         }
-        Self::read(base, engine, Some(kind))
+        let mut decoder = Self::read(base, engine, Some(kind))?;
+        decoder.place()?;
+        Ok(decoder)
     }
 
     /// Puts the matrices of its linear layers in few bits.
@@ -89,7 +91,7 @@ impl Decoder {
         let mut decoder = self.clone();
         let Some(base) = decoder.quantised.take() else { return Ok(decoder) };
         for (place, weight) in &base.weights {
-            decoder.parameters[*place] = allocate(&decoder.layout.tensors[*place])?;
+            decoder.parameters[*place] = self.engine().place(allocate(&decoder.layout.tensors[*place])?)?;
             self.engine().dequantise(weight, &mut decoder.parameters[*place])?;
         }
         decoder.compute_in(self.dtype, true)?;

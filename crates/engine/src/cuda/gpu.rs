@@ -1,19 +1,25 @@
 //! A GPU as the engine's accelerator: each operation as launches of `bso_cuda::operation`, in one order. What is more than
 //! a few launches is in files of its own.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bso_cuda::operation::{self, Factor as Product};
 use bso_cuda::{Gpu, KernelCache, Number, View};
 
+use super::cache::Pages;
+use super::codes;
+use super::head_update::Written;
 use super::lists::Lists;
 use super::room::Room;
 use super::views::{bytes_at, failed, reshaped, view};
-use crate::accelerator::{Accelerator, DeviceHead, DeviceLowRank, Factor, Memory};
+use crate::accelerator::{
+    Accelerator, CacheSize, CachedSequences, DeviceCodes, DeviceDora, DeviceDoraGrads, DeviceHead,
+    DeviceLowRank, DeviceWeight, Factor, Memory,
+};
 use crate::{
     Accumulate, AdamW, AdamWState, Array, AttentionForward, AttentionGrads, AttentionShape, Device,
-    EngineError, Gelu, GeluGrads, LayerNormGrads, NormWeight, Qkv, RmsNormGrads, RmsProp, RotaryTable,
-    Segments, Sgd, SwigluGrads,
+    EngineError, Gelu, GeluGrads, HeadAdapterGrads, LayerNormGrads, NormWeight, Qkv, RmsNormGrads, RmsProp,
+    RotaryTable, ScoreGrads, Segments, Sgd, SwigluGrads,
 };
 
 /// A GPU in use.
@@ -29,6 +35,8 @@ pub(super) struct Cuda {
 pub(super) struct State {
     pub lists: Lists,
     pub room: Room,
+    /// Of what stays while several operations take room.
+    pub outer: Room,
 }
 
 impl Cuda {
@@ -154,13 +162,13 @@ impl Accelerator for Cuda {
     fn product(
         &self,
         (a, a_turned): Factor<'_>,
-        (b, b_turned): Factor<'_>,
+        b: (DeviceWeight<'_>, bool),
         c: &mut Array,
         accumulate: Accumulate,
     ) -> Result<(), EngineError> {
-        let factor = |matrix, transposed| Product { matrix, transposed };
-        let (a, b) = (factor(view(a)?, a_turned), factor(view(b)?, b_turned));
-        operation::product(&self.gpu, a, b, view(c)?, accumulate == Accumulate::Add).map_err(failed)
+        let a = Product { matrix: view(a)?, transposed: a_turned };
+        let c = (view(c)?, accumulate == Accumulate::Add);
+        codes::product(&self.gpu, &mut self.state().room, a, b, c)
     }
 
     fn low_rank(&self, x: &Array, w: DeviceLowRank<'_>, y: &mut Array) -> Result<(), EngineError> {
@@ -174,6 +182,45 @@ impl Accelerator for Cuda {
         [dx, da, db]: [&mut Array; 3],
     ) -> Result<(), EngineError> {
         self.low_rank_backward_of([view(dy)?, view(x)?], w, [view(dx)?, view(da)?, view(db)?])
+    }
+
+    fn dora(&self, x: &Array, w: DeviceDora<'_>, y: &mut Array) -> Result<(), EngineError> {
+        self.dora_of(view(x)?, w, view(y)?)
+    }
+
+    fn dora_backward(&self, grads: DeviceDoraGrads<'_>) -> Result<(), EngineError> {
+        self.dora_backward_of(grads)
+    }
+
+    fn dequantise(&self, weight: &DeviceCodes, out: &mut Array) -> Result<(), EngineError> {
+        codes::dequantise(&self.gpu, weight, view(out)?)
+    }
+
+    fn updated_row_norms(
+        &self,
+        w: DeviceWeight<'_>,
+        update: (&Array, &Array, f32),
+        norm: &mut Array,
+    ) -> Result<(), EngineError> {
+        self.row_norms_of(w, update, view(norm)?)
+    }
+
+    fn score(
+        &self,
+        hidden: &Array,
+        head: &Array,
+        bias: Option<&Array>,
+        scores: &mut [f64],
+    ) -> Result<(), EngineError> {
+        self.score_of(hidden, head, bias, scores)
+    }
+
+    fn score_backward(&self, grads: ScoreGrads<'_>) -> Result<(), EngineError> {
+        self.score_backward_of(grads)
+    }
+
+    fn kv_cache(self: Arc<Self>, size: CacheSize) -> Result<Box<dyn CachedSequences>, EngineError> {
+        Ok(Box::new(Pages::new(self, size)?))
     }
 
     fn rms_norm(
@@ -288,9 +335,17 @@ impl Accelerator for Cuda {
         forward: (&Array, &[f32]),
         dhidden: &mut Array,
         dhead: Option<&mut Array>,
+        dupdate: Option<HeadAdapterGrads<'_>>,
     ) -> Result<(), EngineError> {
         let dhead = dhead.as_deref().map(view).transpose()?;
-        self.log_probs_backward_of(head, (view(forward.0)?, forward.1), view(dhidden)?, dhead)
+        let written = match &dupdate {
+            None => None,
+            Some(HeadAdapterGrads { da, db, dmagnitude }) => {
+                let dmagnitude = dmagnitude.as_deref().map(view).transpose()?;
+                Some(Written { da: view(da)?, db: view(db)?, dmagnitude })
+            }
+        };
+        self.log_probs_backward_of(head, (view(forward.0)?, forward.1), view(dhidden)?, (dhead, written))
     }
 
     fn adamw_update(&self, state: AdamWState<'_>, factor: f32, rule: &AdamW) -> Result<(), EngineError> {

@@ -1,12 +1,14 @@
-//! The output head with its log-softmax, in blocks of rows and chunks of the vocabulary.
+//! The output head with its log-softmax, in blocks of rows and chunks of the vocabulary; and the scalar head.
 
 use bso_cuda::operation::{self, Factor, Logits, RowSums};
-use bso_cuda::{CudaError, Number, View};
+use bso_cuda::{CudaError, Gpu, Number, View};
 
-use super::gpu::Cuda;
+use super::gpu::{Cuda, State};
+use super::head_update::{HeadUpdate, Parts, Written};
+use super::lists::Lists;
 use super::views::{failed, reshaped, rows_of, view};
-use crate::EngineError;
 use crate::accelerator::DeviceHead;
+use crate::{Array, EngineError, ScoreGrads};
 
 /// Rows whose logits exist at a time, and tokens of the vocabulary that they exist for: 128 MiB of logits, and products
 /// that are large enough for the whole chip.
@@ -14,29 +16,43 @@ const ROWS: usize = 4096;
 const CHUNK: usize = 8192;
 
 /// Views of a head's inputs.
-struct Inputs<'a> {
-    hidden: View<'a>,
-    head: View<'a>,
+pub(super) struct Inputs<'a> {
+    pub hidden: View<'a>,
+    pub head: View<'a>,
     targets: View<'a>,
     cap: Option<f32>,
 }
 
 /// Rows and tokens whose logits are at hand.
 #[derive(Clone, Copy)]
-struct Chunk {
-    row: usize,
-    rows: usize,
-    first: usize,
-    width: usize,
+pub(super) struct Chunk {
+    pub row: usize,
+    pub rows: usize,
+    pub first: usize,
+    pub width: usize,
+}
+
+impl Chunk {
+    /// The room of a chunk's logits as their matrix.
+    pub(super) fn shaped<'a>(&self, room: View<'a>) -> View<'a> {
+        reshaped(room, self.rows, self.width)
+    }
+
+    /// The tokens' values of a list of one a token.
+    pub(super) fn columns_of<'a>(&self, list: View<'a>) -> View<'a> {
+        part(list, self.first, self.width)
+    }
 }
 
 impl<'a> Inputs<'a> {
-    fn block(&self, rows: usize) -> usize {
-        rows.min(ROWS)
+    fn of(gpu: &Gpu, lists: &mut Lists, head: DeviceHead<'a>) -> Result<Self, EngineError> {
+        let targets = lists.view(gpu, head.targets).map_err(failed)?;
+        Ok(Self { hidden: view(head.hidden)?, head: view(head.head)?, targets, cap: head.cap })
     }
 
-    fn chunk(&self) -> usize {
-        self.head.rows().min(CHUNK)
+    /// Rows and columns of the most logits at a time.
+    fn block(&self) -> (usize, usize) {
+        (self.hidden.rows().min(ROWS), self.head.rows().min(CHUNK))
     }
 
     /// The vocabulary beside each block of rows.
@@ -52,12 +68,19 @@ impl<'a> Inputs<'a> {
         })
     }
 
-    /// Leaves a chunk's logits in `room`.
-    fn logits<'b>(&self, gpu: &bso_cuda::Gpu, chunk: Chunk, room: View<'b>) -> Result<Logits<'b>, CudaError> {
-        let values = reshaped(room, chunk.rows, chunk.width);
-        let hidden = Factor::plain(rows_of(self.hidden, chunk.row, chunk.rows));
-        let head = Factor::transposed(rows_of(self.head, chunk.first, chunk.width));
+    /// Leaves a chunk's logits in `room`, and their parts in `parts`.
+    fn logits<'b>(
+        &self,
+        gpu: &Gpu,
+        update: Option<&HeadUpdate<'_>>,
+        chunk: Chunk,
+        (room, parts): (View<'b>, Parts<'_>),
+    ) -> Result<Logits<'b>, CudaError> {
+        let values = chunk.shaped(room);
+        let hidden = Factor::plain(chunk.rows_of(self.hidden));
+        let head = Factor::transposed(chunk.tokens_of(self.head));
         operation::product(gpu, hidden, head, values, false)?;
+        update.map_or(Ok(()), |update| update.add_logits(gpu, self, (chunk, values), parts))?;
         Ok(Logits { values, first: chunk.first, cap: self.cap })
     }
 }
@@ -68,6 +91,12 @@ fn part(row: View<'_>, first: usize, count: usize) -> View<'_> {
     reshaped(column, 1, column.len())
 }
 
+/// The part of the room for a chunk's sums over its rows.
+fn partial_of(room: View<'_>, chunk: Chunk) -> Result<View<'_>, CudaError> {
+    let count = if room.is_empty() { 0 } else { operation::partial_sums(chunk.rows, chunk.width) };
+    room.part(0, 1, count)
+}
+
 impl Cuda {
     pub(super) fn log_probs_of(
         &self,
@@ -75,36 +104,48 @@ impl Cuda {
         log_probs: &mut [f64],
         lse: View<'_>,
     ) -> Result<(), EngineError> {
-        let rows = head.hidden.rows();
+        let (gpu, rows) = (&self.gpu, head.hidden.rows());
         if rows == 0 {
             return Ok(());
         }
-        let mut state = self.state();
-        let targets = state.lists.view(&self.gpu, head.targets).map_err(failed)?;
-        let inputs = Inputs { hidden: view(head.hidden)?, head: view(head.head)?, targets, cap: head.cap };
+        let mut guard = self.state();
+        let State { lists, room, outer } = &mut *guard;
+        let inputs = Inputs::of(gpu, lists, head)?;
+        let update =
+            head.update.map(|update| HeadUpdate::of(gpu, outer, inputs.hidden, update)).transpose()?;
+        let (block, chunk) = inputs.block();
+        let apart = if update.as_ref().is_some_and(HeadUpdate::has_lengths) { block } else { 0 };
         let wanted = [
-            (Number::F32, inputs.block(rows), inputs.chunk()),
+            (Number::F32, block, chunk),
+            (Number::F32, apart, chunk),
+            (Number::F32, apart, chunk),
             (Number::F32, 1, rows),
             (Number::F64, 1, rows),
             (Number::F32, 1, rows),
             (Number::F64, 1, rows),
         ];
-        let [room, largest, sums, target_logits, found] =
-            state.room.views(&self.gpu, wanted).map_err(failed)?;
+        let [logits, straight, turned, largest, sums, target_logits, found] =
+            room.views(gpu, wanted).map_err(failed)?;
         let sums = RowSums { largest, sums, target_logits };
-        self.sum_chunks(&inputs, room, sums)
-            .and_then(|()| operation::log_prob_end(&self.gpu, sums, found, lse))
+        let room = (logits, [straight, turned]);
+        self.sum_chunks((&inputs, update.as_ref()), room, sums)
+            .and_then(|()| operation::log_prob_end(gpu, sums, found, lse))
+            // Read before anyone else gets the room.
+            .and_then(|()| gpu.download(found, bytemuck::cast_slice_mut(log_probs)))
             .map_err(failed)?;
-        // Read before anyone else gets the room.
-        self.gpu.download(found, bytemuck::cast_slice_mut(log_probs)).map_err(failed)?;
-        state.lists.synchronised();
+        lists.synchronised();
         Ok(())
     }
 
-    fn sum_chunks(&self, inputs: &Inputs<'_>, room: View<'_>, sums: RowSums<'_>) -> Result<(), CudaError> {
+    fn sum_chunks(
+        &self,
+        (inputs, update): (&Inputs<'_>, Option<&HeadUpdate<'_>>),
+        room: (View<'_>, Parts<'_>),
+        sums: RowSums<'_>,
+    ) -> Result<(), CudaError> {
         operation::log_prob_begin(&self.gpu, sums)?;
         for chunk in inputs.chunks() {
-            let logits = inputs.logits(&self.gpu, chunk, room)?;
+            let logits = inputs.logits(&self.gpu, update, chunk, room)?;
             let of = |row| part(row, chunk.row, chunk.rows);
             let sums = RowSums {
                 largest: of(sums.largest),
@@ -121,42 +162,83 @@ impl Cuda {
         head: DeviceHead<'_>,
         (lse, weights): (View<'_>, &[f32]),
         dhidden: View<'_>,
-        dhead: Option<View<'_>>,
+        (dhead, written): (Option<View<'_>>, Option<Written<'_>>),
     ) -> Result<(), EngineError> {
-        let rows = head.hidden.rows();
+        let (gpu, rows) = (&self.gpu, head.hidden.rows());
         if rows == 0 {
             return Ok(());
         }
-        let mut state = self.state();
-        let targets = state.lists.view(&self.gpu, head.targets).map_err(failed)?;
-        let weights = state.lists.floats(&self.gpu, weights).map_err(failed)?;
-        let inputs = Inputs { hidden: view(head.hidden)?, head: view(head.head)?, targets, cap: head.cap };
-        let (block, chunk) = (inputs.block(rows), inputs.chunk());
-        // In f32 a gradient takes the place of its logit.
-        let in_place = inputs.hidden.number() == Number::F32;
-        let wanted = [(Number::F32, block, chunk), (Number::Bf16, if in_place { 0 } else { block }, chunk)];
-        let [room, narrow] = state.room.views(&self.gpu, wanted).map_err(failed)?;
-        let lse = reshaped(lse, 1, lse.len());
+        let mut guard = self.state();
+        let State { lists, room, outer } = &mut *guard;
+        let inputs = Inputs::of(gpu, lists, head)?;
+        let weights = lists.floats(gpu, weights).map_err(failed)?;
+        let update =
+            head.update.map(|update| HeadUpdate::of(gpu, outer, inputs.hidden, update)).transpose()?;
+        let (block, chunk) = inputs.block();
+        let apart = if update.as_ref().is_some_and(HeadUpdate::has_lengths) { block } else { 0 };
+        // In f32, which an adapter reads, a gradient takes the place of its logit.
+        let in_place = inputs.hidden.number() == Number::F32 || update.is_some();
+        let wanted = [
+            (Number::F32, block, chunk),
+            (Number::F32, apart, chunk),
+            (Number::F32, apart, chunk),
+            (Number::Bf16, if in_place { 0 } else { block }, chunk),
+            (Number::F64, apart.min(1), operation::partial_sums(block, chunk)),
+        ];
+        let [room, straight, turned, narrow, partial] = room.views(gpu, wanted).map_err(failed)?;
+        let (lse, parts) = (reshaped(lse, 1, lse.len()), [straight, turned]);
         let through = |chunk: Chunk| {
-            let logits = inputs.logits(&self.gpu, chunk, room)?;
+            let logits = inputs.logits(gpu, update.as_ref(), chunk, (room, parts))?;
             let of = |row| part(row, chunk.row, chunk.rows);
-            let gradients = if in_place { logits.values } else { reshaped(narrow, chunk.rows, chunk.width) };
-            operation::log_prob_gradient(
-                &self.gpu,
-                logits,
-                of(inputs.targets),
-                [of(lse), of(weights)],
-                gradients,
-            )?;
-            let head = rows_of(inputs.head, chunk.first, chunk.width);
-            let drows = rows_of(dhidden, chunk.row, chunk.rows);
+            let gradients = if in_place { logits.values } else { chunk.shaped(narrow) };
+            let sides = [of(lse), of(weights)];
+            operation::log_prob_gradient(gpu, logits, of(inputs.targets), sides, gradients)?;
+            if let Some((update, written)) = update.as_ref().zip(written) {
+                let (gradients, partial) = ((chunk, gradients), partial_of(partial, chunk));
+                return update.through_logits(gpu, &inputs, gradients, (parts, partial?), (dhidden, written));
+            }
+            let (head, drows) = (chunk.tokens_of(inputs.head), chunk.rows_of(dhidden));
             let (plain, turned) = (Factor::plain(gradients), Factor::transposed(gradients));
-            operation::product(&self.gpu, plain, Factor::plain(head), drows, chunk.first > 0)?;
+            operation::product(gpu, plain, Factor::plain(head), drows, chunk.first > 0)?;
             let Some(dhead) = dhead else { return Ok(()) };
-            let dhead = rows_of(dhead, chunk.first, chunk.width);
-            let hidden = Factor::plain(rows_of(inputs.hidden, chunk.row, chunk.rows));
-            operation::product(&self.gpu, turned, hidden, dhead, true)
+            let hidden = Factor::plain(chunk.rows_of(inputs.hidden));
+            operation::product(gpu, turned, hidden, chunk.tokens_of(dhead), true)
         };
-        inputs.chunks().try_for_each(through).map_err(failed)
+        inputs.chunks().try_for_each(through).map_err(failed)?;
+        let inner = |(update, written): (&HeadUpdate<'_>, Written<'_>)| {
+            update.through_inner(gpu, dhidden, written).map_err(failed)
+        };
+        update.as_ref().zip(written).map_or(Ok(()), inner)
+    }
+
+    pub(super) fn score_of(
+        &self,
+        hidden: &Array,
+        head: &Array,
+        bias: Option<&Array>,
+        scores: &mut [f64],
+    ) -> Result<(), EngineError> {
+        let bias = bias.map(view).transpose()?;
+        let mut state = self.state();
+        let [found] = state.room.views(&self.gpu, [(Number::F64, 1, scores.len())]).map_err(failed)?;
+        operation::score(&self.gpu, view(hidden)?, view(head)?, bias, found)
+            .and_then(|()| self.gpu.download(found, bytemuck::cast_slice_mut(scores)))
+            .map_err(failed)?;
+        state.lists.synchronised();
+        Ok(())
+    }
+
+    pub(super) fn score_backward_of(&self, grads: ScoreGrads<'_>) -> Result<(), EngineError> {
+        let ScoreGrads { weights, hidden, head, dhidden, dhead, dbias } = grads;
+        let mut state = self.state();
+        let grads = operation::ScoreGrads {
+            weights: state.lists.floats(&self.gpu, weights).map_err(failed)?,
+            hidden: view(hidden)?,
+            head: view(head)?,
+            dhidden: view(dhidden)?,
+            dhead: dhead.as_deref().map(view).transpose()?,
+            dbias: dbias.as_deref().map(view).transpose()?,
+        };
+        operation::score_backward(&self.gpu, grads).map_err(failed)
     }
 }

@@ -55,14 +55,13 @@ pub(super) fn reshaped(view: View<'_>, rows: usize, cols: usize) -> View<'_> {
     unsafe { View::at(view.address(), view.number(), rows, cols) }
 }
 
-/// Bytes `first..first + count` of a memory, as numbers of four or two bytes for copies that know no numbers.
+/// Bytes `first..first + count` of a memory, for copies that know no numbers.
 pub(super) fn bytes_at(memory: &dyn Memory, first: usize, count: usize) -> Result<View<'_>, EngineError> {
     if first.checked_add(count).is_none_or(|end| end > memory.bytes()) {
         let reason =
             format!("{count} bytes from {first} on lie outside an array of {} on the GPU", memory.bytes());
         return Err(EngineError::Device(reason));
     }
-    // All numbers that arrays hold have two bytes, or four.
     // SAFETY: inside the memory, which the view borrows.
-    Ok(unsafe { View::at(memory.address() + first as u64, Number::Bf16, 1, count / 2) })
+    Ok(unsafe { View::at(memory.address() + first as u64, Number::U8, 1, count) })
 }

@@ -89,7 +89,7 @@ impl Decoder {
         file.check(&name, &shape)?;
         let mut values = vec![0.0; head.len()];
         file.read(&name, &shape, &mut values)?;
-        if values == head.as_slice() {
+        if values == head.on_host()?.as_slice() {
             return Ok(Some(name));
         }
         Err(ModelError::Tensor {
