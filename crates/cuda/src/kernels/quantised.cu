@@ -7,12 +7,9 @@
 #define SCALES 256
 
 // The levels, as the paper's appendix E prints them.
-__device__ inline float nf4_level(u32 code) {
-    const float levels[16] = {-1.0f,        -0.6961928f,  -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f,
-                              -0.091050036f, 0.0f,        0.0795803f,   0.1609302f,  0.2461123f,   0.33791524f,
-                              0.44070983f,  0.562617f,    0.72295684f,  1.0f};
-    return levels[code];
-}
+__device__ const float NF4_LEVELS[16] = {-1.0f,         -0.6961928f,  -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f,
+                                         -0.091050036f, 0.0f,         0.0795803f,   0.1609302f,  0.2461123f,   0.33791524f,
+                                         0.44070983f,   0.562617f,    0.72295684f,  1.0f};
 
 // Rounded by itself: the compiler would join it with a sum that follows.
 __device__ inline float product_alone(float a, float b) {
@@ -43,7 +40,7 @@ struct NestedScales {
 // Number `at` of a weight, row after row.
 template <class S> __device__ inline float nf4_at(const unsigned char *pairs, S scales, u64 at) {
     u32 pair = pairs[at / 2];
-    return nf4_level(at % 2 == 0 ? pair >> 4 : pair & 15u) * scales.of(at / BLOCK);
+    return NF4_LEVELS[at % 2 == 0 ? pair >> 4 : pair & 15u] * scales.of(at / BLOCK);
 }
 
 // Number i of a part that is `width` wide, of a weight `cols` wide, where the part begins at number `corner`.
@@ -63,7 +60,7 @@ __device__ void widen_nf4(const unsigned char *pairs, S scales, T *out, u32 widt
     if (i < n) write(&out[i], nf4_at(pairs, scales, in_weight(i, width, cols, corner)));
 }
 
-// Eight numbers from `at` on, a multiple of 8, of row `row`; `levels` are those of nf4_level in shared memory.
+// Eight numbers from `at` on, a multiple of 8, of row `row`; `levels` are NF4_LEVELS in shared memory.
 struct Int8Weight {
     const unsigned char *codes;
     const float *scales;
@@ -97,7 +94,7 @@ __device__ inline float as_read(float value, bf16) { return read(round_bf16(valu
 template <class W, class X, class Y>
 __device__ void few_rows(const X *x, W weight, Y *y, u32 rows, u32 outputs, u32 depth, u32 add) {
     __shared__ float levels[16];
-    if (threadIdx.x < 16) levels[threadIdx.x] = nf4_level(threadIdx.x);
+    if (threadIdx.x < 16) levels[threadIdx.x] = NF4_LEVELS[threadIdx.x];
     __syncthreads();
     u32 output = blockIdx.x * WARPS + warp();
     if (output >= outputs) return;
