@@ -53,29 +53,6 @@ __device__ inline u64 part_at(u64 line, u32 head, Shape shape) {
     return (line * shape.heads + head) * (shape.head_dim + 2);
 }
 
-// Sixteen bytes, moved at once.
-struct alignas(16) Four {
-    u32 words[4];
-};
-
-__device__ inline void load_eight(float values[8], const float *x) {
-    Four low = *(const Four *)x, high = *(const Four *)(x + 4);
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) {
-        values[i] = __uint_as_float(low.words[i]);
-        values[4 + i] = __uint_as_float(high.words[i]);
-    }
-}
-
-__device__ inline void load_eight(float values[8], const bf16 *x) {
-    Four all = *(const Four *)x;
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) {
-        values[2 * i] = __uint_as_float(all.words[i] << 16);
-        values[2 * i + 1] = __uint_as_float(all.words[i] & 0xffff0000u);
-    }
-}
-
 // A chunk of columns of `count` rows of a pool, zero behind them.
 template <class T>
 __device__ void load_cached(float other[OTHER][CHUNK + 1], const T *pool, u64 first_row, u32 count, u64 stride, u64 column,

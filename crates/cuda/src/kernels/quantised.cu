@@ -83,6 +83,22 @@ template <class S> struct Nf4Weight {
     }
 };
 
+__device__ inline void begin_levels(float levels[16]) {
+    if (threadIdx.x < 16) levels[threadIdx.x] = NF4_LEVELS[threadIdx.x];
+    __syncthreads();
+}
+
+// Numbers from `corner` on, a multiple of 8, eight a thread, of a weight whose rows are whole eights.
+template <class W, class T> __device__ void widen_eights(W weight, T *out, u32 cols, u64 corner, u64 n) {
+    __shared__ float levels[16];
+    begin_levels(levels);
+    u64 i = global_index() * 8, at = corner + i;
+    if (i >= n) return;
+    float values[8];
+    weight.eight(at, (u32)(at / cols), levels, values);
+    store_eight(&out[i], values);
+}
+
 // What a product with rows in X reads of a number of the weight.
 __device__ inline float as_read(float value, float) { return value; }
 __device__ inline float as_read(float value, bf16) { return read(round_bf16(value)); }
@@ -94,8 +110,7 @@ __device__ inline float as_read(float value, bf16) { return read(round_bf16(valu
 template <class W, class X, class Y>
 __device__ void few_rows(const X *x, W weight, Y *y, u32 rows, u32 outputs, u32 depth, u32 add) {
     __shared__ float levels[16];
-    if (threadIdx.x < 16) levels[threadIdx.x] = NF4_LEVELS[threadIdx.x];
-    __syncthreads();
+    begin_levels(levels);
     u32 output = blockIdx.x * WARPS + warp();
     if (output >= outputs) return;
     float sums[FEW] = {};
@@ -105,9 +120,10 @@ __device__ void few_rows(const X *x, W weight, Y *y, u32 rows, u32 outputs, u32 
 #pragma unroll
         for (u32 row = 0; row < FEW; row++) {
             if (row >= rows) break;
-            const X *at = x + (u64)row * depth + k;
+            float factors[8];
+            load_eight(factors, x + (u64)row * depth + k);
 #pragma unroll
-            for (u32 i = 0; i < 8; i++) sums[row] += read(at[i]) * as_read(values[i], X());
+            for (u32 i = 0; i < 8; i++) sums[row] += factors[i] * as_read(values[i], X());
         }
     }
 #pragma unroll
@@ -134,8 +150,25 @@ __device__ void few_rows(const X *x, W weight, Y *y, u32 rows, u32 outputs, u32 
         widen_nf4(pairs, NestedScales{scales, absmax, levels, mean}, out, width, cols, corner, n);                   \
     }
 
+#define WIDEN_EIGHTS(KIND, T)                                                                                         \
+    extern "C" __global__ void widen_eights_int8_##KIND(const unsigned char *codes, const float *scales, T *out,     \
+                                                        u32 cols, u64 corner, u64 n) {                               \
+        widen_eights(Int8Weight{codes, scales}, out, cols, corner, n);                                               \
+    }                                                                                                                 \
+    extern "C" __global__ void widen_eights_nf4_##KIND(const unsigned char *pairs, const float *absmax, T *out,      \
+                                                       u32 cols, u64 corner, u64 n) {                                \
+        widen_eights(Nf4Weight<PlainScales>{pairs, {absmax}}, out, cols, corner, n);                                 \
+    }                                                                                                                 \
+    extern "C" __global__ void widen_eights_nested_nf4_##KIND(                                                       \
+        const unsigned char *pairs, const unsigned char *scales, const float *absmax, const float *levels,           \
+        float mean, T *out, u32 cols, u64 corner, u64 n) {                                                           \
+        widen_eights(Nf4Weight<NestedScales>{pairs, {scales, absmax, levels, mean}}, out, cols, corner, n);          \
+    }
+
 WIDEN(f32, float)
 WIDEN(bf16, bf16)
+WIDEN_EIGHTS(f32, float)
+WIDEN_EIGHTS(bf16, bf16)
 
 #define FEW_ROWS(KIND, X, Y)                                                                                          \
     extern "C" __global__ void few_rows_int8_##KIND(const X *x, const unsigned char *codes, const float *scales,     \
