@@ -189,13 +189,13 @@ template <class T> __device__ void join_spans(const float *parts, T *out, const 
     write_weighted(out + ((u64)row[0] * shape.heads + head) * shape.head_dim, all, shape.head_dim);
 }
 
-// Two blocks of attention fit a multiprocessor: left to itself, the compiler takes too many registers for the second.
+// Three blocks of attention fit a multiprocessor: left to itself, the compiler takes too many registers for the third.
 #define CACHED(KIND, T)                                                                                               \
     extern "C" __global__ void append_rows_##KIND(const T *k, const T *v, T *keys, T *values, const u32 *rows,       \
                                                   u32 width, u64 n) {                                                \
         append(k, v, keys, values, rows, width, n);                                                                  \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) cached_attention_##KIND(                                \
+    extern "C" __global__ void __launch_bounds__(THREADS, 3) cached_attention_##KIND(                                \
         const T *q, const T *keys, const T *values, T *out, float *parts, const u32 *tables, u32 pages,              \
         const Entry *entries, const CachedTile *tiles, u32 heads, u32 kv_heads, u32 head_dim, u32 window,            \
         float scale, float cap) {                                                                                    \
