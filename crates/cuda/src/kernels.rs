@@ -41,11 +41,12 @@ fn shared(file: &str) -> String {
     match file {
         "attention.cu" => texts!("attention.cuh", "attention_plain.cuh"),
         "attention_tensor.cu" => texts!("attention.cuh", "tensor.cuh", "attention_tensor.cuh"),
-        "cached_attention.cu" => texts!("attention.cuh", "cached.cuh", "attention_plain.cuh"),
+        "cached_attention.cu" => texts!("attention.cuh", "cached.cuh", "attention_plain.cuh", "eights.cuh"),
         "cached_attention_tensor.cu" => {
             texts!("attention.cuh", "cached.cuh", "tensor.cuh", "attention_tensor.cuh")
         }
         "product.cu" => texts!("tensor.cuh"),
+        "quantised.cu" => texts!("eights.cuh"),
         _ => String::new(),
     }
 }
@@ -83,6 +84,8 @@ kernel_files! {
     "quantised.cu": [
         "widen_int8_f32", "widen_nf4_f32", "widen_nested_nf4_f32", "widen_int8_bf16", "widen_nf4_bf16",
         "widen_nested_nf4_bf16",
+        "widen_eights_int8_f32", "widen_eights_nf4_f32", "widen_eights_nested_nf4_f32", "widen_eights_int8_bf16",
+        "widen_eights_nf4_bf16", "widen_eights_nested_nf4_bf16",
         "few_rows_int8_f32_f32", "few_rows_nf4_f32_f32", "few_rows_nested_nf4_f32_f32", "few_rows_int8_bf16_f32",
         "few_rows_nf4_bf16_f32", "few_rows_nested_nf4_bf16_f32", "few_rows_int8_bf16_bf16", "few_rows_nf4_bf16_bf16",
         "few_rows_nested_nf4_bf16_bf16",

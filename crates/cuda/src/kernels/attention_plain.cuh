@@ -4,8 +4,10 @@
 #define MAX_DIM 256
 #define CHUNK 64
 #define CHUNKS (MAX_DIM / CHUNK)
-// Rows of a block's own tile, a warp's share of them, and of the other side's tile, a lane each.
+// Rows of a block's own tile (where a file has not said), a warp's share of them, and of the other side's tile, a lane each.
+#ifndef OWN
 #define OWN 16
+#endif
 #define SHARE (OWN / WARPS)
 #define OTHER 32
 

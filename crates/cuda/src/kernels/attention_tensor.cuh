@@ -1,15 +1,35 @@
 // What attention on tensor cores shares, over segments and over a cache. Heads up to D wide, zeros beyond their width.
 //
 // A block has four warps of 16 own rows each (queries, or keys in attention_tensor_dkv) and walks over tiles of the
-// other side. Simple loads, one tile at a time: nothing here is tuned.
+// other side, one tile at a time.
 
 #define BLOCK_THREADS 128
 #define OWN_ROWS 64
+
+__device__ inline Eight load_eight(const bf16 *x) { return *(const Eight *)x; }
+__device__ inline Eight load_eight(const float *x) {
+    Eight eight;
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) eight.pairs[i] = pack(x[2 * i], x[2 * i + 1]);
+    return eight;
+}
+
 // A row `r` of the tile is row `row_of(r)` of x, in the columns of a head; zeros where that is NO_ROW.
 #define NO_ROW 0xffffffffffffffffull
 
 template <int D, int ROWS, class T, class RowOf>
 __device__ inline void load_tile(Row<D> *tile, const T *x, u64 stride, u64 column, u32 head_dim, RowOf row_of) {
+    // Whole heads of eights, which begin at multiples of 16 bytes: all strides are multiples of the head's width.
+    if (head_dim % 8 == 0 && (u64)x % 16 == 0) {
+        for (u32 i = threadIdx.x; i < ROWS * D / 8; i += BLOCK_THREADS) {
+            u32 r = i / (D / 8), j = i % (D / 8) * 8;
+            u64 row = row_of(r);
+            Eight eight = {};
+            if (row != NO_ROW && j < head_dim) eight = load_eight(&x[row * stride + column + j]);
+            tile[r].eights[j / 8] = eight;
+        }
+        return;
+    }
     for (u32 i = threadIdx.x; i < ROWS * D; i += BLOCK_THREADS) {
         u32 r = i / D, j = i % D;
         u64 row = row_of(r);

@@ -4,6 +4,8 @@
 // The queries of an entry that share a key head are counted row by row, and in a row head by head.
 
 #define PAGE 64
+// Queries of a block of the plain kernel: a warp each where a single row is asked about, for whom keys come in soonest.
+#define OWN 8
 
 // Rows start.. of the queries are the newest `len` of a slot, behind `before` others.
 struct Entry {

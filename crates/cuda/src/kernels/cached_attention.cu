@@ -58,10 +58,21 @@ template <class T>
 __device__ void load_cached(float other[OTHER][CHUNK + 1], const T *pool, u64 first_row, u32 count, u64 stride, u64 column,
                             u32 chunk, u32 head_dim) {
     __syncthreads();
-    for (u32 i = threadIdx.x; i < OTHER * CHUNK; i += THREADS) {
-        u32 key = i / CHUNK, j = chunk * CHUNK + i % CHUNK;
-        bool there = key < count && j < head_dim;
-        other[key][i % CHUNK] = there ? read(pool[(first_row + key) * stride + column + j]) : 0.0f;
+    // Whole heads of eights begin at multiples of 16 bytes, if the pool does.
+    if (head_dim % 8 == 0 && (u64)pool % 16 == 0) {
+        static_assert(OTHER * CHUNK / 8 == THREADS, "a thread takes eight neighbours");
+        u32 key = threadIdx.x / (CHUNK / 8), j = threadIdx.x % (CHUNK / 8) * 8;
+        float values[8] = {};
+        if (key < count && chunk * CHUNK + j < head_dim)
+            load_eight(values, &pool[(first_row + key) * stride + column + chunk * CHUNK + j]);
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) other[key][j + i] = values[i];
+    } else {
+        for (u32 i = threadIdx.x; i < OTHER * CHUNK; i += THREADS) {
+            u32 key = i / CHUNK, j = chunk * CHUNK + i % CHUNK;
+            bool there = key < count && j < head_dim;
+            other[key][i % CHUNK] = there ? read(pool[(first_row + key) * stride + column + j]) : 0.0f;
+        }
     }
     __syncthreads();
 }
@@ -178,12 +189,13 @@ template <class T> __device__ void join_spans(const float *parts, T *out, const 
     write_weighted(out + ((u64)row[0] * shape.heads + head) * shape.head_dim, all, shape.head_dim);
 }
 
+// Three blocks of attention fit a multiprocessor: left to itself, the compiler takes too many registers for the third.
 #define CACHED(KIND, T)                                                                                               \
     extern "C" __global__ void append_rows_##KIND(const T *k, const T *v, T *keys, T *values, const u32 *rows,       \
                                                   u32 width, u64 n) {                                                \
         append(k, v, keys, values, rows, width, n);                                                                  \
     }                                                                                                                 \
-    extern "C" __global__ void cached_attention_##KIND(                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, 3) cached_attention_##KIND(                                \
         const T *q, const T *keys, const T *values, T *out, float *parts, const u32 *tables, u32 pages,              \
         const Entry *entries, const CachedTile *tiles, u32 heads, u32 kv_heads, u32 head_dim, u32 window,            \
         float scale, float cap) {                                                                                    \

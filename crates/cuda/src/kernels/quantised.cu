@@ -7,12 +7,9 @@
 #define SCALES 256
 
 // The levels, as the paper's appendix E prints them.
-__device__ inline float nf4_level(u32 code) {
-    const float levels[16] = {-1.0f,        -0.6961928f,  -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f,
-                              -0.091050036f, 0.0f,        0.0795803f,   0.1609302f,  0.2461123f,   0.33791524f,
-                              0.44070983f,  0.562617f,    0.72295684f,  1.0f};
-    return levels[code];
-}
+__device__ const float NF4_LEVELS[16] = {-1.0f,         -0.6961928f,  -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f,
+                                         -0.091050036f, 0.0f,         0.0795803f,   0.1609302f,  0.2461123f,   0.33791524f,
+                                         0.44070983f,   0.562617f,    0.72295684f,  1.0f};
 
 // Rounded by itself: the compiler would join it with a sum that follows.
 __device__ inline float product_alone(float a, float b) {
@@ -43,7 +40,7 @@ struct NestedScales {
 // Number `at` of a weight, row after row.
 template <class S> __device__ inline float nf4_at(const unsigned char *pairs, S scales, u64 at) {
     u32 pair = pairs[at / 2];
-    return nf4_level(at % 2 == 0 ? pair >> 4 : pair & 15u) * scales.of(at / BLOCK);
+    return NF4_LEVELS[at % 2 == 0 ? pair >> 4 : pair & 15u] * scales.of(at / BLOCK);
 }
 
 // Number i of a part that is `width` wide, of a weight `cols` wide, where the part begins at number `corner`.
@@ -63,7 +60,7 @@ __device__ void widen_nf4(const unsigned char *pairs, S scales, T *out, u32 widt
     if (i < n) write(&out[i], nf4_at(pairs, scales, in_weight(i, width, cols, corner)));
 }
 
-// Eight numbers from `at` on, a multiple of 8, of row `row`; `levels` are those of nf4_level in shared memory.
+// Eight numbers from `at` on, a multiple of 8, of row `row`; `levels` are NF4_LEVELS in shared memory.
 struct Int8Weight {
     const unsigned char *codes;
     const float *scales;
@@ -86,6 +83,22 @@ template <class S> struct Nf4Weight {
     }
 };
 
+__device__ inline void begin_levels(float levels[16]) {
+    if (threadIdx.x < 16) levels[threadIdx.x] = NF4_LEVELS[threadIdx.x];
+    __syncthreads();
+}
+
+// Numbers from `corner` on, a multiple of 8, eight a thread, of a weight whose rows are whole eights.
+template <class W, class T> __device__ void widen_eights(W weight, T *out, u32 cols, u64 corner, u64 n) {
+    __shared__ float levels[16];
+    begin_levels(levels);
+    u64 i = global_index() * 8, at = corner + i;
+    if (i >= n) return;
+    float values[8];
+    weight.eight(at, (u32)(at / cols), levels, values);
+    store_eight(&out[i], values);
+}
+
 // What a product with rows in X reads of a number of the weight.
 __device__ inline float as_read(float value, float) { return value; }
 __device__ inline float as_read(float value, bf16) { return read(round_bf16(value)); }
@@ -97,8 +110,7 @@ __device__ inline float as_read(float value, bf16) { return read(round_bf16(valu
 template <class W, class X, class Y>
 __device__ void few_rows(const X *x, W weight, Y *y, u32 rows, u32 outputs, u32 depth, u32 add) {
     __shared__ float levels[16];
-    if (threadIdx.x < 16) levels[threadIdx.x] = nf4_level(threadIdx.x);
-    __syncthreads();
+    begin_levels(levels);
     u32 output = blockIdx.x * WARPS + warp();
     if (output >= outputs) return;
     float sums[FEW] = {};
@@ -108,9 +120,10 @@ __device__ void few_rows(const X *x, W weight, Y *y, u32 rows, u32 outputs, u32 
 #pragma unroll
         for (u32 row = 0; row < FEW; row++) {
             if (row >= rows) break;
-            const X *at = x + (u64)row * depth + k;
+            float factors[8];
+            load_eight(factors, x + (u64)row * depth + k);
 #pragma unroll
-            for (u32 i = 0; i < 8; i++) sums[row] += read(at[i]) * as_read(values[i], X());
+            for (u32 i = 0; i < 8; i++) sums[row] += factors[i] * as_read(values[i], X());
         }
     }
 #pragma unroll
@@ -137,8 +150,25 @@ __device__ void few_rows(const X *x, W weight, Y *y, u32 rows, u32 outputs, u32 
         widen_nf4(pairs, NestedScales{scales, absmax, levels, mean}, out, width, cols, corner, n);                   \
     }
 
+#define WIDEN_EIGHTS(KIND, T)                                                                                         \
+    extern "C" __global__ void widen_eights_int8_##KIND(const unsigned char *codes, const float *scales, T *out,     \
+                                                        u32 cols, u64 corner, u64 n) {                               \
+        widen_eights(Int8Weight{codes, scales}, out, cols, corner, n);                                               \
+    }                                                                                                                 \
+    extern "C" __global__ void widen_eights_nf4_##KIND(const unsigned char *pairs, const float *absmax, T *out,      \
+                                                       u32 cols, u64 corner, u64 n) {                                \
+        widen_eights(Nf4Weight<PlainScales>{pairs, {absmax}}, out, cols, corner, n);                                 \
+    }                                                                                                                 \
+    extern "C" __global__ void widen_eights_nested_nf4_##KIND(                                                       \
+        const unsigned char *pairs, const unsigned char *scales, const float *absmax, const float *levels,           \
+        float mean, T *out, u32 cols, u64 corner, u64 n) {                                                           \
+        widen_eights(Nf4Weight<NestedScales>{pairs, {scales, absmax, levels, mean}}, out, cols, corner, n);          \
+    }
+
 WIDEN(f32, float)
 WIDEN(bf16, bf16)
+WIDEN_EIGHTS(f32, float)
+WIDEN_EIGHTS(bf16, bf16)
 
 #define FEW_ROWS(KIND, X, Y)                                                                                          \
     extern "C" __global__ void few_rows_int8_##KIND(const X *x, const unsigned char *codes, const float *scales,     \

@@ -22,10 +22,20 @@ __device__ inline u32 t_of_lane() { return lane() % 4; }
 __device__ inline u32 pack(bf16 low, bf16 high) { return (u32)low.bits | (u32)high.bits << 16; }
 __device__ inline u32 pack(float low, float high) { return pack(round_bf16(low), round_bf16(high)); }
 
+// Eight neighbours in bf16, moved at once.
+struct alignas(16) Eight {
+    u32 pairs[4];
+};
+
 // A tile of rows in shared memory.
 template <int D> struct Row {
-    bf16 values[D + PAD];
-    __device__ u32 pair(u32 col) const { return pack(values[col], values[col + 1]); }
+    union {
+        bf16 values[D + PAD];
+        u32 pairs[(D + PAD) / 2];
+        Eight eights[(D + PAD) / 8];
+    };
+    // From an even column on.
+    __device__ u32 pair(u32 col) const { return pairs[col / 2]; }
 };
 
 // a = tile[row .. row + 16][col .. col + 16]

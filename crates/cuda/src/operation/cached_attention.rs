@@ -9,6 +9,8 @@ use crate::view::{Argument, Launcher, Number, View};
 
 /// Keys that have a softmax of their own before these are joined, as in `cached_attention.cu`.
 const SPAN: usize = 256;
+/// Queries of a block of the plain kernel, as in `cached.cuh`.
+const OWN: usize = 8;
 /// Stands for all spans.
 const EVERY_SPAN: u32 = u32::MAX;
 /// Entries of at most so many rows have a block for each span; those of more have blocks enough by their rows, and go to the
@@ -61,7 +63,8 @@ impl CachedTiles {
             let (few, parts) = (entry.len <= FEW_ROWS, small(lists.lines)?);
             let split = spans > 1 && few;
             let kernels = if few { AttentionKernels::Plain } else { kernels };
-            for first in (0..entry.len * heads).step_by(kernels.tile()) {
+            let own = if kernels == AttentionKernels::Tensor { kernels.tile() } else { OWN };
+            for first in (0..entry.len * heads).step_by(own) {
                 let first = small(first)?;
                 if kernels == AttentionKernels::Tensor {
                     lists.many.extend([index, first]);
@@ -205,13 +208,13 @@ mod tests {
         let lists = CachedTiles::of(&tables, &rows, 3, plain(12)).unwrap();
         assert_eq!(lists.entries, [0, 0, 1, 19, 2, 1, 2, 598, 1, 3, 0, 0]);
         let all = u32::MAX;
-        let tiles = [[0, 0, all, 0], [1, 0, 0, 0], [1, 0, 1, 0], [1, 0, 2, 0], [1, 16, 0, 0]];
-        assert_eq!(lists.tiles[..20], *tiles.as_flattened());
-        assert_eq!(lists.tiles.len(), 4 * 7);
+        let tiles = [[0, 0, all, 0], [0, 8, all, 0], [1, 0, 0, 0], [1, 0, 1, 0], [1, 0, 2, 0], [1, 8, 0, 0]];
+        assert_eq!(lists.tiles[..24], *tiles.as_flattened());
+        assert_eq!(lists.tiles.len(), 4 * 11);
         assert_eq!((&*lists.joins, lists.lines), (&[1, 0, 3, 2, 3, 3][..], 6));
         let all = [entry(2, 0, 600), entry(0, 600, 1)];
         let whole = CachedTiles::of(&tables, &all, 601, plain(1)).unwrap();
-        assert_eq!((whole.tiles.len(), whole.many.len(), whole.lines), (4 * 39, 0, 0));
+        assert_eq!((whole.tiles.len(), whole.many.len(), whole.lines), (4 * 76, 0, 0));
         let whole = CachedTiles::of(&tables, &all, 601, (1, AttentionKernels::Tensor)).unwrap();
         assert_eq!((whole.tiles.len(), whole.many.len(), whole.lines), (4, 2 * 10, 0));
         assert!(CachedTiles::of(&tables, &[entry(0, 0, 21)], 21, plain(1)).is_err());

@@ -7,6 +7,8 @@ use crate::CudaError;
 /// Rows of a page, as in `cached_attention.cu`.
 pub const PAGE: usize = 64;
 
+const OP: &str = "page tables";
+
 /// Rows `start..start + len` of a batch are the newest rows of the sequence in `slot`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CachedRows {
@@ -21,10 +23,13 @@ pub struct CachedRows {
 /// The pages of every slot.
 #[derive(Debug, Clone)]
 pub struct PageTables {
-    /// `[slots, pages of a slot]`.
+    /// `[slots, each]`.
     tables: Vec<u32>,
-    pages: usize,
+    /// Pages that a slot may have.
+    each: usize,
     lengths: Vec<usize>,
+    /// Pages of the pool.
+    pages: usize,
     free: Vec<u32>,
 }
 
@@ -34,11 +39,54 @@ impl PageTables {
     /// # Errors
     /// A pool of more rows than 32 bits count.
     pub fn new(slots: usize, most: usize, pages: usize) -> Result<Self, CudaError> {
-        fit("page tables", "rows of the pool", pages.saturating_mul(PAGE))?;
-        let each = most.div_ceil(PAGE);
+        let mut tables =
+            Self { tables: Vec::new(), each: 0, lengths: vec![0; slots], pages: 0, free: Vec::new() };
+        tables.grow(most, pages)?;
+        Ok(tables)
+    }
+
+    /// Lets slots have `most` rows and the pool `pages` pages, if that is more than they may have: what is there stays where it
+    /// is, and a larger pool begins with the rows of the smaller one.
+    ///
+    /// # Errors
+    /// A pool of more rows than 32 bits count.
+    pub fn grow(&mut self, most: usize, pages: usize) -> Result<(), CudaError> {
+        fit(OP, "rows of the pool", pages.saturating_mul(PAGE))?;
+        let each = most.div_ceil(PAGE).max(self.each);
+        let mut tables = vec![0; self.slots() * each];
+        if self.each > 0 {
+            for (new, old) in tables.chunks_exact_mut(each).zip(self.tables.chunks_exact(self.each)) {
+                new[..self.each].copy_from_slice(old);
+            }
+        }
+        (self.tables, self.each) = (tables, each);
         // The first page is handed out first.
-        let free = (0..pages as u32).rev().collect();
-        Ok(Self { tables: vec![0; slots * each], pages: each, lengths: vec![0; slots], free })
+        let added = (self.pages..pages).rev().map(|page| page as u32);
+        self.free.splice(..0, added);
+        self.pages = self.pages.max(pages);
+        Ok(())
+    }
+
+    /// What [`PageTables::grow`] must be asked for before [`PageTables::extend`] takes these rows: rows of the longest slot, and
+    /// pages.
+    ///
+    /// # Errors
+    /// A slot that is not there.
+    pub fn needs(&self, rows: &[CachedRows]) -> Result<[usize; 2], CudaError> {
+        let mut lengths = self.lengths.clone();
+        for entry in rows {
+            let Some(length) = lengths.get_mut(entry.slot) else {
+                return Err(CudaError::shape(OP, format!("no slot {}; {} there", entry.slot, self.slots())));
+            };
+            *length = length.saturating_add(entry.len);
+        }
+        let pages = lengths.iter().map(|length| length.div_ceil(PAGE)).sum();
+        Ok([lengths.into_iter().max().unwrap_or(0), pages])
+    }
+
+    /// Pages of the pool.
+    pub fn pages(&self) -> usize {
+        self.pages
     }
 
     /// The tables as the kernels read them, `[slots, pages of a slot]`: page of a slot's rows `PAGE i..PAGE (i + 1)`, 0 where
@@ -71,7 +119,7 @@ impl PageTables {
     pub fn clear(&mut self, slot: usize) {
         if slot < self.slots() {
             let pages = self.len(slot).div_ceil(PAGE);
-            let table = &mut self.tables[slot * self.pages..][..pages];
+            let table = &mut self.tables[slot * self.each..][..pages];
             self.free.extend(table.iter().rev());
             table.fill(0);
             self.lengths[slot] = 0;
@@ -85,25 +133,18 @@ impl PageTables {
     /// A slot or row that is not there, rows that do not ascend, a slot that is full, too few free pages; nothing is changed
     /// then.
     pub fn extend(&mut self, rows: &[CachedRows], n: usize) -> Result<Vec<u32>, CudaError> {
-        const OP: &str = "page tables";
         check_rows(OP, rows, self.slots(), n)?;
-        let mut lengths = self.lengths.clone();
-        rows.iter().for_each(|entry| lengths[entry.slot] += entry.len);
-        let pages = |lengths: &[usize]| lengths.iter().map(|length| length.div_ceil(PAGE)).sum::<usize>();
-        let asked = pages(&lengths) - pages(&self.lengths);
-        if asked > self.free.len() {
-            let reason = format!("{asked} pages are asked for, {} are free", self.free.len());
-            return Err(CudaError::shape(OP, reason));
-        }
-        if let Some(slot) = lengths.iter().position(|&length| length > self.pages * PAGE) {
-            let reason = format!("{} rows in slot {slot}; {} at most", lengths[slot], self.pages * PAGE);
-            return Err(CudaError::shape(OP, reason));
+        let [most, pages] = self.needs(rows)?;
+        if most > self.each * PAGE || pages > self.pages {
+            let reason = format!("{most} rows in a slot and {pages} pages in all are asked for");
+            let there = format!("{} rows and {} pages at most", self.each * PAGE, self.pages);
+            return Err(CudaError::shape(OP, format!("{reason}; {there}")));
         }
         let mut list = Vec::new();
         for entry in rows {
             for row in entry.start..entry.start + entry.len {
                 let at = self.lengths[entry.slot];
-                let page = &mut self.tables[entry.slot * self.pages + at / PAGE];
+                let page = &mut self.tables[entry.slot * self.each + at / PAGE];
                 if at.is_multiple_of(PAGE)
                     && let Some(free) = self.free.pop()
                 {
@@ -176,5 +217,22 @@ mod tests {
             assert_eq!((tables.len(0), tables.len(1), tables.free_pages()), (3, 0, 2));
         }
         assert!(PageTables::new(1, 1, usize::MAX).is_err());
+    }
+
+    #[test]
+    fn tables_grow_around_what_is_there() {
+        let mut tables = PageTables::new(2, 0, 0).unwrap();
+        let rows = [entry(1, 0, 65), entry(0, 65, 1)];
+        assert_eq!(tables.needs(&rows).unwrap(), [65, 3]);
+        assert!(tables.needs(&[entry(2, 0, 1)]).is_err());
+        tables.grow(65, 3).unwrap();
+        tables.extend(&rows, 66).unwrap();
+        assert_eq!(tables.tables(), [2, 0, 0, 1]);
+        let rows = [entry(0, 0, 130)];
+        assert_eq!(tables.needs(&rows).unwrap(), [131, 5]);
+        tables.grow(131, 5).unwrap();
+        tables.grow(1, 1).unwrap();
+        tables.extend(&rows, 130).unwrap();
+        assert_eq!((tables.tables(), tables.pages(), tables.free_pages()), (&[2, 3, 4, 0, 1, 0][..], 5, 0));
     }
 }

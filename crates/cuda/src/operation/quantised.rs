@@ -71,6 +71,12 @@ impl Codes<'_> {
 }
 
 impl Quantised<'_> {
+    /// Whether kernels may read eight numbers of a row at a time.
+    fn in_eights(&self) -> bool {
+        let (Codes::Int8 { values: codes, .. } | Codes::Nf4 { pairs: codes, .. }) = self.codes;
+        self.cols.is_multiple_of(8) && codes.address().is_multiple_of(4)
+    }
+
     fn check(&self, operation: &'static str) -> Result<(), CudaError> {
         let len = self.rows * self.cols;
         let count = len.div_ceil(BLOCK);
@@ -119,15 +125,25 @@ pub fn dequantise(
         return Err(CudaError::shape(OP, reason));
     }
     let (width, cols) = (fit(OP, "columns", out.cols())?, fit(OP, "columns", w.cols)?);
-    let part: &[Argument] = arguments![out, width, cols, (row * w.cols + col) as u64, out.len() as u64];
-    let [int8, nf4, nested] = [
+    let (at, len) = ((row * w.cols + col) as u64, out.len() as u64);
+    if out.cols() == w.cols && w.in_eights() && out.address().is_multiple_of(16) {
+        let (kernels, read) = w.codes.arguments([
+            ["widen_eights_int8_f32", "widen_eights_int8_bf16"],
+            ["widen_eights_nf4_f32", "widen_eights_nf4_bf16"],
+            ["widen_eights_nested_nf4_f32", "widen_eights_nested_nf4_bf16"],
+        ]);
+        let kernel = kernel_of(OP, out.number(), kernels)?;
+        let list = &[&*read, arguments![out, cols, at, len]].concat();
+        return start(on, kernel, [blocks(OP, out.len() / 8)?, 1], list);
+    }
+    let (kernels, read) = w.codes.arguments([
         ["widen_int8_f32", "widen_int8_bf16"],
         ["widen_nf4_f32", "widen_nf4_bf16"],
         ["widen_nested_nf4_f32", "widen_nested_nf4_bf16"],
-    ];
-    let (kernels, read) = w.codes.arguments([int8, nf4, nested]);
+    ]);
     let kernel = kernel_of(OP, out.number(), kernels)?;
-    start(on, kernel, [blocks(OP, out.len())?, 1], &[&*read, part].concat())
+    let list = &[&*read, arguments![out, width, cols, at, len]].concat();
+    start(on, kernel, [blocks(OP, out.len())?, 1], list)
 }
 
 /// Rows that [`few_rows_product`] takes at most, as in `quantised.cu`.
@@ -137,7 +153,8 @@ pub const FEW_ROWS: usize = 8;
 /// f32; or `x` in bf16, the weight's numbers rounded to it, sums in f32 and `y` in either.
 ///
 /// # Errors
-/// More rows; a weight whose columns are no multiple of 8; sizes or precisions that do not fit.
+/// More rows; a weight whose columns are no multiple of 8; `x` not at a multiple of 16 bytes; sizes or precisions that do not
+/// fit.
 pub fn few_rows_product(
     on: &dyn Launcher,
     x: View<'_>,
@@ -150,13 +167,9 @@ pub fn few_rows_product(
     w.check(OP)?;
     x.expect(OP, "x", x.number(), x.rows() * w.cols)?;
     y.expect(OP, "y", y.number(), x.rows() * w.rows)?;
-    if x.rows() > FEW_ROWS || !w.cols.is_multiple_of(8) {
+    if x.rows() > FEW_ROWS || !w.in_eights() || !x.address().is_multiple_of(16) {
         let reason = format!("{} rows by [{}, {}]; {FEW_ROWS} rows at most", x.rows(), w.rows, w.cols);
-        return Err(CudaError::shape(OP, format!("{reason}, columns in eights")));
-    }
-    let (Codes::Int8 { values: codes, .. } | Codes::Nf4 { pairs: codes, .. }) = w.codes;
-    if !codes.address().is_multiple_of(4) {
-        return Err(CudaError::shape(OP, "codes must begin at a multiple of 4 bytes"));
+        return Err(CudaError::shape(OP, format!("{reason}, columns in eights at multiples of 16 bytes")));
     }
     let kernels = match (x.number(), y.number()) {
         (F32, F32) => ["few_rows_int8_f32_f32", "few_rows_nf4_f32_f32", "few_rows_nested_nf4_f32_f32"],

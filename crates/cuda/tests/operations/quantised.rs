@@ -107,7 +107,7 @@ impl Kept {
 fn widened_weights_are_the_cpus_to_the_bit_in_whole_and_in_parts() {
     let engine = Engine::cpu(Some(1)).unwrap();
     on_every_machine(|machine| {
-        for [rows, cols] in [[1, 1], [5, 7], [3, 64], [79, 301]] {
+        for [rows, cols] in [[1, 1], [5, 7], [3, 64], [79, 301], [45, 520]] {
             for kind in KINDS {
                 let w = random(7, rows, cols);
                 let mut seen = Array::zeros(rows, cols);
