@@ -61,7 +61,52 @@ fn compile_all(nvrtc: &Nvrtc, architecture: &str) {
                 file.name
             );
         }
+        // Arrays that are indexed by what only the running kernel knows, and more numbers than there are registers, go to
+        // memory: nothing fails, all is slow.
+        let frames = frames(&code);
+        assert!(frames.len() >= file.kernels.len(), "{}: {} frames", file.name, frames.len());
+        let kept = frames.iter().all(|(_, bytes)| *bytes == 0);
+        assert!(kept, "{} for {architecture}: {frames:?}", file.name);
     }
+}
+
+/// Bytes that each thread of a kernel keeps in memory for want of registers: the frame sizes of the ELF file's `.nv.info`,
+/// by the kernels' symbols.
+fn frames(code: &[u8]) -> Vec<(u32, u32)> {
+    const FRAME_SIZE: u8 = 0x11;
+    let u16_at = |at: usize| u16::from_le_bytes(code[at..at + 2].try_into().unwrap()) as usize;
+    let u32_at = |at: usize| u32::from_le_bytes(code[at..at + 4].try_into().unwrap());
+    let u64_at = |at: usize| u64::from_le_bytes(code[at..at + 8].try_into().unwrap()) as usize;
+    let section = |index: usize| u64_at(40) + index * u16_at(58);
+    let names = u64_at(section(u16_at(62)) + 24);
+    let named = |index: &usize| code[names + u32_at(section(*index)) as usize..].starts_with(b".nv.info\0");
+    let info = section((0..u16_at(60)).find(named).unwrap());
+    let (mut at, end) = (u64_at(info + 24), u64_at(info + 24) + u64_at(info + 32));
+    let mut frames = Vec::new();
+    while at < end {
+        // Format 4 has a size, the others a value in its place.
+        let (format, kind, size) = (code[at], code[at + 1], u16_at(at + 2));
+        at += 4;
+        if format == 4 {
+            if kind == FRAME_SIZE {
+                frames.push((u32_at(at), u32_at(at + 4)));
+            }
+            at += size;
+        }
+    }
+    frames
+}
+
+#[test]
+fn numbers_that_do_not_stay_in_registers_are_found() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let indexed = "extern \"C\" __global__ void indexed(const unsigned *at, float *x) {
+        float room[16];
+        for (unsigned i = 0; i < 16; i++) room[at[i]] = x[i];
+        x[0] = room[at[16]];
+    }";
+    let frames = frames(&nvrtc.compile("indexed.cu", indexed, "sm_80").unwrap());
+    assert!(matches!(frames[..], [(_, 64..)]), "{frames:?}");
 }
 
 #[test]
