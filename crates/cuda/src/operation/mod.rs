@@ -32,8 +32,8 @@ pub use dropout::{Dropout, dropout};
 pub use elementwise::{add_assign, add_scaled, convert, repeat_row, scale, soft_cap};
 pub use log_prob::{Logits, RowSums, log_prob_begin, log_prob_chunk, log_prob_end, log_prob_gradient};
 pub use norm::{
-    LayerNormGrads, RmsNormGrads, add_column_sums, layer_norm, layer_norm_backward, partial_sums, rms_norm,
-    rms_norm_backward,
+    LayerNormGrads, RmsNormGrads, add_column_sums, add_rms_norm, layer_norm, layer_norm_backward,
+    partial_sums, rms_norm, rms_norm_backward,
 };
 pub use optimiser::{AdamWNumbers, RmsPropNumbers, SgdNumbers, adamw, rmsprop, sgd};
 pub use pages::{CachedRows, PAGE, PageTables};
