@@ -14,6 +14,10 @@ use crate::{
     Quantisation, RmsNormGrads, RmsProp, RotaryTable, ScoreGrads, Segments, Sgd, SwigluGrads,
 };
 
+/// Rows whose logits exist on a device at a time, and tokens of the vocabulary that they exist for: 128 MiB of logits, and
+/// products that are large enough for a whole chip.
+pub(crate) const LOGITS: [usize; 2] = [4096, 8192];
+
 /// Memory of a device; given back when dropped.
 pub(crate) trait Memory: Debug + Send + Sync {
     /// Where it begins.
@@ -140,6 +144,25 @@ pub(crate) struct CacheSize {
     pub dtype: DType,
 }
 
+/// A pass whose working memory is asked for ([`crate::Engine::device_room`]).
+#[derive(Debug, Clone, Copy)]
+pub struct RoomFor {
+    /// Rows of the batch, and of these how many meet the head.
+    pub rows: usize,
+    /// Scored rows.
+    pub scored: usize,
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Numbers of the widest row whose gradient is in f32: the residual stream's or the queries'.
+    pub widest: usize,
+    /// Precision of products.
+    pub dtype: DType,
+    /// Bytes that an adapter, or a weight in few bits, borrows by itself.
+    pub adapter: usize,
+}
+
 /// A device in use.
 pub(crate) trait Accelerator: Debug + Send + Sync {
     /// Its place among the devices.
@@ -148,6 +171,12 @@ pub(crate) trait Accelerator: Debug + Send + Sync {
     fn description(&self) -> String;
     /// Bytes of memory: free now, and all.
     fn memory(&self) -> Result<[usize; 2], EngineError>;
+    /// Bytes that operations borrow so far.
+    fn workspace(&self) -> usize;
+    /// Bytes that a training pass borrows at most.
+    fn room_for(&self, pass: &RoomFor) -> usize;
+    /// Waits for all work so far.
+    fn synchronise(&self) -> Result<(), EngineError>;
 
     /// Memory full of zeros.
     fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>, EngineError>;

@@ -1,6 +1,6 @@
 //! The engine: a thread pool, an instruction path and working memory. Operations are methods, in their own files.
 
-use crate::accelerator::Shared;
+use crate::accelerator::{RoomFor, Shared};
 use crate::scratch::ScratchPool;
 use crate::{Array, CpuPath, DType, Device, EngineError};
 
@@ -133,9 +133,22 @@ impl Engine {
         self.pool.install(work)
     }
 
-    /// Bytes of working memory that operations have needed so far, and share; it never shrinks.
+    /// Bytes of working memory that operations have needed so far, where the engine computes, and share; it never shrinks.
     pub fn scratch_bytes(&self) -> usize {
-        self.scratch.size_in_bytes()
+        self.accelerator.as_ref().map_or_else(|| self.scratch.size_in_bytes(), |on| on.workspace())
+    }
+
+    /// Bytes of working memory that a training pass borrows on the engine's device at most; none where that is the host.
+    pub fn device_room(&self, pass: &RoomFor) -> Option<usize> {
+        self.accelerator.as_ref().map(|on| on.room_for(pass))
+    }
+
+    /// Waits until all that was asked for is computed: on a device operations return when they are queued.
+    ///
+    /// # Errors
+    /// Some of it failed.
+    pub fn synchronise(&self) -> Result<(), EngineError> {
+        self.accelerator.as_ref().map_or(Ok(()), |on| on.synchronise())
     }
 
     /// Whether `steps` elementary steps are worth more than one thread.

@@ -61,6 +61,7 @@ mod tile_strips;
 mod tile_transpose;
 mod vector;
 
+pub use accelerator::RoomFor;
 pub use array::Array;
 pub use attention::{AttentionForward, AttentionGrads, AttentionShape, Qkv};
 pub use cpu::CpuPath;

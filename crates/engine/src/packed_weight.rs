@@ -32,6 +32,11 @@ impl PackedWeight {
         4 * (forward + backward)
     }
 
+    /// As [`PackedWeight::bytes_of`] on a device.
+    pub fn device_bytes_of(rows: usize, cols: usize) -> usize {
+        rows * cols * DType::Bf16.size_in_bytes()
+    }
+
     fn words(rows: usize, cols: usize, gradients: bool) -> (usize, usize) {
         (Engine::right_words(rows, cols), if gradients { Engine::right_words(cols, rows) } else { 0 })
     }

@@ -50,7 +50,7 @@ mod weights;
 pub use activations::{Activations, Workspace};
 pub use adapter::{AdapterConfig, Targets};
 pub use batch_size::BatchSize;
-pub use bso_engine::{CpuPath, DType, Device, Engine, EngineError, Quantisation};
+pub use bso_engine::{CpuPath, DType, Device, Engine, EngineError, Quantisation, RoomFor};
 pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use error::ModelError;

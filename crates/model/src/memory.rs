@@ -24,6 +24,8 @@ pub struct ModelMemory {
     pub adapter: usize,
     /// Rounded copies of all these; none in f32.
     pub packed: usize,
+    /// The same on a device.
+    pub packed_on_device: usize,
     /// Of the parameters that are trained, in f32.
     pub trained: usize,
     /// What loading holds beside the parameters: the largest tensor on its way from a file in f32, and in f32 itself where
@@ -46,12 +48,14 @@ impl ModelMemory {
         let layout = Layout::of(config);
         let weights = layout.tensors.iter().map(|spec| 4 * spec.len()).sum();
         let products = layout.products();
-        let packed = packed(products.into_iter().map(|place| &layout.tensors[place]), dtype, gradients);
+        let [packed, packed_on_device] =
+            packed(products.into_iter().map(|place| &layout.tensors[place]), dtype, gradients);
         let largest = layout.stored.iter().map(|stored| {
             let apart = if stored.is_plain() { 0 } else { 4 * stored.len() };
             4 * stored.len() + apart
         });
-        Self { weights, adapter: 0, packed, trained: weights, loading: largest.max().unwrap_or(0) }
+        let loading = largest.max().unwrap_or(0);
+        Self { weights, adapter: 0, packed, packed_on_device, trained: weights, loading }
     }
 
     /// Of a decoder with an adapter beside frozen weights, for training in `dtype`.
@@ -70,12 +74,16 @@ impl ModelMemory {
         let own = adapter.products().collect::<std::collections::BTreeSet<_>>();
         let own = own.into_iter().map(|place| &tensors[place - adapter.first]);
         let mut memory = Self { adapter: trained + norms, trained, ..Self::of(config, dtype, true) };
-        memory.packed += packed(own, dtype, true);
+        let [own, own_on_device] = packed(own, dtype, true);
+        memory.packed += own;
+        memory.packed_on_device += own_on_device;
         let Some(kind) = quantisation else { return Ok(memory) };
         for spec in layout.linears().map(|linear| &layout.tensors[linear.weight]) {
             let (rows, cols) = spec.rows_cols();
             memory.weights -= 4 * spec.len() - QuantisedWeight::bytes_of(rows, cols, kind);
-            memory.packed -= packed(std::iter::once(spec), dtype, true);
+            let [packed, packed_on_device] = packed(std::iter::once(spec), dtype, true);
+            memory.packed -= packed;
+            memory.packed_on_device -= packed_on_device;
         }
         let largest = layout.stored.iter().map(|stored| {
             let linear = layout.is_linear(stored);
@@ -92,13 +100,16 @@ impl ModelMemory {
     }
 }
 
-/// Of rounded copies.
-fn packed<'a>(tensors: impl Iterator<Item = &'a TensorSpec>, dtype: DType, gradients: bool) -> usize {
-    let copy = |spec: &TensorSpec| {
+/// Of rounded copies, on the host and on a device.
+fn packed<'a>(tensors: impl Iterator<Item = &'a TensorSpec>, dtype: DType, gradients: bool) -> [usize; 2] {
+    if dtype == DType::F32 {
+        return [0; 2];
+    }
+    tensors.fold([0; 2], |[host, device], spec| {
         let (rows, cols) = spec.rows_cols();
-        PackedWeight::bytes_of(rows, cols, gradients)
-    };
-    if dtype == DType::F32 { 0 } else { tensors.map(copy).sum() }
+        let own = PackedWeight::bytes_of(rows, cols, gradients);
+        [host + own, device + PackedWeight::device_bytes_of(rows, cols)]
+    })
 }
 
 /// Working memory that a training step borrows for an adapter on so many rows, at most: what grows with rows. The rest is

@@ -104,6 +104,7 @@ fn text(plan: &Plan) -> Result<String, std::fmt::Error> {
             writeln!(out, "trained     {count} parameters of an adapter ({adapter}), products in {dtype}")?;
         }
     }
+    writeln!(out, "device      {}", clean(&plan.device))?;
     if let Some(kind) = &plan.quantisation {
         writeln!(out, "base        matrices of linear layers in {kind}")?;
     }
@@ -118,8 +119,10 @@ fn text(plan: &Plan) -> Result<String, std::fmt::Error> {
     if let Some(phase) = plan.phases.iter().max_by_key(|phase| phase.bytes) {
         writeln!(
             out,
-            "Memory while {} (the largest batch has {} rows)",
-            phase.name, plan.largest_batch_rows
+            "Memory{} while {} (the largest batch has {} rows)",
+            if plan.device.starts_with("cpu") { "" } else { " of the device" },
+            phase.name,
+            plan.largest_batch_rows
         )?;
         writeln!(out, "{}\n", components(phase))?;
     }

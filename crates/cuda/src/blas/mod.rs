@@ -105,6 +105,11 @@ impl Blas {
         self.state().tf32 = tf32;
     }
 
+    /// Bytes of memory that it holds: its workspace, and room for rounded factors as far as these were needed.
+    pub fn bytes(&self) -> [usize; 2] {
+        [self.workspace.bytes(), self.state().rounded.as_ref().map_or(0, Buffer::bytes)]
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Whatever stopped another thread left plans whole: they are put in when they are complete.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -10,14 +10,14 @@ use super::cache::Pages;
 use super::codes;
 use super::head_update::Written;
 use super::lists::Lists;
-use super::room::Room;
+use super::room::{Room, room_for};
 use super::views::{bytes_at, failed, reshaped, view};
 use crate::accelerator::{
     Accelerator, CacheSize, CachedSequences, DeviceCodes, DeviceDora, DeviceDoraGrads, DeviceHead,
-    DeviceLowRank, DeviceWeight, Factor, Memory,
+    DeviceLowRank, DeviceWeight, Factor, Memory, RoomFor,
 };
 use crate::{
-    Accumulate, AdamW, AdamWState, Array, AttentionForward, AttentionGrads, AttentionShape, Device,
+    Accumulate, AdamW, AdamWState, Array, AttentionForward, AttentionGrads, AttentionShape, DType, Device,
     EngineError, Gelu, GeluGrads, HeadAdapterGrads, LayerNormGrads, NormWeight, Qkv, RmsNormGrads, RmsProp,
     RotaryTable, ScoreGrads, Segments, Sgd, SwigluGrads,
 };
@@ -69,6 +69,25 @@ impl Accelerator for Cuda {
 
     fn memory(&self) -> Result<[usize; 2], EngineError> {
         self.gpu.memory().map_err(failed)
+    }
+
+    fn workspace(&self) -> usize {
+        let state = self.state();
+        let products: usize = self.gpu.blas().map_or(0, |blas| blas.bytes().iter().sum());
+        state.room.bytes() + state.outer.bytes() + products
+    }
+
+    fn room_for(&self, pass: &RoomFor) -> usize {
+        let blas = self.gpu.blas().map(|blas| blas.bytes()[0]);
+        let rounded =
+            if pass.dtype == DType::Bf16 { blas.map_or(0, |_| 2 * pass.rows * pass.widest) } else { 0 };
+        blas.unwrap_or(0) + rounded + room_for(pass).max(pass.adapter)
+    }
+
+    fn synchronise(&self) -> Result<(), EngineError> {
+        self.gpu.synchronise().map_err(failed)?;
+        self.state().lists.synchronised();
+        Ok(())
     }
 
     fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>, EngineError> {

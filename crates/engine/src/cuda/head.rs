@@ -7,13 +7,11 @@ use super::gpu::{Cuda, State};
 use super::head_update::{HeadUpdate, Parts, Written};
 use super::lists::Lists;
 use super::views::{failed, reshaped, rows_of, view};
-use crate::accelerator::DeviceHead;
+use crate::accelerator::{DeviceHead, LOGITS};
 use crate::{Array, EngineError, ScoreGrads};
 
-/// Rows whose logits exist at a time, and tokens of the vocabulary that they exist for: 128 MiB of logits, and products
-/// that are large enough for the whole chip.
-const ROWS: usize = 4096;
-const CHUNK: usize = 8192;
+const ROWS: usize = LOGITS[0];
+const CHUNK: usize = LOGITS[1];
 
 /// Views of a head's inputs.
 pub(super) struct Inputs<'a> {

@@ -5,6 +5,7 @@ use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::layout::{LayerPlace, LinearPlace};
 use crate::rope::{Rope, RopeScaling, inverse_frequencies};
+use bso_engine::Array;
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -62,7 +63,8 @@ impl Decoder {
         };
         let mut metadata = self.gguf_metadata((architecture, kind, name), rope)?;
         metadata.extend(tokenizer);
-        write(file, &metadata, &self.gguf_tensors((kind, rows), rope))
+        let arrays = self.parameters.iter().map(Array::on_host).collect::<Result<Vec<_>, _>>()?;
+        write(file, &metadata, &self.gguf_tensors(&arrays, (kind, rows), rope))
             .map_err(|error| ModelError::Io(std::io::Error::new(error.kind(), error)))
     }
 
@@ -114,10 +116,15 @@ impl Decoder {
         Ok(list)
     }
 
-    fn gguf_tensors(&self, (kind, rows): (GgufType, RotaryRows), rope: &Rope) -> Vec<Tensor<'_>> {
+    fn gguf_tensors<'a>(
+        &self,
+        arrays: &'a [Cow<'_, Array>],
+        (kind, rows): (GgufType, RotaryRows),
+        rope: &Rope,
+    ) -> Vec<Tensor<'a>> {
         let (c, mut list) = (&self.config, Vec::new());
         let mut put = |name: String, place: usize, heads: Option<usize>| {
-            let (spec, array) = (&self.layout.tensors[place], &self.parameters[place]);
+            let (spec, array) = (&self.layout.tensors[place], &arrays[place]);
             let (shape, is_vector) = ((array.rows(), array.cols()), spec.shape.len() == 1);
             let kind = match kind {
                 _ if is_vector => GgufType::F32,

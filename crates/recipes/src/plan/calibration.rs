@@ -7,8 +7,8 @@ use crate::config::TrainConfig;
 use crate::session::optimiser_kind;
 use bso_durable::Seed;
 use bso_model::{
-    Activations, AdapterConfig, BatchSize, Decoder, Engine, Gradients, ModelConfig, Optimiser, PackedBatch,
-    PromptResponse, Targets, Workspace,
+    Activations, AdapterConfig, BatchSize, Decoder, Engine, Gradients, ModelConfig, ModelError, Optimiser,
+    PackedBatch, PromptResponse, Targets, Workspace,
 };
 use std::sync::Arc;
 use std::time::Instant;
@@ -101,17 +101,17 @@ fn run(
     let batch = batch(workload, decoder.config(), rows)?;
     let weights = vec![1e-3; batch.sequences()];
     let mut workspace = Workspace::new();
-    let forward = fastest(|| Ok(decoder.outputs_in(&batch, &mut workspace).map(|_| ())?))?;
+    let forward = fastest(engine, || Ok(decoder.outputs_in(&batch, &mut workspace).map(|_| ())?))?;
     let mut activations =
         if config.model.gradient_checkpointing { Activations::checkpointed() } else { Activations::new() };
     activations.drop_by(adapter.map(|_| Seed::new(0)));
     let mut gradients = Gradients::zeros(&decoder)?;
-    let training = fastest(|| {
+    let training = fastest(engine, || {
         decoder.forward(&batch, &mut activations)?;
         Ok(decoder.backward(&batch, &mut activations, &weights, &mut gradients)?)
     })?;
     let mut optimiser = Optimiser::new(optimiser_kind(config), 0.0, &decoder)?;
-    let update = fastest(|| {
+    let update = fastest(engine, || {
         optimiser.step(&mut decoder, &gradients, f64::from(gradients.squared_norm()?.is_finite()), 1e-6)?;
         Ok(gradients.zero()?)
     })?;
@@ -138,7 +138,11 @@ fn batch(workload: &Workload, model: &ModelConfig, rows: usize) -> Result<Packed
     Ok(batch)
 }
 
-fn fastest(mut work: impl FnMut() -> Result<(), RecipeError>) -> Result<f64, RecipeError> {
+fn fastest(engine: &Engine, mut work: impl FnMut() -> Result<(), RecipeError>) -> Result<f64, RecipeError> {
+    let mut work = || {
+        work()?;
+        engine.synchronise().map_err(|error| RecipeError::from(ModelError::from(error)))
+    };
     work()?;
     let mut fastest = f64::INFINITY;
     for _ in 0..REPETITIONS {

@@ -6,7 +6,8 @@ use crate::config::{DTypeChoice, TrainConfig};
 use crate::dataset::Dataset;
 use crate::session::optimiser_kind;
 use bso_model::{
-    AdapterConfig, CpuPath, DType, ModelConfig, ModelMemory, PassMemory, Quantisation, adapter_room,
+    AdapterConfig, BatchSize, CpuPath, DType, Device, Engine, ModelConfig, ModelMemory, PassMemory,
+    Quantisation, RoomFor, adapter_room,
 };
 use serde::Serialize;
 
@@ -61,7 +62,7 @@ pub(super) struct Setting<'a> {
     /// Rows of the batch that it was found with.
     pub calibrated_rows: usize,
     pub needs_reference: bool,
-    pub threads: usize,
+    pub engine: &'a Engine,
 }
 
 pub(super) fn peak(phases: &[Phase]) -> u64 {
@@ -78,29 +79,45 @@ impl Setting<'_> {
         })
     }
 
+    fn on_device(&self) -> bool {
+        self.engine.device() != Device::Cpu
+    }
+
+    /// Rounded copies, where they are.
+    fn packed(&self, memory: ModelMemory) -> usize {
+        if self.on_device() { memory.packed_on_device } else { memory.packed }
+    }
+
+    /// What a model's tensors take on their way from a file: nothing of a device's memory.
+    fn on_its_way(&self, memory: ModelMemory) -> (&'static str, usize) {
+        (ON_ITS_WAY, if self.on_device() { 0 } else { memory.loading })
+    }
+
     /// The phases in order.
     pub(super) fn phases(&self, work: &Workload) -> Result<Vec<Phase>, RecipeError> {
         let (dtype, model) = (self.config.model.compute_dtype(), self.model);
         let policy = self.policy(self.config)?;
         let of_scoring = |size| PassMemory::of_scoring(model, dtype, size).activations;
-        let on_its_way = |memory: ModelMemory| (ON_ITS_WAY, memory.loading);
-        let mut phases = vec![self.phase("loading", &[("weights", policy.weights), on_its_way(policy)])];
+        let mut phases = vec![self.phase("loading", &[("weights", policy.weights), self.on_its_way(policy)])];
         if self.needs_reference {
             let mut parts = vec![
                 ("weights", policy.weights),
                 ("adapter", policy.adapter),
-                ("packed weights", policy.packed),
+                ("packed weights", self.packed(policy)),
             ];
             let both = [work.largest_scored, work.largest_evaluated];
             let pass = both.into_iter().flatten().map(of_scoring).max().unwrap_or(0);
-            let mut more = vec![("activations", pass), self.scratch(dtype)];
+            let mut more = vec![("activations", pass), self.scratch(work, dtype)?];
             // Without a model of its own the reference is the policy before its first step.
             if self.config.model.ref_model.is_some() || self.config.objective.margin_model().is_some() {
                 let reference = ModelMemory::of(model, dtype, false);
                 parts.push(("reference weights", reference.weights));
-                more.push(("reference packed", reference.packed));
+                more.push(("reference packed", self.packed(reference)));
                 phases.push(
-                    self.phase("loading the reference", &[&parts[..], &[on_its_way(reference)]].concat()),
+                    self.phase(
+                        "loading the reference",
+                        &[&parts[..], &[self.on_its_way(reference)]].concat(),
+                    ),
                 );
             }
             phases.push(self.phase("reference pass", &[parts, more].concat()));
@@ -118,17 +135,13 @@ impl Setting<'_> {
         // An evaluation borrows the memory of a scoring pass; KTO's mismatched sequences keep theirs.
         let scoring =
             work.largest_evaluated.map_or(0, of_scoring) + work.largest_mismatched.map_or(0, of_scoring);
-        let (name, scratch) = self.scratch(dtype);
-        // What scoring passes borrow first stays in the pool.
-        let passes = [Some(work.largest), work.largest_scored, work.largest_evaluated];
-        let rows = passes.iter().flatten().map(|size| size.rows).max().unwrap_or(0);
-        let scratch = (name, scratch + self.adapter_growth(dtype, rows)?);
+        let scratch = self.scratch(work, dtype)?;
         Ok(self.phase(
             "training",
             &[
                 ("weights", policy.weights),
                 ("adapter", policy.adapter),
-                ("packed weights", policy.packed),
+                ("packed weights", self.packed(policy)),
                 ("gradients", gradients),
                 ("optimiser", state),
                 ("activations", pass.activations),
@@ -147,14 +160,41 @@ impl Setting<'_> {
         Ok(room(rows)?.saturating_sub(room(self.calibrated_rows)?))
     }
 
-    fn scratch(&self, dtype: DType) -> (&'static str, usize) {
-        let products = if dtype == DType::F32 { PRODUCT_ROOM * self.threads as u64 } else { 0 };
-        ("workspace and logits", (self.scratch + products) as usize)
+    /// What operations borrow in any pass.
+    fn scratch(&self, work: &Workload, dtype: DType) -> Result<(&'static str, usize), RecipeError> {
+        const NAME: &str = "workspace and logits";
+        // What scoring passes borrow first stays in the pool.
+        let passes = [Some(work.largest), work.largest_scored, work.largest_evaluated];
+        let most = |of: fn(&BatchSize) -> usize| passes.iter().flatten().map(of).max().unwrap_or(0);
+        let rows = most(|size| size.rows);
+        let ModelConfig { heads, head_dim, hidden_size, vocab_size, .. } = *self.model;
+        let how = (dtype, self.config.model.gradient_checkpointing);
+        let of_adapter = |adapter| adapter_room(self.model, how, adapter, rows);
+        let widened = if self.config.quantisation.is_some() {
+            hidden_size * self.model.intermediate_size * dtype.size_in_bytes()
+        } else {
+            0
+        };
+        let pass = RoomFor {
+            rows,
+            scored: most(|size| size.scored),
+            vocab: vocab_size,
+            heads,
+            widest: hidden_size.max(heads * head_dim),
+            dtype,
+            adapter: self.adapter.map_or(Ok(0), of_adapter)? + widened,
+        };
+        if let Some(room) = self.engine.device_room(&pass) {
+            return Ok((NAME, room));
+        }
+        let products = if dtype == DType::F32 { PRODUCT_ROOM * self.engine.num_threads() as u64 } else { 0 };
+        Ok((NAME, (self.scratch + products) as usize + self.adapter_growth(dtype, rows)?))
     }
 
     fn phase(&self, name: &'static str, parts: &[(&'static str, usize)]) -> Phase {
-        let own =
-            [("process", self.base.saturating_sub(self.tokens)), ("tokens", self.tokens.min(self.base))];
+        // Of the host, which is not what a device runs out of.
+        let base = if self.on_device() { 0 } else { self.base };
+        let own = [("process", base.saturating_sub(self.tokens)), ("tokens", self.tokens.min(base))];
         let parts = parts.iter().map(|(name, bytes)| (*name, *bytes as u64));
         let components: Vec<Component> = own
             .into_iter()
@@ -201,8 +241,8 @@ impl Setting<'_> {
             config.model.gradient_checkpointing = true;
             consider("gradient_checkpointing: true".into(), config, None)?;
         }
-        if now.model.dtype == DTypeChoice::F32 && CpuPath::detect().is_ok_and(CpuPath::has_bf16_instructions)
-        {
+        let fast = self.on_device() || CpuPath::detect().is_ok_and(CpuPath::has_bf16_instructions);
+        if now.model.dtype == DTypeChoice::F32 && fast {
             let mut config = now.clone();
             config.model.dtype = DTypeChoice::Bf16;
             consider("dtype: bf16".into(), config, None)?;

@@ -18,7 +18,7 @@ use crate::policy;
 use crate::train::engine;
 use bso_data::ChatTokenizer;
 use bso_durable::Observer;
-use bso_model::ModelConfig;
+use bso_model::{ModelConfig, ModelError};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -43,7 +43,9 @@ pub struct Plan {
     pub quantisation: Option<String>,
     /// Precision of products.
     pub dtype: String,
-    /// Threads that compute.
+    /// What computes, in words; the memory is its own.
+    pub device: String,
+    /// Threads that compute, or prepare what a device computes.
     pub threads: usize,
     /// Examples to train on, and held out.
     pub examples: (usize, usize),
@@ -119,13 +121,17 @@ pub fn plan(
         scratch: calibrated.scratch,
         calibrated_rows: calibrated.rows,
         needs_reference,
-        threads: engine.num_threads(),
+        engine: &engine,
     };
     let phases = setting.phases(&workload)?;
     let trained = setting.policy(config)?.trained / 4;
     let peak = memory::peak(&phases);
-    // What this process takes already is free to the run.
-    let available = available.or_else(|| available_memory().map(|free| free.saturating_add(base)));
+    let free = match engine.device_memory().map_err(ModelError::from)? {
+        Some([free, _]) => Some(free as u64),
+        // What this process takes already is free to the run.
+        None => available_memory().map(|free| free.saturating_add(base)),
+    };
+    let available = available.or(free);
     let fits = available.map(|free| peak <= free);
     let suggestions = if fits == Some(false) { setting.suggestions(&dataset, peak)? } else { Vec::new() };
     Ok(Plan {
@@ -135,6 +141,7 @@ pub fn plan(
         adapter: adapter.map(ToString::to_string),
         quantisation: config.quantisation.map(|kind| kind.to_string()),
         dtype: config.model.dtype.to_string(),
+        device: format!("{}: {}", engine.device(), engine.description()),
         threads: engine.num_threads(),
         examples: (dataset.train.len(), dataset.eval.len()),
         ledger: dataset.ledger.lines(),
