@@ -54,11 +54,13 @@ impl Engine {
     /// An engine on `device`; the processor's threads (as [`Engine::cpu`] takes them) prepare what it computes.
     ///
     /// # Errors
-    /// As [`Engine::cpu`]; a device that is not there, with what was looked for and where.
+    /// As [`Engine::cpu`]; a device that is not there, with what was looked for and where; one that gives other numbers than
+    /// the processor.
     pub fn on(device: Device, num_threads: Option<usize>) -> Result<Self, EngineError> {
         let mut engine = Self::cpu(num_threads)?;
         if let Device::Cuda(ordinal) = device {
             engine.accelerator = Some(crate::cuda::open(ordinal)?);
+            engine.test_device()?;
         }
         Ok(engine)
     }
@@ -141,6 +143,12 @@ impl Engine {
     /// Bytes of working memory that a training pass borrows on the engine's device at most; none where that is the host.
     pub fn device_room(&self, pass: &RoomFor) -> Option<usize> {
         self.accelerator.as_ref().map(|on| on.room_for(pass))
+    }
+
+    /// Whether products in f32 may round their factors to TF32 (10 bits of fraction, for tensor cores) from now on, where a
+    /// device can. Not at first.
+    pub fn allow_tf32(&self, allowed: bool) {
+        self.accelerator.iter().for_each(|on| on.allow_tf32(allowed));
     }
 
     /// Waits until all that was asked for is computed: on a device operations return when they are queued.

@@ -50,6 +50,7 @@ mod score_head;
 mod scratch;
 mod segments;
 mod selected_log_prob;
+mod self_test;
 mod shared;
 mod soft_cap;
 mod swiglu;

@@ -254,7 +254,9 @@ fn run_until(
 /// A device that is not there; threads that cannot be started.
 pub fn engine(config: &TrainConfig) -> Result<Arc<Engine>, RecipeError> {
     let engine = config.model.device().and_then(|device| Engine::on(device, config.model.num_threads));
-    Ok(Arc::new(engine.map_err(bso_model::ModelError::from)?))
+    let engine = engine.map_err(bso_model::ModelError::from)?;
+    engine.allow_tf32(config.model.tf32);
+    Ok(Arc::new(engine))
 }
 
 pub(crate) fn opening(config: &TrainConfig, until: Until) -> Result<Opening, RecipeError> {

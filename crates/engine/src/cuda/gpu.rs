@@ -84,6 +84,10 @@ impl Accelerator for Cuda {
         blas.unwrap_or(0) + rounded + room_for(pass).max(pass.adapter)
     }
 
+    fn allow_tf32(&self, allowed: bool) {
+        self.gpu.blas().into_iter().for_each(|blas| blas.set_tf32(allowed));
+    }
+
     fn synchronise(&self) -> Result<(), EngineError> {
         self.gpu.synchronise().map_err(failed)?;
         self.state().lists.synchronised();

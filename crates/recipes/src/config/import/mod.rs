@@ -149,7 +149,7 @@ const NO_MATTER: &[(&[&str], &str)] = &[
         "the model's folder says what it is; no code of others is run",
     ),
     (
-        &["do_train", "do_eval", "strict", "gradient_checkpointing_kwargs", "tf32", "fp16_full_eval"],
+        &["do_train", "do_eval", "strict", "gradient_checkpointing_kwargs", "fp16_full_eval"],
         "nothing to set",
     ),
 ];

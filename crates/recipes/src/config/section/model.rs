@@ -19,6 +19,8 @@ pub struct ModelSection {
     pub device: String,
     /// Number format of the arithmetic; `bf16` is read into it, and what this processor is fast in where neither is given.
     pub dtype: DTypeChoice,
+    /// Whether products in f32 may round their factors to TF32 on a GPU.
+    pub tf32: bool,
     /// Whether activations are computed again in the backward pass instead of kept.
     pub gradient_checkpointing: bool,
     /// Threads; `None`: one per physical core.
@@ -37,6 +39,7 @@ impl ModelSection {
             },
             device: r.text("device")?,
             dtype: dtype(r)?,
+            tf32: r.bool("tf32")?,
             gradient_checkpointing: r.bool("gradient_checkpointing")?,
             num_threads: r.optional_integer("num_threads")?.map(|n| n as usize),
             seed: r.integer("seed")?,
@@ -51,6 +54,7 @@ impl ModelSection {
         out.put("device", Setting::Text(self.device.clone()));
         out.choice("dtype", self.dtype);
         out.bool("bf16", self.dtype == DTypeChoice::Bf16);
+        out.bool("tf32", self.tf32);
         out.bool("gradient_checkpointing", self.gradient_checkpointing);
         out.optional_integer("num_threads", self.num_threads.map(|n| n as u64));
         out.integer("seed", self.seed);

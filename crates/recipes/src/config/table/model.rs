@@ -40,6 +40,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::optional("bf16", Model, Kind::Bool, &["auto"], "as `dtype` says")
         .says("TRL", "Mixed bfloat16 precision: true is `dtype: bf16`, false is `dtype: f32`.")
         .bookkeeping(),
+    Key::new("tf32", Model, Kind::Bool, "false")
+        .says(HF, "On a GPU products in f32 may round their factors to TF32, for tensor cores: faster, and no longer the processor's numbers.")
+        .bookkeeping(),
     Key::optional("num_threads", Model, Kind::Integer { min: 1, max: 4096 }, &["auto"], "one for each core the process may use")
         .says(HERE, "Threads of the arithmetic. Equal bytes need an equal number, because sums are grouped by thread.")
         .bookkeeping(),
