@@ -223,8 +223,8 @@ impl Engine {
             let rows = rows.min(w.rows() - first);
             let (updated, scaled) = (&mut updated[..rows * cols], &mut scaled[..rows * rank]);
             match w {
-                Weight::Whole(w, _) => updated.copy_from_slice(&w.as_slice()[first * cols..][..rows * cols]),
                 Weight::Quantised(w) => self.decode_block(w, first, 0..cols, updated),
+                w => updated.copy_from_slice(&w.values(OP)?.as_slice()[first * cols..][..rows * cols]),
             }
             let b = &b.as_slice()[first * rank..];
             scaled.iter_mut().zip(b).for_each(|(scaled, b)| *scaled = scale * b);

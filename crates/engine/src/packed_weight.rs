@@ -83,7 +83,11 @@ impl Engine {
         expect_size(OP, "rows of w", packed.rows, w.rows())?;
         expect_size(OP, "columns of w", packed.cols, w.cols())?;
         if let Some(copy) = &mut packed.on_device {
-            return self.copy(w, copy);
+            return if w.device() == Device::Cpu {
+                copy.set(&w.to_dtype(DType::Bf16)?)
+            } else {
+                self.copy(w, copy)
+            };
         }
         self.pack_right(Lines::rows(w.as_slice(), w.cols()), &mut packed.forward);
         if !packed.backward.is_empty() {
@@ -98,6 +102,8 @@ impl Engine {
 pub enum Weight<'a> {
     /// Its values in f32, and rounded and packed by [`Engine::pack_weight`] where the other factor is in bf16.
     Whole(&'a Array, Option<&'a PackedWeight>),
+    /// A frozen one of which the rounded copy is all that is kept.
+    Rounded(&'a PackedWeight),
     /// A frozen one in few bits.
     Quantised(&'a QuantisedWeight),
 }
@@ -124,6 +130,7 @@ impl<'a> Weight<'a> {
     pub fn rows(self) -> usize {
         match self {
             Self::Whole(values, _) => values.rows(),
+            Self::Rounded(packed) => packed.rows,
             Self::Quantised(weight) => weight.rows(),
         }
     }
@@ -132,6 +139,7 @@ impl<'a> Weight<'a> {
     pub fn cols(self) -> usize {
         match self {
             Self::Whole(values, _) => values.cols(),
+            Self::Rounded(packed) => packed.cols,
             Self::Quantised(weight) => weight.cols(),
         }
     }
@@ -139,14 +147,28 @@ impl<'a> Weight<'a> {
     /// The values in f32.
     ///
     /// # Errors
-    /// A weight in few bits, which this operation does not read.
+    /// A weight in few bits or in bf16 alone, which this operation does not read.
     pub(crate) fn values(self, operation: &'static str) -> Result<&'a Array, EngineError> {
+        let kept = match self {
+            Self::Whole(values, _) => return Ok(values),
+            Self::Rounded(_) => "in bf16 alone",
+            Self::Quantised(_) => "in few bits",
+        };
+        let reason = format!("takes a whole weight, and this one is frozen {kept}");
+        Err(EngineError::Invalid { operation, reason })
+    }
+
+    /// Refuses a weight in few bits.
+    pub(crate) fn refuse_codes(self, operation: &'static str) -> Result<(), EngineError> {
+        if let Self::Quantised(_) = self { self.values(operation).map(|_| ()) } else { Ok(()) }
+    }
+
+    /// Its rounded copy, if it has one.
+    fn rounded(self) -> Option<&'a PackedWeight> {
         match self {
-            Self::Whole(values, _) => Ok(values),
-            Self::Quantised(_) => Err(EngineError::Invalid {
-                operation,
-                reason: "takes a whole weight, and this one is frozen in few bits".to_owned(),
-            }),
+            Self::Whole(_, packed) => packed,
+            Self::Rounded(packed) => Some(packed),
+            Self::Quantised(_) => None,
         }
     }
 
@@ -160,7 +182,9 @@ impl<'a> Weight<'a> {
         dtype: DType,
     ) -> Result<DeviceWeight<'a>, EngineError> {
         match self {
-            Self::Whole(..) => self.whole_on_device(operation, dtype).map(DeviceWeight::Whole),
+            Self::Whole(..) | Self::Rounded(_) => {
+                self.whole_on_device(operation, dtype).map(DeviceWeight::Whole)
+            }
             Self::Quantised(weight) => {
                 let codes = weight.on_device().ok_or_else(|| EngineError::Invalid {
                     operation,
@@ -180,12 +204,11 @@ impl<'a> Weight<'a> {
         operation: &'static str,
         dtype: DType,
     ) -> Result<&'a Array, EngineError> {
-        let values = self.values(operation)?;
+        self.refuse_codes(operation)?;
         if dtype == DType::F32 {
-            return Ok(values);
+            return self.values(operation);
         }
-        let packed = if let Self::Whole(_, packed) = self { packed } else { None };
-        let on_device = packed.and_then(|packed| packed.on_device.as_ref());
+        let on_device = self.rounded().and_then(|packed| packed.on_device.as_ref());
         on_device.ok_or_else(|| EngineError::Invalid {
             operation,
             reason: "rows in bf16 need the weight packed (pack_weight) on their device".to_owned(),
@@ -205,8 +228,7 @@ impl<'a> Weight<'a> {
             (packed.rows, packed.cols) == (self.rows(), self.cols())
                 && !(gradients && packed.backward.is_empty())
         };
-        let packed = if let Self::Whole(_, packed) = self { packed } else { None };
-        packed.filter(fits).ok_or_else(|| EngineError::Invalid {
+        self.rounded().filter(fits).ok_or_else(|| EngineError::Invalid {
             operation,
             reason: "rows in bf16 need the weight packed (pack_weight), for gradients with their layout"
                 .to_owned(),

@@ -288,7 +288,7 @@ impl<'a> HeadInputs<'a> {
             let reason = "hidden rows have no columns".to_owned();
             return Err(EngineError::Invalid { operation, reason });
         }
-        self.head.values(operation)?;
+        self.head.refuse_codes(operation)?;
         expect_size(operation, "columns of head", self.hidden.cols(), self.head.cols())?;
         expect_size(operation, "number of targets", self.hidden.rows(), self.targets.len())?;
         if let Some(HeadAdapter { update, lengths }) = self.update {

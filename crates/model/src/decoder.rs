@@ -66,6 +66,12 @@ impl Decoder {
         Ok(decoder)
     }
 
+    /// Whether the parameters are where the engine computes.
+    pub(crate) fn is_placed(&self) -> bool {
+        let there = |array: &&Array| array.device() == self.engine.device();
+        self.parameters.iter().find(|array| !array.is_empty()).as_ref().is_some_and(there)
+    }
+
     /// Moves the parameters to where the engine computes; due where some were made on the host.
     pub(crate) fn place(&mut self) -> Result<(), EngineError> {
         self.move_parameters(|engine, array| engine.place(array))
@@ -121,26 +127,71 @@ impl Decoder {
     /// is no backward pass.
     ///
     /// # Errors
-    /// f16, which is a storage format only.
+    /// f16, which is a storage format only; a base that is kept in bf16 alone ([`Decoder::freeze_base_in`]).
     pub fn compute_in(&mut self, dtype: DType, gradients: bool) -> Result<(), ModelError> {
+        self.refuse_rounded_base()?;
         self.place()?;
-        self.packed = match dtype {
-            DType::F32 => Vec::new(),
-            DType::Bf16 => {
-                let mut matrices = self.layout.products();
-                matrices.extend(self.adapter.iter().flat_map(Adapter::products));
-                let pack = |(i, array): (usize, &Array)| {
-                    let packs = matrices.contains(&i) && !array.is_empty();
-                    packs
-                        .then(|| self.engine.packed_weight(array.rows(), array.cols(), gradients))
-                        .transpose()
-                };
-                self.parameters.iter().enumerate().map(pack).collect::<Result<_, _>>()?
-            }
+        match dtype {
+            DType::F32 => self.packed = Vec::new(),
+            DType::Bf16 => self.round((gradients, false))?,
             DType::F16 => return Err(EngineError::NoArithmetic(dtype).into()),
-        };
+        }
         self.dtype = dtype;
-        Ok(self.pack_from(0)?)
+        Ok(())
+    }
+
+    /// As [`Decoder::compute_in`] for training an adapter: in bf16 nothing but the rounded copy is kept of the frozen
+    /// matrices beside it (where row lengths are trained, which follow from the numbers themselves, these are kept as
+    /// well). Such a decoder computes, is trained, and saves its adapter; it is not merged.
+    ///
+    /// # Errors
+    /// As [`Decoder::compute_in`].
+    pub fn freeze_base_in(&mut self, dtype: DType) -> Result<(), ModelError> {
+        let gives_up = self.adapter.as_ref().is_some_and(|adapter| adapter.norms.is_empty());
+        if dtype != DType::Bf16 || !gives_up || self.refuse_rounded_base().is_err() {
+            return if self.dtype == dtype { Ok(self.place()?) } else { self.compute_in(dtype, true) };
+        }
+        self.round((true, true))?;
+        self.dtype = dtype;
+        Ok(self.place()?)
+    }
+
+    /// Makes the rounded copies, one after another, wherever the numbers are; with `alone` frozen matrices give their
+    /// own numbers up.
+    fn round(&mut self, (gradients, alone): (bool, bool)) -> Result<(), EngineError> {
+        let first = self.first_trained();
+        let mut matrices = self.layout.products();
+        matrices.extend(self.adapter.iter().flat_map(Adapter::products));
+        // Embeddings are looked up as they are.
+        let kept = [self.layout.embedding, self.embedding_place()];
+        let Self { engine, parameters, packed, .. } = self;
+        packed.clear();
+        packed.resize_with(parameters.len(), || None);
+        for place in matrices {
+            let array = &parameters[place];
+            if array.is_empty() {
+                continue;
+            }
+            let mut copy = engine.packed_weight(array.rows(), array.cols(), gradients)?;
+            engine.install(|| engine.pack_weight(array, &mut copy))?;
+            packed[place] = Some(copy);
+            if alone && place < first && !kept.contains(&place) {
+                parameters[place] = Array::zeros(0, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what needs the numbers of a base that is kept in bf16 alone.
+    pub(crate) fn refuse_rounded_base(&self) -> Result<(), ModelError> {
+        let mut copies = self.packed.iter().zip(&self.parameters);
+        if copies.any(|(packed, numbers)| packed.is_some() && numbers.is_empty()) {
+            return Err(ModelError::argument(
+                "the base of the adapter is kept in bf16 alone",
+                "load the model again; bso merge folds an adapter into its base",
+            ));
+        }
+        Ok(())
     }
 
     /// The precision of products.
@@ -349,7 +400,10 @@ pub(crate) fn weight<'a>(
 ) -> Weight<'a> {
     match quantised.and_then(|base| base.weight(place)) {
         Some(weight) => Weight::Quantised(weight),
-        None => Weight::Whole(&parameters[place], packed.get(place).and_then(Option::as_ref)),
+        None => match packed.get(place).and_then(Option::as_ref) {
+            Some(packed) if parameters[place].is_empty() => Weight::Rounded(packed),
+            packed => Weight::Whole(&parameters[place], packed),
+        },
     }
 }
 

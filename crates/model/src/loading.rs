@@ -33,6 +33,18 @@ impl Decoder {
         Ok(decoder)
     }
 
+    /// As [`Decoder::load`] of a base model for an adapter, on the host: [`Decoder::freeze_base_in`] brings to a device what
+    /// is needed there.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`]; an adapter's directory.
+    pub fn load_base(dir: &Path, engine: Arc<Engine>) -> Result<Self, ModelError> {
+        if ModelDirectory::find(dir)?.adapter.is_some() {
+            return Err(ModelError::argument(format!("{} is an adapter", dir.display()), "name its base"));
+        }
+        Self::read(dir, engine, None)
+    }
+
     /// A base model, its matrices in few bits where `quantisation` says so.
     pub(crate) fn read(
         dir: &Path,

@@ -20,6 +20,8 @@ use bso_engine::{DType, HeadInputs, PackedWeight, Quantisation, QuantisedWeight}
 pub struct ModelMemory {
     /// Parameters, in f32 or in few bits.
     pub weights: usize,
+    /// Of these, what is given up once its rounded copy is there: frozen matrices beside an adapter.
+    pub given_up: usize,
     /// An adapter's tensors in f32, and what follows from them.
     pub adapter: usize,
     /// Rounded copies of all these; none in f32.
@@ -55,7 +57,7 @@ impl ModelMemory {
             4 * stored.len() + apart
         });
         let loading = largest.max().unwrap_or(0);
-        Self { weights, adapter: 0, packed, packed_on_device, trained: weights, loading }
+        Self { weights, given_up: 0, adapter: 0, packed, packed_on_device, trained: weights, loading }
     }
 
     /// Of a decoder with an adapter beside frozen weights, for training in `dtype`.
@@ -77,7 +79,13 @@ impl ModelMemory {
         let [own, own_on_device] = packed(own, dtype, true);
         memory.packed += own;
         memory.packed_on_device += own_on_device;
-        let Some(kind) = quantisation else { return Ok(memory) };
+        let Some(kind) = quantisation else {
+            if dtype != DType::F32 && adapter.norms.is_empty() {
+                let places = layout.products().into_iter().filter(|place| *place != layout.embedding);
+                memory.given_up = places.map(|place| 4 * layout.tensors[place].len()).sum();
+            }
+            return Ok(memory);
+        };
         for spec in layout.linears().map(|linear| &layout.tensors[linear.weight]) {
             let (rows, cols) = spec.rows_cols();
             memory.weights -= 4 * spec.len() - QuantisedWeight::bytes_of(rows, cols, kind);

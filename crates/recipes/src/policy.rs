@@ -37,7 +37,7 @@ pub fn load(
         (Some(settings), adapter) => {
             let mut decoder = match config.quantisation {
                 Some(kind) => Decoder::load_quantised(&found.base, kind, engine.clone())?,
-                None => Decoder::load(&found.base, engine.clone())?,
+                None => Decoder::load_base(&found.base, engine.clone())?,
             };
             match adapter {
                 Some(adapter) => {
@@ -64,7 +64,11 @@ pub fn load(
             note(format!("base        matrices of linear layers in {kind}"));
         }
     }
-    decoder.compute_in(config.model.compute_dtype(), true)?;
+    if decoder.adapter().is_some() {
+        decoder.freeze_base_in(config.model.compute_dtype())?;
+    } else {
+        decoder.compute_in(config.model.compute_dtype(), true)?;
+    }
     Ok(decoder)
 }
 

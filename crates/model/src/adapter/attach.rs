@@ -73,10 +73,13 @@ impl Decoder {
                 self.packed.push(packed.transpose()?);
             }
         }
+        let placed = self.is_placed();
         self.layout.tensors.extend(plan.tensors);
         self.parameters.extend(arrays);
         self.adapter = Some(plan.adapter);
-        self.place()?;
+        if placed {
+            self.place()?;
+        }
         Ok(self.renew_packed()?)
     }
 

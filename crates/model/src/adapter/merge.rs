@@ -16,6 +16,9 @@ impl Decoder {
                 "merge the adapter into the whole base: bso merge --model ADAPTER --output DIR",
             )?;
         }
+        if self.adapter.is_some() {
+            self.refuse_rounded_base()?;
+        }
         self.fetch()?;
         let Some((adapter, mut arrays)) = self.drop_adapter() else { return Ok(()) };
         let (scale, engine) = (adapter.config.scale() as f32, self.engine().clone());

@@ -641,3 +641,44 @@ fn peft_opens_what_is_trained_here_with_equal_logits() {
 fn decoder(base: &str) -> Decoder {
     crate::fixture::decoder(base)
 }
+
+#[test]
+fn a_base_in_bf16_alone_gives_the_same_steps_and_is_not_merged() {
+    for base in ["llama_tied_gqa", "llama_untied_biases_sharded", "gpt2_learned_positions"] {
+        let start = |alone: bool| {
+            let mut decoder = Decoder::load_base(&directory(base), engine()).unwrap();
+            decoder.attach_adapter(&settings(), Seed::new(5)).unwrap();
+            if alone {
+                decoder.freeze_base_in(DType::Bf16).unwrap();
+                decoder.freeze_base_in(DType::Bf16).unwrap();
+            } else {
+                decoder.compute_in(DType::Bf16, true).unwrap();
+            }
+            decoder
+        };
+        let ([mut whole, mut alone], (batch, weights)) = ([false, true].map(start), sequences(base, true));
+        let kept = |decoder: &Decoder| decoder.parameters().filter(|(_, array)| !array.is_empty()).count();
+        assert!(kept(&alone) < kept(&whole), "{base}: matrices are given up");
+        for decoder in [&mut whole, &mut alone] {
+            let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.0, decoder).unwrap();
+            for _ in 0..3 {
+                let (_, gradients) = log_probs_and_gradients(decoder, &batch, &weights);
+                optimiser.step(decoder, &gradients, -0.1, 1e-2).unwrap();
+            }
+        }
+        assert_eq!(whole.log_probs(&batch).unwrap(), alone.log_probs(&batch).unwrap(), "{base}");
+        let [of_whole, of_alone] = [&whole, &alone].map(|decoder| {
+            let dir = tempfile::tempdir().unwrap();
+            decoder.save_adapter(dir.path(), &directory(base), DType::F32).unwrap();
+            std::fs::read(dir.path().join("adapter_model.safetensors")).unwrap()
+        });
+        assert!(of_whole == of_alone, "{base}: the same adapter, to the bit");
+        for error in [
+            alone.merge_adapter().unwrap_err(),
+            alone.compute_in(DType::F32, true).unwrap_err(),
+            alone.freeze_base_in(DType::F32).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("in bf16 alone"), "{error}");
+        }
+    }
+}

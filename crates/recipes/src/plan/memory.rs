@@ -98,10 +98,13 @@ impl Setting<'_> {
         let (dtype, model) = (self.config.model.compute_dtype(), self.model);
         let policy = self.policy(self.config)?;
         let of_scoring = |size| PassMemory::of_scoring(model, dtype, size).activations;
-        let mut phases = vec![self.phase("loading", &[("weights", policy.weights), self.on_its_way(policy)])];
+        // A base beside an adapter is read on the host.
+        let loaded = policy.weights - if self.on_device() { policy.given_up } else { 0 };
+        let mut phases = vec![self.phase("loading", &[("weights", loaded), self.on_its_way(policy)])];
+        let weights = policy.weights - policy.given_up;
         if self.needs_reference {
             let mut parts = vec![
-                ("weights", policy.weights),
+                ("weights", weights),
                 ("adapter", policy.adapter),
                 ("packed weights", self.packed(policy)),
             ];
@@ -139,7 +142,7 @@ impl Setting<'_> {
         Ok(self.phase(
             "training",
             &[
-                ("weights", policy.weights),
+                ("weights", policy.weights - policy.given_up),
                 ("adapter", policy.adapter),
                 ("packed weights", self.packed(policy)),
                 ("gradients", gradients),

@@ -148,10 +148,7 @@ const NO_MATTER: &[(&[&str], &str)] = &[
         ],
         "the model's folder says what it is; no code of others is run",
     ),
-    (
-        &["do_train", "do_eval", "strict", "gradient_checkpointing_kwargs", "fp16_full_eval"],
-        "nothing to set",
-    ),
+    (&["do_train", "do_eval", "strict", "gradient_checkpointing_kwargs", "fp16_full_eval"], "nothing to set"),
 ];
 
 /// A key that is called the same here, or has a known alias.
