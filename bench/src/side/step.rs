@@ -70,7 +70,12 @@ pub fn run(settings: &Settings) -> anyhow::Result<Value> {
         losses.push(rounded(loss));
     }
     let size = BatchSize::of(&batch);
-    let kept = PassMemory::of_training(decoder.config(), decoder.dtype(), settings.checkpointed, size);
+    let kept = PassMemory::of_training(
+        decoder.config(),
+        (decoder.dtype(), decoder.engine().device()),
+        settings.checkpointed,
+        size,
+    );
     let median = |times: &[f64]| Spread::of(times.get(settings.warm_up..)?).map(|s| s.median);
     Ok(json!({
         "forward_seconds": median(&forward),

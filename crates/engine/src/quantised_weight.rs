@@ -317,6 +317,7 @@ pub(crate) mod tests {
                     Codes::Int8 { values, scales } => values.len() + 4 * scales.len(),
                     Codes::Nf4 { pairs, absmax: Absmax::Plain(absmax) } => pairs.len() + 4 * absmax.len(),
                     Codes::Nf4 { pairs, absmax: Absmax::Nested(nested) } => pairs.len() + nested.bytes(),
+                    Codes::Device(_) => panic!("this engine is the processor's"),
                 };
                 assert_eq!(found, QuantisedWeight::bytes_of(rows, cols, kind), "{kind:?}");
             }

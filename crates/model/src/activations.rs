@@ -258,7 +258,8 @@ impl Activations {
         let on = (&**decoder.engine(), dtype);
         self.size = None;
         self.fit(on, size, config)?;
-        let part = PartRows::of(size, config, block(self.checkpointed, dtype));
+        let block = block(self.checkpointed, dtype, on.0.device());
+        let part = PartRows::of(size, config, block);
         let stored = if self.checkpointed { 1 } else { config.layers };
         self.attention.iter_mut().try_for_each(|kept| kept.fit(on, size.rows, config))?;
         for (i, kept) in self.rows.iter_mut().enumerate() {
@@ -287,7 +288,7 @@ impl Activations {
         self.passing.fit(
             (engine, dtype),
             size.rows,
-            PartRows::of(size, config, block(self.checkpointed, dtype)),
+            PartRows::of(size, config, block(self.checkpointed, dtype, engine.device())),
             config,
         )?;
         if self.embeds_again(config) {

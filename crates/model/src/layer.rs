@@ -71,7 +71,7 @@ impl Layer<'_> {
     ) -> Result<(), EngineError> {
         let LayerActivations { attention, rows: a, passing } = kept;
         self.attention_forward(residual, segments, (attention, passing))?;
-        for part in Part::of(rows, residual.rows(), block(checkpointed, self.dtype)) {
+        for part in Part::of(rows, residual.rows(), block(checkpointed, self.dtype, self.engine.device())) {
             let layer = Layer { first_row: part.first, ..*self };
             let PassingActivations { normed, inverse, gated, copies } = &mut *passing;
             let PartCopies { residual: copied, attended, stream } = copies;
@@ -109,7 +109,7 @@ impl Layer<'_> {
         if rows.is_some() {
             self.engine.zero(&mut b.attended)?;
         }
-        for part in Part::of(rows, residual.rows(), block(recompute, self.dtype)) {
+        for part in Part::of(rows, residual.rows(), block(recompute, self.dtype, self.engine.device())) {
             let layer = Layer { first_row: part.first, ..*self };
             let PassingActivations { normed, inverse, gated, copies } = &mut *passing;
             let PartCopies { residual: copied, attended, stream } = copies;

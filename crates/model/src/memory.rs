@@ -13,7 +13,7 @@ use crate::layout::{Layout, TensorSpec};
 use crate::matrix::bytes;
 use crate::optimiser::OptimiserKind;
 use crate::part::{PartRows, block};
-use bso_engine::{DType, HeadInputs, PackedWeight, Quantisation, QuantisedWeight};
+use bso_engine::{DType, Device, HeadInputs, PackedWeight, Quantisation, QuantisedWeight};
 
 /// Bytes of the parts of a decoder that do not depend on a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,7 +127,7 @@ fn packed<'a>(tensors: impl Iterator<Item = &'a TensorSpec>, dtype: DType, gradi
 /// An adapter that the model cannot have.
 pub fn adapter_room(
     config: &ModelConfig,
-    (dtype, checkpointed): (DType, bool),
+    (dtype, checkpointed, device): (DType, bool, Device),
     adapter: &AdapterConfig,
     rows: usize,
 ) -> Result<usize, ModelError> {
@@ -139,7 +139,7 @@ pub fn adapter_room(
         layers.any(|layer| [layer.query, layer.key, layer.value].iter().any(|linear| linear.weight == place))
     };
     let of = |place: &usize| {
-        let most = if before_attention(*place) { usize::MAX } else { block(checkpointed, dtype) };
+        let most = if before_attention(*place) { usize::MAX } else { block(checkpointed, dtype, device) };
         let rows = rows.min(most);
         let (outputs, inputs) = layout.tensors[*place].rows_cols();
         let inner = rows * adapter.r * number;
@@ -156,8 +156,13 @@ pub fn adapter_room(
 
 impl PassMemory {
     /// Of a forward and a backward pass; `checkpointed` keeps each layer's input only.
-    pub fn of_training(config: &ModelConfig, dtype: DType, checkpointed: bool, size: BatchSize) -> Self {
-        let (layers, part) = (config.layers, PartRows::of(size, config, block(checkpointed, dtype)));
+    pub fn of_training(
+        config: &ModelConfig,
+        (dtype, device): (DType, Device),
+        checkpointed: bool,
+        size: BatchSize,
+    ) -> Self {
+        let (layers, part) = (config.layers, PartRows::of(size, config, block(checkpointed, dtype, device)));
         let kept = |rows| rows_kept(config, dtype, rows);
         let (stored, rows) = if checkpointed {
             (1, kept(part.any))
@@ -178,7 +183,7 @@ impl PassMemory {
 
     /// Of a pass without gradients.
     pub fn of_scoring(config: &ModelConfig, dtype: DType, size: BatchSize) -> Self {
-        let part = PartRows::of(size, config, block(false, dtype));
+        let part = PartRows::of(size, config, block(false, dtype, Device::Cpu));
         let kept = attention(config, dtype, size.rows) + rows_kept(config, dtype, part.any);
         let streams = 2 * 4 * config.hidden_size * size.rows;
         let passing = passing(config, dtype, (size.rows, part));

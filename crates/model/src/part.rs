@@ -4,16 +4,18 @@
 use crate::batch_size::BatchSize;
 use crate::config::ModelConfig;
 use crate::matrix::Matrix;
-use bso_engine::{Array, DType, Engine, EngineError};
+use bso_engine::{Array, DType, Device, Engine, EngineError};
 
 /// Most rows at a time: all, or where their activations are not kept, enough for products at full speed. In bf16, whose
 /// weights lie packed already, few are enough, and they are as many as products sum at once: weight gradients are the same
 /// as of all rows together.
-pub(crate) fn block(checkpointed: bool, dtype: DType) -> usize {
-    match (checkpointed, dtype) {
-        (false, _) => usize::MAX,
-        (true, DType::Bf16) => 256,
-        (true, _) => 1024,
+pub(crate) fn block(checkpointed: bool, dtype: DType, device: Device) -> usize {
+    match (checkpointed, device, dtype) {
+        (false, ..) => usize::MAX,
+        // Fewer would leave most of a chip idle.
+        (true, Device::Cuda(_), _) => 4096,
+        (true, Device::Cpu, DType::Bf16) => 256,
+        (true, Device::Cpu, _) => 1024,
     }
 }
 

@@ -291,7 +291,7 @@ impl Decoder {
         workspace.passing.fit(
             on,
             size.rows,
-            PartRows::of(size, config, block(false, self.dtype())),
+            PartRows::of(size, config, block(false, self.dtype(), on.0.device())),
             config,
         )?;
         let Workspace { residual, next, attention, rows: kept_rows, passing, head } = workspace;

@@ -55,7 +55,12 @@ pub fn log_memory(config: &TrainConfig, decoder: &Decoder, size: BatchSize) {
     let (dtype, model) = (decoder.dtype(), decoder.config());
     let memory = ModelMemory::of(model, dtype, true);
     let (gradients, state) = memory.gradients_and_state(optimiser_kind(config));
-    let pass = PassMemory::of_training(model, dtype, config.model.gradient_checkpointing, size);
+    let pass = PassMemory::of_training(
+        model,
+        (dtype, decoder.engine().device()),
+        config.model.gradient_checkpointing,
+        size,
+    );
     let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     log::info!(
         "memory for batches up to {} rows, {} of them scored, with all weights trained: weights {}, packed {}, gradients {}, \

@@ -133,7 +133,7 @@ impl Setting<'_> {
         let (dtype, model) = (self.config.model.compute_dtype(), self.model);
         let (gradients, state) = policy.gradients_and_state(optimiser_kind(self.config));
         let checkpointed = self.config.model.gradient_checkpointing;
-        let pass = PassMemory::of_training(model, dtype, checkpointed, work.largest);
+        let pass = PassMemory::of_training(model, (dtype, self.engine.device()), checkpointed, work.largest);
         let of_scoring = |size| PassMemory::of_scoring(model, dtype, size).activations;
         // An evaluation borrows the memory of a scoring pass; KTO's mismatched sequences keep theirs.
         let scoring =
@@ -158,7 +158,7 @@ impl Setting<'_> {
     /// What an adapter borrows on the largest batch beyond what it did on the calibration's.
     fn adapter_growth(&self, dtype: DType, rows: usize) -> Result<usize, RecipeError> {
         let Some(adapter) = self.adapter else { return Ok(0) };
-        let how = (dtype, self.config.model.gradient_checkpointing);
+        let how = (dtype, self.config.model.gradient_checkpointing, self.engine.device());
         let room = |rows| adapter_room(self.model, how, adapter, rows);
         Ok(room(rows)?.saturating_sub(room(self.calibrated_rows)?))
     }
@@ -171,7 +171,7 @@ impl Setting<'_> {
         let most = |of: fn(&BatchSize) -> usize| passes.iter().flatten().map(of).max().unwrap_or(0);
         let rows = most(|size| size.rows);
         let ModelConfig { heads, head_dim, hidden_size, vocab_size, .. } = *self.model;
-        let how = (dtype, self.config.model.gradient_checkpointing);
+        let how = (dtype, self.config.model.gradient_checkpointing, self.engine.device());
         let of_adapter = |adapter| adapter_room(self.model, how, adapter, rows);
         let widened = if self.config.quantisation.is_some() {
             hidden_size * self.model.intermediate_size * dtype.size_in_bytes()
