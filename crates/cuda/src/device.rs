@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use cudarc::driver::sys::{self, CUresult};
 
@@ -12,7 +12,7 @@ use crate::blas::Blas;
 use crate::cache::{KernelCache, Key};
 use crate::driver::{Chip, Driver, expect};
 use crate::kernels::{KernelFile, every_file};
-use crate::memory::{Arena, Buffer, Pinned, memory_info};
+use crate::memory::{Buffer, Pinned, memory_info};
 use crate::nvrtc::{Nvrtc, OPTIONS};
 use crate::view::{Argument, Call, Launcher, Product, View};
 
@@ -93,8 +93,18 @@ impl Gpu {
         let context = Context::open(&chip)?;
         let blas = Blas::open(&context, &chip)?;
         let mut gpu = Self { chip, modules: Vec::new(), kernels: BTreeMap::new(), blas, context };
-        for file in every_file() {
-            gpu.load(&file, &nvrtc, driver, cache)?;
+        let sources = Sources { nvrtc: &nvrtc, driver, cache, architecture: gpu.chip.architecture() };
+        let files = every_file();
+        // Each file takes the compiler a second or more, the first time: all at once.
+        let codes = std::thread::scope(|scope| {
+            let sources = &sources;
+            let started: Vec<_> = files.iter().map(|file| scope.spawn(move || sources.code(file))).collect();
+            started.into_iter().map(|code| code.join()).collect::<Vec<_>>()
+        });
+        for (file, code) in files.iter().zip(codes) {
+            let code =
+                code.map_err(|_| CudaError::shape("open", "a thread that compiles kernels stopped"))?;
+            gpu.load(file, &code?, &sources)?;
         }
         Ok(gpu)
     }
@@ -115,14 +125,6 @@ impl Gpu {
     /// There is not enough.
     pub fn buffer(&self, bytes: usize) -> Result<Buffer, CudaError> {
         Buffer::new(&self.context, bytes)
-    }
-
-    /// Memory for what lives no longer than a step.
-    ///
-    /// # Errors
-    /// There is not enough.
-    pub fn arena(&self, bytes: usize) -> Result<Arena, CudaError> {
-        Ok(Arena::new(self.buffer(bytes)?))
     }
 
     /// Memory of the host for copies that wait for nothing.
@@ -244,28 +246,13 @@ impl Gpu {
         unsafe { expect("cuStreamSynchronize", sys::cuStreamSynchronize(self.context.stream)) }
     }
 
-    fn load(
-        &mut self,
-        file: &KernelFile,
-        nvrtc: &Nvrtc,
-        driver: Driver,
-        cache: &KernelCache,
-    ) -> Result<(), CudaError> {
-        let architecture = self.chip.architecture();
-        let key = Key {
-            source: &file.source,
-            options: OPTIONS,
-            architecture: &architecture,
-            driver: driver.version(),
-            nvrtc: nvrtc.version(),
-        };
-        let compile = || nvrtc.compile(file.name, &file.source, &architecture);
-        let module = match self.module(&cache.get(key, compile)?) {
+    fn load(&mut self, file: &KernelFile, code: &[u8], sources: &Sources<'_>) -> Result<(), CudaError> {
+        let module = match self.module(code) {
             Ok(module) => module,
             Err(_) => {
                 // Whole on disk and yet refused: compiled once more before it counts as a failure.
-                cache.forget(key);
-                self.module(&cache.get(key, compile)?)?
+                sources.cache.forget(sources.key(file));
+                self.module(&sources.code(file)?)?
             }
         };
         self.modules.push(module);
@@ -289,6 +276,38 @@ impl Gpu {
         // SAFETY: the code came from NVRTC or, with its checksum, from the cache.
         let loaded = unsafe { sys::cuModuleLoadData(&raw mut module, code.as_ptr().cast()) };
         expect("cuModuleLoadData", loaded).map(|()| module)
+    }
+}
+
+/// What kernels are compiled with, and where they are kept.
+struct Sources<'a> {
+    nvrtc: &'a Nvrtc,
+    driver: Driver,
+    cache: &'a KernelCache,
+    architecture: String,
+}
+
+impl Sources<'_> {
+    fn key<'a>(&'a self, file: &'a KernelFile) -> Key<'a> {
+        Key {
+            source: &file.source,
+            options: OPTIONS,
+            architecture: &self.architecture,
+            driver: self.driver.version(),
+            nvrtc: self.nvrtc.version(),
+        }
+    }
+
+    /// A file's code, kept or compiled.
+    fn code(&self, file: &KernelFile) -> Result<Vec<u8>, CudaError> {
+        static SAID: Once = Once::new();
+        self.cache.get(self.key(file), || {
+            let architecture = &self.architecture;
+            SAID.call_once(|| {
+                log::warn!("compiling the GPU's kernels for {architecture}: once, some seconds")
+            });
+            self.nvrtc.compile(file.name, &file.source, architecture)
+        })
     }
 }
 

@@ -91,16 +91,6 @@ pub enum CudaError {
         /// What does not fit.
         reason: String,
     },
-    /// An arena whose plan was too small.
-    #[error("{asked} bytes were asked of a GPU arena with {free} of {capacity} left: plan a larger one")]
-    ArenaFull {
-        /// Bytes.
-        asked: usize,
-        /// Bytes.
-        free: usize,
-        /// Bytes.
-        capacity: usize,
-    },
 }
 
 impl CudaError {

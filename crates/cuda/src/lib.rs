@@ -21,6 +21,6 @@ pub use driver::{Chip, Driver, OLDEST, version_text};
 pub use error::CudaError;
 pub use kernels::{KernelFile, every_file};
 pub use library::{FOLDERS_VARIABLE, Found, Wanted, wheel_folders};
-pub use memory::{Arena, Buffer, Frame, Pinned};
+pub use memory::{Buffer, Pinned};
 pub use nvrtc::{Nvrtc, OPTIONS};
 pub use view::{Argument, Call, Launcher, Number, Product, View};

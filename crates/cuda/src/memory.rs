@@ -1,9 +1,6 @@
-//! Memory of a GPU: buffers that live as long as a model, and an arena whose parts live for a step. An arena is taken
-//! once; a step hands out its parts and gives them all back at its end, so that no step allocates. All work goes
-//! through one stream, so that a part is written anew only after whoever read it before is done.
+//! Memory of a GPU, and of the host as far as the GPU reads it by itself. All work goes through one stream, so that memory
+//! is written anew only after whoever read it before is done.
 
-use std::cell::Cell;
-use std::marker::PhantomData;
 use std::ptr;
 use std::sync::Arc;
 
@@ -13,9 +10,6 @@ use crate::CudaError;
 use crate::device::Context;
 use crate::driver::expect;
 use crate::view::{Number, View};
-
-/// Parts start at multiples of this many bytes: a row read by a warp, and what tensor cores ask for.
-const ALIGNMENT: usize = 256;
 
 /// A piece of a GPU's memory, zero at first; freed when dropped.
 #[derive(Debug)]
@@ -140,105 +134,5 @@ impl Drop for Pinned {
         if let Err(error) = freed {
             log::warn!("{} pinned bytes are not given back: {error}", self.bytes);
         }
-    }
-}
-
-/// Memory for what a step needs and then no more.
-#[derive(Debug)]
-pub struct Arena {
-    buffer: Buffer,
-    offsets: Offsets,
-}
-
-/// A step's use of an arena: parts live until it ends.
-#[derive(Debug)]
-pub struct Frame<'a> {
-    base: u64,
-    offsets: &'a Offsets,
-    owner: PhantomData<&'a mut Arena>,
-}
-
-impl Arena {
-    pub(crate) fn new(buffer: Buffer) -> Self {
-        let offsets = Offsets::new(buffer.bytes);
-        Self { buffer, offsets }
-    }
-
-    /// Begins a step: all of the arena is free.
-    pub fn frame(&mut self) -> Frame<'_> {
-        self.offsets.reset();
-        Frame { base: self.buffer.address, offsets: &self.offsets, owner: PhantomData }
-    }
-
-    /// The most bytes that a step has used so far.
-    pub fn peak(&self) -> usize {
-        self.offsets.peak.get()
-    }
-}
-
-impl<'a> Frame<'a> {
-    /// Room for `rows * cols` numbers, holding what was last there.
-    ///
-    /// # Errors
-    /// The arena is used up.
-    pub fn take(&self, number: Number, rows: usize, cols: usize) -> Result<View<'a>, CudaError> {
-        let bytes = rows.saturating_mul(cols).saturating_mul(number.size_in_bytes());
-        let offset = self.offsets.take(bytes)?;
-        // SAFETY: a part of the arena that no other view of this frame has; the frame borrows the arena.
-        Ok(unsafe { View::at(self.base + offset as u64, number, rows, cols) })
-    }
-}
-
-/// Which part comes next.
-#[derive(Debug)]
-struct Offsets {
-    capacity: usize,
-    used: Cell<usize>,
-    peak: Cell<usize>,
-}
-
-impl Offsets {
-    fn new(capacity: usize) -> Self {
-        Self { capacity, used: Cell::new(0), peak: Cell::new(0) }
-    }
-
-    fn reset(&self) {
-        self.used.set(0);
-    }
-
-    fn take(&self, bytes: usize) -> Result<usize, CudaError> {
-        let (capacity, start) = (self.capacity, self.used.get());
-        let free = capacity - start;
-        if bytes > free {
-            return Err(CudaError::ArenaFull { asked: bytes, free, capacity });
-        }
-        let end = (start + bytes).next_multiple_of(ALIGNMENT).min(capacity);
-        self.used.set(end);
-        self.peak.set(self.peak.get().max(end));
-        Ok(start)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_of_a_step_are_apart_and_aligned_and_the_next_step_has_all_again() {
-        let offsets = Offsets::new(1000);
-        for _ in 0..2 {
-            assert_eq!(offsets.take(1), Ok(0));
-            assert_eq!(offsets.take(300), Ok(256));
-            assert_eq!(offsets.take(0), Ok(768));
-            assert_eq!(
-                offsets.take(233),
-                Err(CudaError::ArenaFull { asked: 233, free: 232, capacity: 1000 })
-            );
-            assert_eq!(offsets.take(232), Ok(768));
-            assert_eq!(offsets.take(0), Ok(1000));
-            offsets.reset();
-        }
-        assert_eq!(offsets.peak.get(), 1000);
-        assert!(offsets.take(usize::MAX).is_err());
     }
 }
