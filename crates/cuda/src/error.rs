@@ -62,10 +62,13 @@ pub enum CudaError {
     },
     /// Less memory than asked for.
     #[error(
-        "the GPU has not got {asked} bytes more: {free} of {all} are free. Lower micro_batch_tokens, set \
-         gradient_checkpointing, train an adapter (use_peft) or compute in bf16"
+        "device cuda:{ordinal} has not got {asked} bytes more: {free} of {all} are free. Lower \
+         per_device_train_batch_size (raise gradient_accumulation_steps instead), max_length, or batch_size of answers; set \
+         gradient_checkpointing, train an adapter (use_peft), compute in bf16, or use `device: cpu`"
     )]
     OutOfMemory {
+        /// The GPU's number.
+        ordinal: u32,
         /// Bytes.
         asked: usize,
         /// Bytes.
