@@ -29,7 +29,7 @@ pub enum CudaError {
     },
     /// Fewer GPUs than asked for.
     #[error(
-        "GPU {asked} was asked for (`cuda:{asked}`), and the driver shows {found}; CUDA_VISIBLE_DEVICES is {visible}"
+        "GPU {asked} was asked for (`cuda:{asked}`), and the driver shows {found}, numbered from 0; CUDA_VISIBLE_DEVICES is {visible}"
     )]
     NoSuchDevice {
         /// Its number.
@@ -123,7 +123,7 @@ mod tests {
         let sentence = "GPU 1 is a Tesla T4 of compute capability 7.5; 8.0 (Ampere) or newer is needed: use `device: cpu`";
         assert_eq!(old.to_string(), sentence);
         let hidden = CudaError::NoSuchDevice { asked: 3, found: 1, visible: "0".into() };
-        let sentence = "GPU 3 was asked for (`cuda:3`), and the driver shows 1; CUDA_VISIBLE_DEVICES is 0";
+        let sentence = "GPU 3 was asked for (`cuda:3`), and the driver shows 1, numbered from 0; CUDA_VISIBLE_DEVICES is 0";
         assert_eq!(hidden.to_string(), sentence);
         assert_eq!(crate::version_text(12_080), "12.8");
     }

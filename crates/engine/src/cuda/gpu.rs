@@ -90,8 +90,9 @@ impl Accelerator for Cuda {
     }
 
     fn synchronise(&self) -> Result<(), EngineError> {
+        let asked = self.state().lists.asked();
         self.gpu.synchronise().map_err(failed)?;
-        self.state().lists.synchronised();
+        self.state().lists.done(asked);
         Ok(())
     }
 
