@@ -31,7 +31,8 @@ fn quiet_leaves_results_and_errors() {
 #[test]
 fn verbose_says_what_is_done_and_twice_every_step() {
     let here = Playground::new();
-    let config = here.config("run", RUN);
+    // What is told of the processor's instructions.
+    let config = here.config("run", &format!("{RUN}device: cpu\n"));
     let plain = here.run(&["train", &config]).ok().err;
     assert!(!plain.contains("[info"), "{plain}");
     let told = here.run(&["train", &config, "--overwrite_output_dir", "true", "-v"]).ok().err;

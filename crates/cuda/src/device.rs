@@ -19,6 +19,8 @@ use crate::view::{Argument, Call, Launcher, Product, View};
 /// The primary context of a GPU and the stream that all work goes through.
 #[derive(Debug)]
 pub(crate) struct Context {
+    /// The GPU's number.
+    pub(crate) ordinal: u32,
     handle: sys::CUcontext,
     device: sys::CUdevice,
     pub(crate) stream: sys::CUstream,
@@ -37,7 +39,7 @@ impl Context {
             let retained = sys::cuDevicePrimaryCtxRetain(&raw mut handle, chip.handle);
             expect("cuDevicePrimaryCtxRetain", retained)?;
         }
-        let mut context = Self { handle, device: chip.handle, stream };
+        let mut context = Self { ordinal: chip.ordinal, handle, device: chip.handle, stream };
         context.make_current()?;
         let apart = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: a context is current.

@@ -29,7 +29,7 @@ pub enum CudaError {
     },
     /// Fewer GPUs than asked for.
     #[error(
-        "GPU {asked} was asked for (`cuda:{asked}`), and the driver shows {found}; CUDA_VISIBLE_DEVICES is {visible}"
+        "GPU {asked} was asked for (`cuda:{asked}`), and the driver shows {found}, numbered from 0; CUDA_VISIBLE_DEVICES is {visible}"
     )]
     NoSuchDevice {
         /// Its number.
@@ -62,10 +62,13 @@ pub enum CudaError {
     },
     /// Less memory than asked for.
     #[error(
-        "the GPU has not got {asked} bytes more: {free} of {all} are free. Lower micro_batch_tokens, set \
-         gradient_checkpointing, train an adapter (use_peft) or compute in bf16"
+        "device cuda:{ordinal} has not got {asked} bytes more: {free} of {all} are free. Lower \
+         per_device_train_batch_size (raise gradient_accumulation_steps instead), max_length, or batch_size of answers; set \
+         gradient_checkpointing, train an adapter (use_peft), compute in bf16, or use `device: cpu`"
     )]
     OutOfMemory {
+        /// The GPU's number.
+        ordinal: u32,
         /// Bytes.
         asked: usize,
         /// Bytes.
@@ -110,7 +113,7 @@ mod tests {
         let sentence = "GPU 1 is a Tesla T4 of compute capability 7.5; 8.0 (Ampere) or newer is needed: use `device: cpu`";
         assert_eq!(old.to_string(), sentence);
         let hidden = CudaError::NoSuchDevice { asked: 3, found: 1, visible: "0".into() };
-        let sentence = "GPU 3 was asked for (`cuda:3`), and the driver shows 1; CUDA_VISIBLE_DEVICES is 0";
+        let sentence = "GPU 3 was asked for (`cuda:3`), and the driver shows 1, numbered from 0; CUDA_VISIBLE_DEVICES is 0";
         assert_eq!(hidden.to_string(), sentence);
         assert_eq!(crate::version_text(12_080), "12.8");
     }

@@ -28,13 +28,15 @@ impl Buffer {
             let taken = sys::cuMemAlloc_v2(&raw mut address, bytes.max(1));
             if taken == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
                 let [free, all] = memory_info(context)?;
-                return Err(CudaError::OutOfMemory { asked: bytes, free, all });
+                return Err(CudaError::OutOfMemory { ordinal: context.ordinal, asked: bytes, free, all });
             }
             expect("cuMemAlloc", taken)?;
         }
         let buffer = Self { context: context.clone(), address, bytes };
         // SAFETY: the memory was just taken.
-        unsafe { expect("cuMemsetD8Async", sys::cuMemsetD8Async(address, 0, bytes, context.stream))? };
+        unsafe {
+            expect("cuMemsetD8Async", sys::cuMemsetD8Async(address, 0, bytes.max(1), context.stream))?;
+        }
         Ok(buffer)
     }
 

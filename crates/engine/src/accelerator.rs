@@ -24,6 +24,10 @@ pub(crate) trait Memory: Debug + Send + Sync {
     fn address(&self) -> u64;
     /// Size.
     fn bytes(&self) -> usize;
+    /// Why there is none, where it could not be taken.
+    fn missing(&self) -> Option<&EngineError> {
+        None
+    }
 }
 
 /// A factor of a product: a matrix as it lies (`false`) or turned round (`true`).

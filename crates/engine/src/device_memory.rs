@@ -69,15 +69,15 @@ impl Clone for DeviceMemory {
         });
         let memory = copied.unwrap_or_else(|error| {
             log::error!("{bytes} bytes on the device could not be copied: {error}");
-            Box::new(Nothing)
+            Box::new(Nothing(error))
         });
         Self { memory, owner: self.owner.clone(), dtype: self.dtype }
     }
 }
 
-/// Memory that could not be taken.
+/// Memory that could not be taken, and why.
 #[derive(Debug)]
-struct Nothing;
+struct Nothing(EngineError);
 
 impl Memory for Nothing {
     fn address(&self) -> u64 {
@@ -86,6 +86,10 @@ impl Memory for Nothing {
 
     fn bytes(&self) -> usize {
         0
+    }
+
+    fn missing(&self) -> Option<&EngineError> {
+        Some(&self.0)
     }
 }
 

@@ -191,7 +191,10 @@ impl Engine {
     /// # Errors
     /// A device that has not got the memory.
     pub fn place_quantised(&self, weight: QuantisedWeight) -> Result<QuantisedWeight, EngineError> {
-        self.accelerator().map_or(Ok(weight.clone()), |owner| weight.placed(owner))
+        match self.accelerator() {
+            Some(owner) => weight.placed(owner),
+            None => Ok(weight),
+        }
     }
 
     fn int8(&self, w: &Array) -> Codes {

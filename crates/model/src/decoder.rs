@@ -16,7 +16,7 @@ use crate::stored::StoredTensor;
 use crate::weights::save_tensors;
 use bso_durable::Seed;
 use bso_engine::{
-    Array, DType, Engine, EngineError, HeadAdapter, PackedWeight, Quantisation, RotaryTable, Weight,
+    Array, DType, Device, Engine, EngineError, HeadAdapter, PackedWeight, Quantisation, RotaryTable, Weight,
 };
 use rand::Rng;
 use std::path::Path;
@@ -79,7 +79,10 @@ impl Decoder {
 
     /// Brings the parameters to the host, where some of what is done to them is computed; [`Decoder::place`] must follow.
     pub(crate) fn fetch(&mut self) -> Result<(), EngineError> {
-        self.move_parameters(|_, array| Ok(array.on_host()?.into_owned()))
+        self.move_parameters(|_, array| match array.device() {
+            Device::Cpu => Ok(array),
+            Device::Cuda(_) => Ok(array.on_host()?.into_owned()),
+        })
     }
 
     fn move_parameters(

@@ -68,8 +68,8 @@ impl Decoder {
         if self.adapter.is_some() {
             return Err(ModelError::argument("the model has an adapter", "quantise its base first"));
         }
-        self.fetch()?;
         self.refuse_rounded_base()?;
+        self.fetch()?;
         let mut base = QuantisedBase::new(kind);
         for place in self.layout.linears().map(|linear| linear.weight).collect::<Vec<_>>() {
             let name = &self.layout.tensors[place].name;

@@ -1,7 +1,7 @@
 //! What can end a procedure early, and whether the input or the run is to blame.
 
 use bso_data::DataError;
-use bso_model::ModelError;
+use bso_model::{EngineError, ModelError};
 use bso_runs::RunsError;
 use std::io;
 
@@ -57,7 +57,10 @@ impl RecipeError {
     /// Whether the run failed while running (exit code 1), as opposed to bad input (2).
     pub fn is_failed_run(&self) -> bool {
         match self {
-            Self::Failed(_) | Self::Objective(_) | Self::Runs(RunsError::TooLittleSpace { .. }) => true,
+            Self::Failed(_)
+            | Self::Objective(_)
+            | Self::Runs(RunsError::TooLittleSpace { .. })
+            | Self::Model(ModelError::Engine(EngineError::Device(_))) => true,
             _ => self.io_kind().is_some_and(is_full),
         }
     }

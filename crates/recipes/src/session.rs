@@ -21,7 +21,7 @@ use crate::step::{MicroBatch, Step, StepMemory, StepOutcome, optimise};
 use crate::step_metrics::put_observations;
 use bso_data::ChatTokenizer;
 use bso_durable::{Event, Interrupt, Observer, Seed, Silent, Task};
-use bso_model::{Decoder, Optimiser, OptimiserKind};
+use bso_model::{DType, Decoder, Optimiser, OptimiserKind};
 use bso_runs::{RunDirectory, StepMetrics, key, read_metrics};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -315,7 +315,10 @@ impl<'a> Session<'a> {
             dropout: Seed::new(self.inputs.config.model.seed).derive("dropout", index),
         };
         let first = index == 0 && self.inputs.config.model.ref_model.is_none() && !decoder.drops_out()?;
-        let check = |observations: &[Observation]| if first { check_margins(observations) } else { Ok(()) };
+        let narrow = decoder.dtype() == DType::Bf16 || self.inputs.config.model.tf32;
+        let on = (decoder.engine().device(), narrow);
+        let check =
+            |observations: &[Observation]| if first { check_margins(observations, on) } else { Ok(()) };
         let started = Instant::now();
         let outcome =
             optimise(decoder, &mut self.optimiser, &mut self.memory, self.inputs.objective, &step, check)?;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 #[command(
     after_help = "Every key of the file can be given after it as --key value (--judge.model NAME inside a mapping): it wins.\n\
                   Keys: models, baseline, ref_model, kl, prompt_sets, max_prompts, reward_model, cost_model, temperature, top_p,\n\
-                  top_k, max_new_tokens, seed, batch_size, chat_template, dtype, num_threads, resamples, judge, output_dir.\n\
+                  top_k, max_new_tokens, seed, batch_size, chat_template, dtype, device, num_threads, resamples, judge, output_dir.\n\
                   `bso eval --example` prints a commented configuration; docs/evaluation.md defines every metric.\n\
                   Answers of an earlier call with the same settings are kept."
 )]

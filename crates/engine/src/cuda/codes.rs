@@ -100,6 +100,9 @@ const SCALES: usize = crate::nested_scales::BLOCK;
 
 fn list(memory: &DeviceMemory, number: Number, len: usize) -> Result<View<'_>, EngineError> {
     let memory = memory.memory();
+    if let Some(error) = memory.missing() {
+        return Err(error.clone());
+    }
     if len * number.size_in_bytes() > memory.bytes() {
         return Err(EngineError::Device("a weight in few bits is smaller than its shape".to_owned()));
     }

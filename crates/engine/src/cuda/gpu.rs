@@ -51,8 +51,9 @@ impl Cuda {
 
     /// Numbers to the host, after all work so far.
     pub(super) fn read(&self, from: View<'_>, to: &mut [u8]) -> Result<(), EngineError> {
+        let asked = self.state().lists.asked();
         self.gpu.download(from, to).map_err(failed)?;
-        self.state().lists.synchronised();
+        self.state().lists.done(asked);
         Ok(())
     }
 }
@@ -89,8 +90,9 @@ impl Accelerator for Cuda {
     }
 
     fn synchronise(&self) -> Result<(), EngineError> {
+        let asked = self.state().lists.asked();
         self.gpu.synchronise().map_err(failed)?;
-        self.state().lists.synchronised();
+        self.state().lists.done(asked);
         Ok(())
     }
 
@@ -100,8 +102,9 @@ impl Accelerator for Cuda {
     }
 
     fn upload(&self, from: &[u8], (memory, first): (&dyn Memory, usize)) -> Result<(), EngineError> {
+        let asked = self.state().lists.asked();
         self.gpu.upload(from, bytes_at(memory, first, from.len())?).map_err(failed)?;
-        self.state().lists.synchronised();
+        self.state().lists.done(asked);
         Ok(())
     }
 

@@ -31,9 +31,19 @@ struct List {
 }
 
 impl Lists {
-    /// All work so far is done: lists may be overwritten.
+    /// All work so far is done: lists may be overwritten. For who has held them since they were waited for.
     pub(super) fn synchronised(&mut self) {
         self.synchronised = self.clock;
+    }
+
+    /// Which copies have been asked for: what somebody who then waits without holding the lists may call done.
+    pub(super) fn asked(&self) -> u64 {
+        self.clock
+    }
+
+    /// The copies asked for up to then are done; those that others have asked for since may not be.
+    pub(super) fn done(&mut self, asked: u64) {
+        self.synchronised = self.synchronised.max(asked);
     }
 
     /// A list on the GPU. The view is good until [`KEPT`] other lists were asked for.
@@ -75,9 +85,11 @@ impl Lists {
         if list.host.as_slice().len() < bytes.len() {
             *list = List::new(gpu, bytes.len())?;
         }
+        // Not to be found if the copy is refused.
+        list.uploaded = 0;
         list.host.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
-        (list.len, list.uploaded) = (len, self.clock);
         gpu.upload_later(&list.host, list.gpu.view(Number::U32, 1, len)?)?;
+        (list.len, list.uploaded) = (len, self.clock);
         Ok(index)
     }
 

@@ -57,6 +57,9 @@ pub(super) fn reshaped(view: View<'_>, rows: usize, cols: usize) -> View<'_> {
 
 /// Bytes `first..first + count` of a memory, for copies that know no numbers.
 pub(super) fn bytes_at(memory: &dyn Memory, first: usize, count: usize) -> Result<View<'_>, EngineError> {
+    if let Some(error) = memory.missing() {
+        return Err(error.clone());
+    }
     if first.checked_add(count).is_none_or(|end| end > memory.bytes()) {
         let reason =
             format!("{count} bytes from {first} on lie outside an array of {} on the GPU", memory.bytes());

@@ -11,14 +11,13 @@ impl Decoder {
     /// # Errors
     /// A base that is kept in few bits.
     pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
-        if self.adapter.is_some() {
-            self.refuse_quantised(
-                "merge the adapter into the whole base: bso merge --model ADAPTER --output DIR",
-            )?;
+        if self.adapter.is_none() {
+            return Ok(());
         }
-        if self.adapter.is_some() {
-            self.refuse_rounded_base()?;
-        }
+        self.refuse_quantised(
+            "merge the adapter into the whole base: bso merge --model ADAPTER --output DIR",
+        )?;
+        self.refuse_rounded_base()?;
         self.fetch()?;
         let Some((adapter, mut arrays)) = self.drop_adapter() else { return Ok(()) };
         let (scale, engine) = (adapter.config.scale() as f32, self.engine().clone());

@@ -237,6 +237,14 @@ fn bf16_stays_near_f32() {
 }
 
 #[test]
+fn merging_without_an_adapter_changes_nothing() {
+    let mut decoder = decoder(FAMILIES[0]);
+    let before = decoder.logits(&[5, 9, 33]).unwrap();
+    decoder.merge_adapter().unwrap();
+    assert_eq!(decoder.logits(&[5, 9, 33]).unwrap(), before);
+}
+
+#[test]
 fn merging_keeps_the_logits_and_leaves_a_plain_model() {
     let tokens = [5, 9, 33, 12, 60, 3, 3, 41];
     for (case, base) in CASES {

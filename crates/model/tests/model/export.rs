@@ -2,8 +2,9 @@
 
 use crate::fixture::{Numbers, decoder, directory, engine, relative_max};
 use bso_durable::Seed;
-use bso_model::{DType, Decoder, GgufType, GgufValue, ModelConfig, interpolate_models};
+use bso_model::{DType, Decoder, Engine, GgufType, GgufValue, ModelConfig, interpolate_models};
 use std::process::Command;
+use std::sync::Arc;
 
 const TOKENS: [u32; 8] = [5, 9, 33, 12, 60, 3, 3, 41];
 
@@ -60,6 +61,18 @@ fn what_gguf_cannot_hold_is_refused_by_name() {
         assert!(error.to_string().contains(part), "{error}");
     }
     assert!(!file.exists());
+}
+
+#[test]
+fn a_gguf_file_is_the_same_wherever_the_model_is() {
+    let (dir, case) = (tempfile::tempdir().unwrap(), "llama_untied_biases_sharded");
+    let on_cpu = Decoder::load(&directory(case), Arc::new(Engine::cpu(Some(1)).unwrap())).unwrap();
+    let written = |decoder: &Decoder, name: &str| {
+        let file = dir.path().join(name);
+        decoder.save_gguf(&file, GgufType::Q8_0, "m", Vec::new()).unwrap();
+        std::fs::read(file).unwrap()
+    };
+    assert!(written(&decoder(case), "here.gguf") == written(&on_cpu, "cpu.gguf"));
 }
 
 /// Compares every value with the weights that transformers reads, through the reader's own dequantisation.

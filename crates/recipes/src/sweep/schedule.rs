@@ -5,6 +5,7 @@ use crate::RecipeError;
 use crate::config::{Stage, TrainConfig};
 use crate::plan::{available_memory, plan};
 use bso_durable::Silent;
+use bso_model::Device;
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -108,6 +109,8 @@ impl Schedule {
             Some((available_bytes? as f64 * USABLE / peak as f64) as usize)
         };
         // What nobody can count goes alone.
+        // Nor does a run on a GPU have its memory counted, and two share its time.
+        let most = if runs.iter().any(|run| is_on_gpu(&run.config)) { 1 } else { most };
         let jobs = jobs.unwrap_or_else(|| fitting().unwrap_or(1).clamp(1, most)).clamp(1, runs.len().max(1));
         let num_threads = num_threads.unwrap_or((cores / jobs).max(1));
         Ok(Self { jobs, num_threads, costs, available_bytes })
@@ -118,4 +121,9 @@ impl Schedule {
         let all: Option<Vec<f64>> = self.costs.iter().map(|cost| Some(cost.as_ref()?.seconds)).collect();
         Some(all?.iter().sum::<f64>() / self.jobs as f64)
     }
+}
+
+/// Whether a run computes on a GPU; one that is refused is so when it starts.
+fn is_on_gpu(config: &TrainConfig) -> bool {
+    matches!(config.model.device(), Ok(Device::Cuda(_)))
 }
