@@ -91,7 +91,7 @@ impl Gradients {
     ///
     /// # Errors
     /// Gradients of another model.
-    pub fn stored<'a>(&'a self, decoder: &'a Decoder) -> Result<Vec<(&'a str, Cow<'a, [f32]>)>, ModelError> {
+    pub fn stored<'a>(&'a self, decoder: &'a Decoder) -> Result<Vec<Stored<'a>>, ModelError> {
         self.fits(decoder)?;
         let is_trained =
             |stored: &&StoredTensor| stored.parts.iter().all(|part| !self.arrays[*part].is_empty());
@@ -120,6 +120,9 @@ impl Gradients {
         Err(ModelError::argument("the gradients belong to another model", "make them with Gradients::zeros"))
     }
 }
+
+/// Name and numbers of a gradient, as its tensor is stored.
+type Stored<'a> = (&'a str, Cow<'a, [f32]>);
 
 /// An array of zeros for each trained parameter, an empty one for each frozen.
 pub(crate) fn zeros_of_trained(decoder: &Decoder) -> Result<Vec<Array>, EngineError> {
