@@ -93,6 +93,20 @@ fn a_gpu_trains_as_the_processor_does() {
 }
 
 #[test]
+fn a_gpu_that_gives_other_numbers_than_the_processor_is_not_trained_on() {
+    if !stand_in() {
+        return;
+    }
+    let here = Playground::new();
+    let file = here.config("fault", &format!("{BSO}device: cuda\n"));
+    let mut command = here.bso();
+    command.args(["train", &file]).env("BSO_STAND_IN_FAULT", "1");
+    let words = ["cuda:0", "other numbers than the processor", "linear", "device: cpu"];
+    Ended::of(command.output().unwrap()).fails(1, &words);
+    assert!(!here.path("fault").join("model.safetensors").exists());
+}
+
+#[test]
 fn a_run_resumed_on_a_gpu_ends_in_the_same_bytes() {
     if gpu().is_none() {
         return;

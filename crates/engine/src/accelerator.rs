@@ -179,6 +179,8 @@ pub(crate) trait Accelerator: Debug + Send + Sync {
     fn workspace(&self) -> usize;
     /// Bytes that a training pass borrows at most.
     fn room_for(&self, pass: &RoomFor) -> usize;
+    /// Takes at once what such a pass borrows.
+    fn reserve(&self, pass: &RoomFor) -> Result<(), EngineError>;
     /// Whether factors of products in f32 may be rounded to TF32.
     fn allow_tf32(&self, allowed: bool);
     /// Waits for all work so far.

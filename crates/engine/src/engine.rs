@@ -79,7 +79,7 @@ impl Engine {
         match &self.accelerator {
             Some(accelerator) => accelerator.description(),
             None => format!(
-                "{}{}, {} threads",
+                "instructions {}{}, {} threads",
                 self.path.name(),
                 if self.bf16_instructions { " with bf16 products" } else { "" },
                 self.num_threads()
@@ -143,6 +143,14 @@ impl Engine {
     /// Bytes of working memory that a training pass borrows on the engine's device at most; none where that is the host.
     pub fn device_room(&self, pass: &RoomFor) -> Option<usize> {
         self.accelerator.as_ref().map(|on| on.room_for(pass))
+    }
+
+    /// Takes at once the working memory of passes up to this one, where it is a device's: none of them runs out of it later.
+    ///
+    /// # Errors
+    /// The device has not got so much.
+    pub fn reserve_room(&self, pass: &RoomFor) -> Result<(), EngineError> {
+        self.accelerator.as_ref().map_or(Ok(()), |on| on.reserve(pass))
     }
 
     /// Whether products in f32 may round their factors to TF32 (10 bits of fraction, for tensor cores) from now on, where a

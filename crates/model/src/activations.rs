@@ -12,7 +12,7 @@ use crate::matrix::Use::{Product, Sum};
 use crate::matrix::{Matrix, Shape, Use, fit_all};
 use crate::part::{PartCopies, PartRows, block};
 use bso_durable::Seed;
-use bso_engine::{DType, Engine, EngineError};
+use bso_engine::{DType, Engine, EngineError, RoomFor};
 use rand::Rng;
 
 /// What a layer's attention keeps for its backward, besides the layer's input: what is dear to compute again. Norms are
@@ -267,6 +267,15 @@ impl Activations {
             kept.fit(on, if last { size.head_rows } else { part.any }, config)?;
         }
         self.head.sums.reserve(size.sequences);
+        decoder.engine().reserve_room(&RoomFor {
+            rows: size.rows,
+            scored: size.scored,
+            vocab: config.vocab_size,
+            heads: config.heads,
+            widest: config.hidden_size.max(config.heads * config.head_dim),
+            dtype,
+            adapter: 0,
+        })?;
         self.backward.fit(decoder.engine(), size, config)?;
         Ok(self.backward.rows.fit(on, (part.any, part.copied), config)?)
     }

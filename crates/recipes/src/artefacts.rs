@@ -8,7 +8,7 @@ use crate::policy;
 use crate::session::Ending;
 use bso_data::{ChatTokenizer, Ledger};
 use bso_durable::{Event, Observer, atomic_write, fingerprint_bytes};
-use bso_model::Decoder;
+use bso_model::{Decoder, Device, Engine};
 use bso_runs::report::{Estimate, run_report, write_report};
 use bso_runs::{
     Environment, Fingerprinted, LedgerRow, Manifest, ModelCard, Results, RunDirectory, Status, StepMetrics,
@@ -83,7 +83,7 @@ impl Facts {
             stage: config.stage.to_string(),
             objective: told.objective.clone(),
             reference: told.reference.clone(),
-            device: decoder.engine().device().to_string(),
+            device: device_in_words(decoder.engine()),
             dtype: config.model.dtype.to_string(),
             num_threads: decoder.engine().num_threads(),
             seed: config.model.seed,
@@ -251,4 +251,12 @@ fn file_name(path: &str) -> String {
     std::path::Path::new(path)
         .file_name()
         .map_or_else(|| path.to_owned(), |n| n.to_string_lossy().into_owned())
+}
+
+/// The device as a run remembers it: on a GPU with its name, because another chip gives other bytes.
+fn device_in_words(engine: &Engine) -> String {
+    match engine.device() {
+        Device::Cpu => Device::Cpu.to_string(),
+        device => format!("{device}: {}", engine.description()),
+    }
 }

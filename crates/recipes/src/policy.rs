@@ -193,7 +193,8 @@ pub fn restore(decoder: &mut Decoder, dir: &Path, config: &TrainConfig) -> Resul
     if decoder.adapter().is_some() {
         return Ok(decoder.load_adapter(dir)?);
     }
-    *decoder = Decoder::load(dir, decoder.engine().clone())?;
+    // The new weights are read before the old ones go, on the host: a device never holds both.
+    *decoder = Decoder::load_base(dir, decoder.engine().clone())?;
     Ok(decoder.compute_in(config.model.compute_dtype(), true)?)
 }
 

@@ -85,6 +85,11 @@ impl Accelerator for Cuda {
         blas.unwrap_or(0) + rounded + room_for(pass).max(pass.adapter)
     }
 
+    fn reserve(&self, pass: &RoomFor) -> Result<(), EngineError> {
+        let wanted = (Number::U8, 1, room_for(pass));
+        self.state().room.views(&self.gpu, [wanted]).map(|_| ()).map_err(failed)
+    }
+
     fn allow_tf32(&self, allowed: bool) {
         self.gpu.blas().into_iter().for_each(|blas| blas.set_tf32(allowed));
     }
