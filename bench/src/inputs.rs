@@ -3,15 +3,16 @@
 use crate::arguments::Arguments;
 use crate::process::Side;
 use crate::side::inputs;
+use crate::sizes::{ModelShape, Sizes};
 use anyhow::{Context, ensure};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// Preference pairs, in the folder of w2 and of w4.
+/// Preference pairs, in every folder but that of w1.
 pub const PAIRS: &str = "pairs.jsonl";
 /// Dialogues of several turns, in the folder of w2.
 pub const LONG_PAIRS: &str = "long_pairs.jsonl";
-/// Prompts in tokens, in the folder of w1.
+/// Prompts in tokens, in every folder but those of w2 and w4.
 pub const PROMPTS: &str = "prompts.json";
 
 /// Files of a run; they go with it.
@@ -19,7 +20,7 @@ pub const PROMPTS: &str = "prompts.json";
 pub struct Inputs {
     dir: TempDir,
     data: Option<PathBuf>,
-    quick: bool,
+    sizes: Sizes,
 }
 
 impl Inputs {
@@ -41,7 +42,7 @@ impl Inputs {
                 missing.unwrap_or(&"")
             );
         }
-        Ok(Self { dir: tempfile::tempdir()?, data, quick: arguments.quick })
+        Ok(Self { dir: tempfile::tempdir()?, data, sizes: Sizes::of(arguments) })
     }
 
     /// In words.
@@ -49,16 +50,16 @@ impl Inputs {
         if self.data.is_some() { "real pairs and tokenizers" } else { "made pairs and tokenizers" }
     }
 
-    /// The model directory `w1`, `w2` or `w4`, with what goes with it.
+    /// The directory of a model, with what goes with it.
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn model(&self, model: &str) -> anyhow::Result<PathBuf> {
-        let dir = self.dir.path().join(model);
+    pub fn model(&self, model: ModelShape) -> anyhow::Result<PathBuf> {
+        let dir = self.dir.path().join(model.name());
         if !dir.is_dir() {
             std::fs::create_dir(&dir)?;
-            let (data, quick, model) = (self.data.clone(), self.quick, model.to_owned());
-            let settings = inputs::Settings { dir: dir.clone(), data, quick, model };
+            let settings =
+                inputs::Settings { dir: dir.clone(), data: self.data.clone(), sizes: self.sizes, model };
             Side::ours("inputs", "inputs", &settings)?.run().context("making inputs")?;
         }
         Ok(dir)
@@ -71,7 +72,7 @@ impl Inputs {
     pub fn long_pairs(&self) -> anyhow::Result<PathBuf> {
         match &self.data {
             Some(data) => Ok(data.join("hh_rlhf").join("helpful-base.test.jsonl.gz")),
-            None => Ok(self.model("w2")?.join(LONG_PAIRS)),
+            None => Ok(self.model(ModelShape::W2)?.join(LONG_PAIRS)),
         }
     }
 
@@ -82,7 +83,7 @@ impl Inputs {
     pub fn many_pairs(&self) -> anyhow::Result<PathBuf> {
         match &self.data {
             Some(data) => Ok(data.join("xstest").join("derived_pairs_with_better.jsonl")),
-            None => Ok(self.model("w2")?.join(PAIRS)),
+            None => Ok(self.model(ModelShape::W2)?.join(PAIRS)),
         }
     }
 }

@@ -16,6 +16,7 @@ mod row;
 mod side;
 mod sizes;
 mod table;
+mod watcher;
 mod workload;
 
 use anyhow::Context;

@@ -10,8 +10,13 @@ use std::process::{Command, Stdio};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use wait4::Wait4;
 
+use crate::watcher::Watcher;
+
 /// Names the variable that holds the second (since 1970) at which a side was started.
 pub const STARTED: &str = "BSO_BENCH_STARTED";
+
+/// Names the folder of the peers' scripts where this program runs elsewhere than it was built.
+const PEERS: &str = "BSO_BENCH_PEERS";
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -21,6 +26,7 @@ pub struct Side {
     program: PathBuf,
     arguments: Vec<String>,
     variables: Vec<(&'static str, String)>,
+    may_fail: bool,
 }
 
 /// What a side left behind.
@@ -30,6 +36,8 @@ pub struct Ended {
     pub seconds: f64,
     /// Largest resident size, MiB.
     pub peak_mib: f64,
+    /// Most memory of the GPU in use beyond what was before it started, as the driver says, MiB; none on the processor.
+    pub device_mib: Option<f64>,
     /// Its answer.
     pub answer: Value,
 }
@@ -54,7 +62,7 @@ impl Side {
         let program = std::env::current_exe().context("where this program lies is unknown")?;
         let arguments =
             vec![crate::side::COMMAND.to_owned(), task.to_owned(), serde_json::to_string(settings)?];
-        Ok(Self { name: format!("bso {name}"), program, arguments, variables: Vec::new() })
+        Ok(Self { name: format!("bso {name}"), program, arguments, variables: Vec::new(), may_fail: false })
     }
 
     /// A peer: a script of `bench/peers`.
@@ -62,18 +70,25 @@ impl Side {
     /// # Errors
     /// Settings that are not JSON.
     pub fn peer(python: &Path, script: &str, settings: &impl Serialize) -> anyhow::Result<Self> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script);
+        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+        let path = std::env::var_os(PEERS).map_or(here, PathBuf::from).join(script);
         let arguments = vec![path.display().to_string(), serde_json::to_string(settings)?];
         let name = format!("peer {}", script.trim_end_matches(".py"));
         // Nothing is fetched: what a peer needs lies in the folders that it is given.
         let variables = [("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_VERBOSITY", "error"), ("TQDM_DISABLE", "1")];
         let variables = variables.map(|(name, value)| (name, value.to_owned())).into();
-        Ok(Self { name, program: python.to_owned(), arguments, variables })
+        Ok(Self { name, program: python.to_owned(), arguments, variables, may_fail: false })
     }
 
     /// With a variable of its environment.
     pub fn with(mut self, variable: &'static str, value: impl ToString) -> Self {
         self.variables.push((variable, value.to_string()));
+        self
+    }
+
+    /// Its failure is said and its figures are missing; the others go on.
+    pub fn may_fail(mut self) -> Self {
+        self.may_fail = true;
         self
     }
 
@@ -109,22 +124,46 @@ impl Side {
         let line = out.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
         let answer = serde_json::from_str(line)
             .with_context(|| format!("{}: its answer is not a JSON line: {out}", self.name))?;
-        Ok(Ended { seconds, peak_mib: used.rusage.maxrss as f64 / (1 << 20) as f64, answer })
+        Ok(Ended {
+            seconds,
+            peak_mib: used.rusage.maxrss as f64 / (1 << 20) as f64,
+            device_mib: None,
+            answer,
+        })
     }
 }
 
 /// Runs the sides by turns, A B A B, so that a slow minute of the machine meets all of them; results stand by side.
 ///
 /// # Errors
-/// The first side that fails.
-pub fn by_turns(repetitions: u32, sides: &[Side]) -> anyhow::Result<Vec<Vec<Ended>>> {
+/// The first side that fails and must not.
+pub fn by_turns(
+    repetitions: u32,
+    sides: &[Side],
+    mut watcher: Option<&mut Watcher>,
+) -> anyhow::Result<Vec<Vec<Ended>>> {
     let mut ended: Vec<Vec<Ended>> = sides.iter().map(|_| Vec::new()).collect();
     for repetition in 1..=repetitions {
         for (side, ended) in sides.iter().zip(&mut ended) {
-            let end = side.run()?;
+            if let Some(watcher) = &mut watcher {
+                watcher.begin()?;
+            }
+            let mut end = match side.run() {
+                Err(error) if side.may_fail => {
+                    eprintln!("  {repetition}/{repetitions}  {error:#}");
+                    continue;
+                }
+                end => end?,
+            };
+            if let Some(watcher) = &mut watcher {
+                end.device_mib = Some(watcher.end()?);
+            }
             eprintln!(
-                "  {repetition}/{repetitions}  {:<40} {:8.2} s  {:7.0} MiB",
-                side.name, end.seconds, end.peak_mib
+                "  {repetition}/{repetitions}  {:<40} {:8.2} s  {:7.0} MiB{}",
+                side.name,
+                end.seconds,
+                end.peak_mib,
+                end.device_mib.map(|mib| format!("  GPU {mib:7.0} MiB")).unwrap_or_default()
             );
             ended.push(end);
         }

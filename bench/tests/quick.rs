@@ -30,3 +30,32 @@ fn every_workload_gives_finite_figures() {
     let table = String::from_utf8(again.stdout).unwrap();
     assert!(table.contains("| w1") && table.contains("Machine: "), "{table}");
 }
+
+#[test]
+fn models_for_a_gpu_are_made_and_trained_in_every_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bench.json");
+    let shapes = ["qwen2.5-0.5b", "llama-3.2-3b", "qwen2.5-7b"].map(|shape| ["--shape", shape]);
+    let methods = ["full", "checkpointed", "lora", "lora-checkpointed"].map(|method| ["--method", method]);
+    let ended = Command::new(env!("CARGO_BIN_EXE_bso-bench"))
+        .args(["w1", "experiment", "--quick", "--dtype", "bf16", "--json"])
+        .arg(&file)
+        .args(shapes.iter().flatten())
+        .args(methods.iter().flatten())
+        .env_remove("BSO_DATA")
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let result: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let steps = result["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["what"].as_str().unwrap().starts_with("step bf16"));
+    let speeds: Vec<f64> = steps
+        .filter(|row| row["unit"] == "tokens/s")
+        .map(|row| row["measured"][0].as_f64().unwrap())
+        .collect();
+    assert_eq!(speeds.len(), 2 * shapes.len() * methods.len());
+    assert!(speeds.iter().all(|speed| speed.is_finite() && *speed > 0.0), "{speeds:?}");
+}

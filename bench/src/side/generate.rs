@@ -1,6 +1,6 @@
 //! Greedy continuation of prompts of mixed length: the job of `peers/generate.py`.
 
-use super::load;
+use super::{engine, load};
 use bso_model::{Decoder, GenerateConfig, Generated};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -22,6 +22,8 @@ pub struct Settings {
     pub new_tokens: usize,
     /// Tokens that end a sequence.
     pub stop_ids: Vec<u32>,
+    /// Where it computes.
+    pub device: String,
     /// Threads.
     pub threads: usize,
 }
@@ -61,7 +63,8 @@ pub fn stops(settings: &Settings) -> anyhow::Result<Value> {
 }
 
 fn prepare(settings: &Settings) -> anyhow::Result<(Decoder, Vec<Vec<u32>>)> {
-    let decoder = load(&settings.model, &settings.dtype, settings.threads, false)?;
+    let engine = engine(&settings.device, settings.threads)?;
+    let decoder = load(&settings.model, &settings.dtype, engine, false)?;
     let prompts: Vec<Vec<u32>> = serde_json::from_slice(&std::fs::read(&settings.prompts)?)?;
     anyhow::ensure!(!prompts.is_empty(), "no prompts");
     Ok((decoder, prompts))

@@ -1,6 +1,7 @@
 //! Makes what the workloads read: models of random weights, tokenizers, pairs and prompts. With a data folder the
 //! tokenizers and pairs are real ones; without, words without meaning in texts of similar lengths.
 
+use super::weights;
 use crate::inputs::{LONG_PAIRS, PAIRS, PROMPTS};
 use crate::sizes::{ModelShape, Sizes};
 use anyhow::Context;
@@ -23,37 +24,36 @@ pub struct Settings {
     pub dir: PathBuf,
     /// Real data, if there is any; not with tiny sizes.
     pub data: Option<PathBuf>,
-    /// Tiny sizes.
-    pub quick: bool,
-    /// Which model: w1 without a tokenizer but with prompts, w2 and w4 with tokenizer and pairs.
-    pub model: String,
+    /// How large everything is.
+    pub sizes: Sizes,
+    /// Which model: w1 without a tokenizer but with prompts, w2 and w4 with tokenizer and pairs, others with all of these.
+    pub model: ModelShape,
 }
 
 /// Writes the files; the answer holds the number of parameters.
 pub fn run(settings: &Settings) -> anyhow::Result<Value> {
-    let sizes = if settings.quick { Sizes::quick() } else { Sizes::full() };
-    let dir = &settings.dir;
-    let shape = match settings.model.as_str() {
-        "w1" => {
-            write_json(&dir.join(PROMPTS), &prompts(&sizes))?;
-            ModelShape::W1
-        }
-        name => {
-            let (shape, pairs) = if name == "w2" {
-                (ModelShape::W2, sizes.pairs[0])
-            } else {
-                (ModelShape::W4, sizes.pairs[2])
-            };
-            write_tokenizer(settings, shape, &sizes)?;
-            write_rows(&dir.join(PAIRS), &preference_pairs(settings, pairs, &sizes)?)?;
-            if settings.data.is_none() {
-                write_rows(&dir.join(LONG_PAIRS), &dialogues(sizes.pairs[1], &sizes))?;
-            }
-            shape
-        }
-    };
+    let (dir, shape, sizes) = (&settings.dir, settings.model, &settings.sizes);
+    if !matches!(shape, ModelShape::W2 | ModelShape::W4) {
+        write_json(&dir.join(PROMPTS), &prompts(shape, sizes))?;
+    }
+    if shape != ModelShape::W1 {
+        write_tokenizer(settings, shape, sizes)?;
+        let pairs = match shape {
+            ModelShape::W2 => sizes.pairs[0],
+            ModelShape::W4 => sizes.pairs[2],
+            _ => sizes.experiment[0],
+        };
+        write_rows(&dir.join(PAIRS), &preference_pairs(settings, pairs, sizes)?)?;
+    }
+    if shape == ModelShape::W2 && settings.data.is_none() {
+        write_rows(&dir.join(LONG_PAIRS), &dialogues(sizes.pairs[1], sizes))?;
+    }
+    if shape.is_published() {
+        // Numbers of the usual generator, one by one, would take minutes.
+        return Ok(json!({"parameters": weights::write(dir, &shape.value(sizes))?}));
+    }
     let engine = Arc::new(Engine::cpu(None)?);
-    let decoder = Decoder::random(shape.config(&sizes)?, Seed::new(0), engine)?;
+    let decoder = Decoder::random(shape.config(sizes)?, Seed::new(0), engine)?;
     decoder.save(dir, DType::F32)?;
     Ok(json!({"parameters": decoder.parameter_count()}))
 }
@@ -61,7 +61,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<Value> {
 fn write_tokenizer(settings: &Settings, shape: ModelShape, sizes: &Sizes) -> anyhow::Result<()> {
     // Its special tokens come before the words.
     const SPECIALS: usize = 6;
-    let Some(data) = &settings.data else {
+    let Some(data) = settings.data.as_ref().filter(|_| !shape.is_published()) else {
         let words: Vec<String> = (0..shape.vocabulary(sizes) - SPECIALS).map(word).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         return Ok(ChatTokenizer::word_level(&words)?.save(&settings.dir)?);
@@ -81,7 +81,7 @@ fn write_tokenizer(settings: &Settings, shape: ModelShape, sizes: &Sizes) -> any
 
 /// Rows in PKU-SafeRLHF's schema, all of which T(D) keeps.
 fn preference_pairs(settings: &Settings, count: usize, sizes: &Sizes) -> anyhow::Result<Vec<Value>> {
-    let Some(data) = &settings.data else {
+    let Some(data) = settings.data.as_ref().filter(|_| !settings.model.is_published()) else {
         return Ok(made_pairs(count, sizes));
     };
     let file = data.join("xstest").join("derived_pairs_with_better.jsonl");
@@ -127,10 +127,10 @@ fn dialogues(count: usize, sizes: &Sizes) -> Vec<Value> {
 }
 
 /// Prompts whose lengths step through the range, of random tokens.
-fn prompts(sizes: &Sizes) -> Vec<Vec<u32>> {
+fn prompts(shape: ModelShape, sizes: &Sizes) -> Vec<Vec<u32>> {
     let mut rng = Seed::new(3).rng();
     let [from, to] = sizes.prompt_tokens;
-    let vocabulary = ModelShape::W1.vocabulary(sizes) as u32;
+    let vocabulary = shape.vocabulary(sizes) as u32;
     let prompt =
         |i: usize| (0..from + i * 37 % (to - from + 1)).map(|_| rng.random_range(0..vocabulary)).collect();
     (0..sizes.prompts).map(prompt).collect()

@@ -6,6 +6,9 @@ use bso_durable::{Event, Interrupt, Observer};
 use bso_recipes::{config, train};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::arguments::Method;
+use crate::row::Spread;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,6 +26,14 @@ pub struct Settings {
     pub batch: usize,
     /// Longest prompt with response, tokens.
     pub max_length: usize,
+    /// What is trained, and whether activations are recomputed.
+    pub method: Method,
+    /// Of the peer's weights where all are trained.
+    pub peer_weights: String,
+    /// The peer reads no more pairs than this, and 0 is all.
+    pub peer_pairs: usize,
+    /// Where it computes.
+    pub device: String,
     /// Whether all steps are done, or the first only.
     pub whole: bool,
     /// Threads.
@@ -30,18 +41,26 @@ pub struct Settings {
 }
 
 /// `startup_seconds` (to the beginning of the first step, the reference pass aside), `reference_seconds`,
-/// `training_seconds`, `first_loss`, `last_loss`, `mean_reference_log_prob`.
+/// `training_seconds`, `first_loss`, `last_loss`, `mean_reference_log_prob`; `steps`, `step_seconds` (the median of those
+/// after the first two) and `step_tokens`, where there are so many; `pairs`.
 pub fn run(settings: &Settings) -> anyhow::Result<Value> {
     let before = since_start().unwrap_or_default();
     let clock = Clock { start: Instant::now(), times: Mutex::default() };
     let dir = tempfile::tempdir()?;
     let output = dir.path().join("run");
-    let overrides = written(settings, &output).map(|(key, value)| (key.to_owned(), value));
+    let mut overrides = written(settings, &output).to_vec();
+    if settings.method.is_lora() {
+        overrides.extend(LORA.map(|(key, value)| (key, value.to_owned())));
+    }
+    let overrides: Vec<(String, String)> =
+        overrides.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let resolved = config::load_text("", "the benchmark", &overrides)?;
     train(&resolved.config, &Interrupt::new(), &clock)?;
     let times = clock.times.into_inner().unwrap_or_else(PoisonError::into_inner);
     let to_first_step = times.to_first_step.context("no step was done")?;
-    let losses = logged_losses(&output)?;
+    let logged = logged(&output)?;
+    let losses: Vec<f64> = logged.iter().filter_map(|row| row["loss"].as_f64()).collect();
+    let [seconds, tokens] = later_steps(&logged);
     Ok(json!({
         "startup_seconds": (before + to_first_step - times.reference).as_secs_f64(),
         "reference_seconds": times.reference.as_secs_f64(),
@@ -49,10 +68,14 @@ pub fn run(settings: &Settings) -> anyhow::Result<Value> {
         "first_loss": losses.first(),
         "last_loss": losses.last(),
         "mean_reference_log_prob": mean_reference(&output)?,
+        "steps": losses.len(),
+        "step_seconds": seconds,
+        "step_tokens": tokens,
+        "pairs": std::fs::read_to_string(&settings.pairs)?.lines().count(),
     }))
 }
 
-fn written(settings: &Settings, output: &Path) -> [(&'static str, String); 16] {
+fn written(settings: &Settings, output: &Path) -> [(&'static str, String); 18] {
     let path = |path: &Path| path.display().to_string();
     [
         ("stage", "preference".to_owned()),
@@ -64,6 +87,8 @@ fn written(settings: &Settings, output: &Path) -> [(&'static str, String); 16] {
         ("output_dir", path(output)),
         ("eval_split", "0".to_owned()),
         ("dtype", settings.dtype.clone()),
+        ("device", settings.device.clone()),
+        ("gradient_checkpointing", settings.method.is_checkpointed().to_string()),
         ("num_threads", settings.threads.to_string()),
         ("max_length", settings.max_length.to_string()),
         ("per_device_train_batch_size", settings.batch.to_string()),
@@ -73,6 +98,10 @@ fn written(settings: &Settings, output: &Path) -> [(&'static str, String); 16] {
         ("logging_steps", "1".to_owned()),
     ]
 }
+
+/// The adapter of a step by itself (`side/step.rs`).
+const LORA: [(&str, &str); 4] =
+    [("use_peft", "true"), ("lora_r", "16"), ("lora_alpha", "32"), ("lora_dropout", "0")];
 
 /// Time from the moment the parent started this process.
 fn since_start() -> Option<Duration> {
@@ -114,10 +143,19 @@ impl Observer for Clock {
     }
 }
 
-fn logged_losses(run: &Path) -> anyhow::Result<Vec<f64>> {
+fn logged(run: &Path) -> anyhow::Result<Vec<Value>> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl"))?;
-    let rows = text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
-    Ok(rows.iter().filter_map(|row| row["loss"].as_f64()).collect())
+    Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
+/// Medians of seconds and tokens of a step, without the first two, which warm up.
+fn later_steps(logged: &[Value]) -> [Option<f64>; 2] {
+    let totals: Vec<f64> = logged.iter().filter_map(|row| row["num_tokens"].as_f64()).collect();
+    let rates = logged.iter().filter_map(|row| row["tokens_per_second"].as_f64());
+    let tokens = totals.iter().zip(std::iter::once(&0.0).chain(&totals)).map(|(now, before)| now - before);
+    let (seconds, tokens): (Vec<f64>, Vec<f64>) =
+        rates.zip(tokens).skip(2).map(|(rate, tokens)| (tokens / rate, tokens)).unzip();
+    [seconds, tokens].map(|values| Spread::of(&values).map(|s| s.median))
 }
 
 /// The mean over all sequences: tells whether two programs score the same tokens alike.

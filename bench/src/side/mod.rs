@@ -9,9 +9,11 @@ pub mod profile;
 pub mod shared_prompts;
 pub mod step;
 pub mod tokenise;
+pub mod watch;
+pub mod weights;
 
 use anyhow::bail;
-use bso_model::{DType, Decoder, Engine};
+use bso_model::{DType, Decoder, Device, Engine};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::Path;
@@ -35,6 +37,7 @@ pub fn run(task: &str, settings: &str) -> anyhow::Result<()> {
         "stops" => generate::stops(&read(settings)?),
         "tokenise" => tokenise::run(&read(settings)?),
         "profile" => profile::run(&read(settings)?),
+        "watch" => watch::run(&read(settings)?),
         _ => bail!("no task {task:?}"),
     }?;
     println!("{answer}");
@@ -45,9 +48,14 @@ fn read<T: DeserializeOwned>(settings: &str) -> anyhow::Result<T> {
     Ok(serde_json::from_str(settings)?)
 }
 
+/// What computes on the device of this name.
+fn engine(device: &str, threads: usize) -> anyhow::Result<Engine> {
+    Ok(Engine::on(Device::parse(device)?, Some(threads))?)
+}
+
 /// A model that computes in the precision of this name.
-fn load(dir: &Path, dtype: &str, threads: usize, gradients: bool) -> anyhow::Result<Decoder> {
-    let mut decoder = Decoder::load(dir, Arc::new(Engine::cpu(Some(threads))?))?;
+fn load(dir: &Path, dtype: &str, engine: Engine, gradients: bool) -> anyhow::Result<Decoder> {
+    let mut decoder = Decoder::load(dir, Arc::new(engine))?;
     decoder.compute_in(DType::parse(dtype)?, gradients)?;
     Ok(decoder)
 }

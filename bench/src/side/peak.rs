@@ -1,7 +1,7 @@
 //! The machine's peak as the engine reaches it: its fastest large product of each precision, and the speed of memory.
 
-use super::rounded;
-use bso_engine::{Array, DType, Engine, PackedWeight, Weight};
+use super::{engine, rounded};
+use bso_engine::{Array, DType, Engine, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -13,6 +13,8 @@ pub struct Settings {
     pub size: usize,
     /// How long each product is repeated: long enough to meet an undisturbed moment.
     pub seconds: f64,
+    /// Where it computes.
+    pub device: String,
     /// Threads.
     pub threads: usize,
 }
@@ -22,7 +24,7 @@ const LONG: usize = 1 << 24;
 
 /// `f32` and `bf16` in GFLOP/s, the best of all products; `memory` in GB/s.
 pub fn run(settings: &Settings) -> anyhow::Result<Value> {
-    let engine = Engine::cpu(Some(settings.threads))?;
+    let engine = engine(&settings.device, settings.threads)?;
     Ok(json!({
         "f32": rounded(product(&engine, DType::F32, (settings.size, settings.seconds))?),
         "bf16": rounded(product(&engine, DType::Bf16, (settings.size, settings.seconds))?),
@@ -35,13 +37,14 @@ pub fn product(engine: &Engine, dtype: DType, (size, seconds): (usize, f64)) -> 
     let mut best: f64 = 0.0;
     for (rows, cols) in [(size, size), (2 * size, size), (2 * size, size / 2)] {
         let [x, w] = [(rows, cols), (size, cols)].map(|(rows, cols)| numbers(rows, cols));
-        let x = x?.to_dtype(dtype)?;
-        let w = w?;
-        let mut packed = PackedWeight::new(size, cols, false);
+        let x = engine.place(x?.to_dtype(dtype)?)?;
+        let w = engine.place(w?)?;
+        let mut packed = engine.packed_weight(size, cols, false)?;
         engine.pack_weight(&w, &mut packed)?;
-        let mut y = Array::zeros_of(dtype, rows, size)?;
-        let shortest =
-            shortest(seconds, || Ok(engine.linear(&x, Weight::new(&w, Some(&packed)), None, &mut y)?))?;
+        let mut y = engine.zeros(dtype, rows, size)?;
+        let shortest = shortest((engine, seconds), || {
+            Ok(engine.linear(&x, Weight::new(&w, Some(&packed)), None, &mut y)?)
+        })?;
         best = best.max(2e-9 * (rows * cols * size) as f64 / shortest);
     }
     Ok(best)
@@ -50,18 +53,23 @@ pub fn product(engine: &Engine, dtype: DType, (size, seconds): (usize, f64)) -> 
 /// A long sum `y += x`: two numbers read and one written, GB/s.
 pub fn memory(engine: &Engine, (size, seconds): (usize, f64)) -> anyhow::Result<f64> {
     let rows = LONG.min(size * size * 4) / size;
-    let (mut y, x) = (numbers(rows, size)?, numbers(rows, size)?);
-    let shortest = shortest(seconds, || Ok(engine.add_assign(&mut y, &x)?))?;
+    let (mut y, x) = (engine.place(numbers(rows, size)?)?, engine.place(numbers(rows, size)?)?);
+    let shortest = shortest((engine, seconds), || Ok(engine.add_assign(&mut y, &x)?))?;
     Ok(12e-9 * (rows * size) as f64 / shortest)
 }
 
 /// The shortest of the repetitions that fit into so many seconds, at least two.
-fn shortest(seconds: f64, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+fn shortest(
+    (engine, seconds): (&Engine, f64),
+    mut work: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
     let (begin, mut shortest) = (Instant::now(), f64::INFINITY);
     work()?;
+    engine.synchronise()?;
     loop {
         let start = Instant::now();
         work()?;
+        engine.synchronise()?;
         shortest = shortest.min(start.elapsed().as_secs_f64());
         if begin.elapsed().as_secs_f64() > seconds {
             return Ok(shortest);

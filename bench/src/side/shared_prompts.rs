@@ -1,7 +1,7 @@
 //! Preference steps with each prompt computed once for both responses, against packing alone: the same numbers, and
 //! the time of each.
 
-use super::{load, step::preference_loss};
+use super::{engine, load, step::preference_loss};
 use crate::row::Spread;
 use bso_data::{
     ChatTokenizer, LoadOptions, TemplateChoice, TokenisedPair, Truncation, TruncationMode, load_pairs,
@@ -29,6 +29,8 @@ pub struct Settings {
     pub batch: usize,
     /// Longest prompt with response, tokens; longer pairs are left out.
     pub max_length: usize,
+    /// Where it computes.
+    pub device: String,
     /// Threads.
     pub threads: usize,
 }
@@ -40,7 +42,8 @@ const TURNS: usize = 3;
 /// `value_difference` and `gradient_difference`, and the mean lengths `prompt_tokens` and `response_tokens`.
 pub fn run(settings: &Settings) -> anyhow::Result<Value> {
     let pairs = long_pairs(settings)?;
-    let mut decoder = load(&settings.model, &settings.dtype, settings.threads, true)?;
+    let engine = engine(&settings.device, settings.threads)?;
+    let mut decoder = load(&settings.model, &settings.dtype, engine, true)?;
     let batches = |share_prompt| -> Result<Vec<PackedBatch>, _> {
         let views: Vec<_> = pairs.iter().map(|p| (view(&p.chosen), view(&p.rejected))).collect();
         views.chunks(settings.batch).map(|pairs| PackedBatch::from_pairs(pairs, share_prompt)).collect()
@@ -57,6 +60,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<Value> {
             decoder.backward(batch, &mut activations, &weights, &mut memory)?;
             optimiser.step(&mut decoder, &memory, 1.0, 1e-6)?;
         }
+        decoder.engine().synchronise()?;
         Ok(start.elapsed().as_secs_f64())
     };
     // The first batch of each warms up; then they take turns.
@@ -120,6 +124,7 @@ fn differences(
             values = values.max((a - b).abs() / a.abs());
         }
         for ((_, a), (_, b)) in da.iter().zip(db.iter()) {
+            let (a, b) = (a.on_host()?, b.on_host()?);
             let (a, b) = (a.as_slice(), b.as_slice());
             let largest = a.iter().fold(0.0f32, |m, x| m.max(x.abs()));
             let difference = a.iter().zip(b).fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));

@@ -1,10 +1,12 @@
 //! Forward passes and preference steps on equal-length random tokens: the job of `peers/torch_step.py`, with the
 //! same tokens and the same loss, so that first losses can be compared.
 
-use super::{load, rounded};
+use super::{engine, load, rounded};
+use crate::arguments::Method;
+use bso_durable::Seed;
 use bso_model::{
-    Activations, BatchSize, Gradients, Optimiser, OptimiserKind, PackedBatch, PassMemory, PromptResponse,
-    Workspace,
+    Activations, AdapterConfig, BatchSize, Engine, Gradients, Optimiser, OptimiserKind, PackedBatch,
+    PassMemory, PromptResponse, Targets, Workspace,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -30,16 +32,30 @@ pub struct Settings {
     pub warm_up: usize,
     /// Whether passes without gradients are measured as well.
     pub forward: bool,
-    /// Whether activations are recomputed.
-    pub checkpointed: bool,
+    /// What is trained, and whether activations are recomputed.
+    pub method: Method,
+    /// `adamw` or `rmsprop`.
+    pub optimiser: String,
+    /// Of the peer's weights where all are trained.
+    pub peer_weights: String,
+    /// Width of the products that a profile measures a GPU's rate by.
+    pub product: usize,
+    /// Where it computes.
+    pub device: String,
     /// Threads.
     pub threads: usize,
 }
 
-/// `forward_seconds`, `step_seconds` (medians), `losses`, and `activation_mib`: the sizes of the arrays that a forward
-/// pass leaves for its backward.
+/// `forward_seconds`, `step_seconds` (medians), `losses`, `activation_mib`: the sizes of the arrays that a forward
+/// pass leaves for its backward, and `device_mib`: what the model, the optimiser and the passes took of the device's
+/// memory.
 pub fn run(settings: &Settings) -> anyhow::Result<Value> {
-    let mut decoder = load(&settings.model, &settings.dtype, settings.threads, true)?;
+    let engine = engine(&settings.device, settings.threads)?;
+    let before = free(&engine)?;
+    let mut decoder = load(&settings.model, &settings.dtype, engine, true)?;
+    if settings.method.is_lora() {
+        decoder.attach_adapter(&adapter(), Seed::new(4))?;
+    }
     let tokens = random_tokens(settings.sequences * settings.tokens, decoder.config().vocab_size as u32);
     let sequences: Vec<PromptResponse<'_>> =
         tokens.chunks(settings.tokens).map(|s| s.split_at(settings.tokens / 2)).collect();
@@ -55,9 +71,10 @@ pub fn run(settings: &Settings) -> anyhow::Result<Value> {
     }
     drop(workspace);
 
-    let mut optimiser = Optimiser::new(OptimiserKind::ADAMW, 0.01, &decoder)?;
-    let mut activations =
-        if settings.checkpointed { Activations::checkpointed() } else { Activations::new() };
+    let kind = if settings.optimiser == "rmsprop" { OptimiserKind::RMSPROP } else { OptimiserKind::ADAMW };
+    let mut optimiser = Optimiser::new(kind, 0.01, &decoder)?;
+    let checkpointed = settings.method.is_checkpointed();
+    let mut activations = if checkpointed { Activations::checkpointed() } else { Activations::new() };
     let mut gradients = Gradients::zeros(&decoder)?;
     let (mut step, mut losses) = (Vec::new(), Vec::new());
     for _ in 0..passes {
@@ -66,23 +83,41 @@ pub fn run(settings: &Settings) -> anyhow::Result<Value> {
         let (loss, weights) = preference_loss(decoder.forward(&batch, &mut activations)?);
         decoder.backward(&batch, &mut activations, &weights, &mut gradients)?;
         optimiser.step(&mut decoder, &gradients, 1.0, 1e-6)?;
+        decoder.engine().synchronise()?;
         step.push(start.elapsed().as_secs_f64());
         losses.push(rounded(loss));
     }
     let size = BatchSize::of(&batch);
-    let kept = PassMemory::of_training(
-        decoder.config(),
-        (decoder.dtype(), decoder.engine().device()),
-        settings.checkpointed,
-        size,
-    );
+    let on = (decoder.dtype(), decoder.engine().device());
+    let kept = PassMemory::of_training(decoder.config(), on, checkpointed, size);
+    let after = free(decoder.engine())?;
     let median = |times: &[f64]| Spread::of(times.get(settings.warm_up..)?).map(|s| s.median);
     Ok(json!({
         "forward_seconds": median(&forward),
         "step_seconds": median(&step),
         "activation_mib": kept.activations as f64 / 1048576.0,
+        "device_mib": before.saturating_sub(after) as f64 / 1048576.0,
         "losses": losses,
     }))
+}
+
+/// Rank 16 on every linear layer but the head; nothing is dropped, as dropping costs the sides differently.
+fn adapter() -> AdapterConfig {
+    AdapterConfig {
+        r: 16,
+        alpha: 32.0,
+        dropout: 0.0,
+        targets: Targets::AllLinear,
+        rslora: false,
+        dora: false,
+        modules_to_save: Vec::new(),
+    }
+}
+
+/// Free bytes of the device's own memory, after all work so far.
+fn free(engine: &Engine) -> anyhow::Result<usize> {
+    engine.synchronise()?;
+    Ok(engine.device_memory()?.map_or(0, |[free, _]| free))
 }
 
 /// A linear congruential generator that Python writes in one line too.

@@ -3,9 +3,10 @@
 
 use super::{Bench, memory_row, numbers};
 use crate::inputs::PROMPTS;
-use crate::process::{Side, by_turns};
+use crate::process::Side;
 use crate::row::{Ratio, Row, Target};
 use crate::side::generate::Settings;
+use crate::sizes::ModelShape;
 
 const NAME: &str = "generate";
 const PEER: &str = "transformers";
@@ -13,14 +14,16 @@ const PEER: &str = "transformers";
 /// Every precision and case, and its peer, by turns.
 pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let (mut sides, mut cases) = (Vec::new(), Vec::new());
-    for precision in &bench.precisions {
-        let model = bench.inputs.model("w1")?;
+    let every = bench.shapes.iter().flat_map(|shape| bench.precisions.iter().map(move |p| (*shape, *p)));
+    for (shape, precision) in every {
+        let model = bench.inputs.model(shape)?;
         let mut settings = Settings {
             prompts: model.join(PROMPTS),
             model,
             dtype: precision.name().to_owned(),
             new_tokens: bench.sizes.new_tokens,
             stop_ids: Vec::new(),
+            device: bench.device.clone(),
             threads: bench.threads,
         };
         let planned = Side::ours("stop tokens", "stops", &settings)?.run()?;
@@ -29,13 +32,16 @@ pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
             ("half end early", serde_json::from_value(planned.answer["stop_ids"].clone())?),
         ] {
             settings.stop_ids = stop_ids;
-            let what = format!("{case} {}", precision.name());
+            let what = match shape {
+                ModelShape::W1 => format!("{case} {}", precision.name()),
+                shape => format!("{case} {} {}", precision.name(), shape.name()),
+            };
             sides.push(Side::ours(&what, "generate", &settings)?);
             sides.extend(bench.peer("generate.py", &settings)?);
             cases.push(what);
         }
     }
-    let ended = by_turns(bench.repetitions, &sides)?;
+    let ended = bench.by_turns(&sides)?;
     let mut rows = Vec::new();
     for (case, sides) in cases.iter().zip(ended.chunks(sides.len() / cases.len())) {
         let (ours, peer) = (&sides[0], sides.get(1).map_or(&[][..], |peer| peer));

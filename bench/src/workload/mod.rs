@@ -1,5 +1,6 @@
 //! The workloads: which sides run by turns, and which rows come out.
 
+mod experiment;
 mod generation;
 mod job;
 mod memory;
@@ -9,17 +10,19 @@ mod shared_prompts;
 mod startup;
 mod step;
 
-use crate::arguments::{Arguments, Precision};
+use crate::arguments::{Arguments, Method, Precision};
 use crate::inputs::Inputs;
-use crate::process::{Ended, Side};
+use crate::process::{Ended, Side, by_turns};
 use crate::row::{Ratio, Row};
-use crate::sizes::Sizes;
+use crate::sizes::{ModelShape, Sizes};
+use crate::watcher::Watcher;
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,6 +45,8 @@ pub enum Workload {
     Startup,
     /// Where the time of a w1 step goes, by operation
     Profile,
+    /// DPO on the model of --shape: time of a step, and of 30,000 pairs; only where it is named
+    Experiment,
 }
 
 /// What every workload is given.
@@ -57,6 +62,17 @@ pub struct Bench {
     pub sizes: Sizes,
     /// What is read.
     pub inputs: Inputs,
+    /// Models of workloads that can take several.
+    pub shapes: Vec<ModelShape>,
+    /// What steps train.
+    pub methods: Vec<Method>,
+    /// Where both sides compute.
+    pub device: String,
+    /// `adamw` or `rmsprop`.
+    pub optimiser: String,
+    /// Precision of the peers' weights where all are trained.
+    pub peer_weights: Precision,
+    watcher: Option<Mutex<Watcher>>,
     quick: bool,
     python: Option<PathBuf>,
 }
@@ -88,6 +104,7 @@ impl Workload {
             Self::Scaling => scaling::run(bench),
             Self::Startup => startup::run(bench),
             Self::Profile => profile::run(bench),
+            Self::Experiment => experiment::run(bench),
         }
     }
 }
@@ -101,8 +118,12 @@ impl Bench {
         let named = arguments.python.clone().or_else(|| std::env::var_os("BSO_PYTHON").map(PathBuf::from));
         let python = named.unwrap_or_else(|| PathBuf::from("python3"));
         if arguments.peer {
+            let trains = |w: &Workload| {
+                matches!(w, Workload::W2 | Workload::W4 | Workload::Startup | Workload::Experiment)
+            };
+            let trl = if arguments.workloads().iter().any(trains) { ", trl, datasets" } else { "" };
             let found =
-                Command::new(&python).args(["-c", "import torch, transformers, trl, datasets"]).output();
+                Command::new(&python).args(["-c", &format!("import torch, transformers{trl}")]).output();
             let found = found.with_context(|| format!("cannot start {}", python.display()))?;
             ensure!(
                 found.status.success(),
@@ -111,11 +132,19 @@ impl Bench {
                 python.display()
             );
         }
+        let on_gpu = arguments.on_gpu();
+        let watcher = on_gpu.then(|| Watcher::start(&arguments.device)).transpose()?;
         Ok(Self {
             repetitions: if arguments.quick { 1 } else { arguments.repetitions },
             threads: arguments.threads as usize,
             precisions: arguments.precisions(),
-            sizes: if arguments.quick { Sizes::quick() } else { Sizes::full() },
+            sizes: Sizes::of(arguments),
+            shapes: arguments.shapes(),
+            methods: arguments.methods(),
+            device: arguments.device.clone(),
+            optimiser: arguments.optimiser.clone(),
+            peer_weights: arguments.peer_weights,
+            watcher: watcher.map(Mutex::new),
             inputs: Inputs::new(arguments)?,
             quick: arguments.quick,
             python: arguments.peer.then_some(python),
@@ -126,13 +155,26 @@ impl Bench {
     pub fn settings(&self) -> Value {
         json!({
             "repetitions": self.repetitions, "threads": self.threads, "data": self.inputs.about(),
-            "quick": self.quick, "peer": self.python.is_some(),
+            "quick": self.quick, "peer": self.python.is_some(), "device": self.device, "optimiser": self.optimiser,
+            "peer weights": self.peer_weights.name(),
         })
     }
 
     /// The peer's side of the same settings, where peers are measured.
     fn peer(&self, script: &str, settings: &impl Serialize) -> anyhow::Result<Option<Side>> {
-        self.python.as_ref().map(|python| Side::peer(python, script, settings)).transpose()
+        let side = self.python.as_ref().map(|python| Side::peer(python, script, settings)).transpose()?;
+        // Where a peer has not got the memory on a GPU, that is a finding.
+        Ok(side.map(|side| if self.on_gpu() { side.may_fail() } else { side }))
+    }
+
+    fn on_gpu(&self) -> bool {
+        self.watcher.is_some()
+    }
+
+    fn by_turns(&self, sides: &[Side]) -> anyhow::Result<Vec<Vec<Ended>>> {
+        let mut watcher =
+            self.watcher.as_ref().map(|watcher| watcher.lock().unwrap_or_else(PoisonError::into_inner));
+        by_turns(self.repetitions, sides, watcher.as_deref_mut())
     }
 }
 
@@ -146,8 +188,8 @@ fn versions(peer: &[Ended]) -> Option<&str> {
     peer.first()?.answer["versions"].as_str()
 }
 
-/// Peak memory of both sides; `peer` is empty where it was not measured.
+/// Peak memory of both sides, on a GPU what the driver counts there, beyond what was in use before; `peer` is empty where it was not measured.
 fn memory_row(workload: &str, what: String, peer_name: &str, (ours, peer): (&[Ended], &[Ended])) -> Row {
-    let peaks = |ended: &[Ended]| ended.iter().map(|end| end.peak_mib).collect();
+    let peaks = |ended: &[Ended]| ended.iter().map(|end| end.device_mib.unwrap_or(end.peak_mib)).collect();
     Row::new(workload, what, "MiB", peaks(ours)).against(peer_name, peaks(peer), Ratio::Over)
 }

@@ -1,9 +1,11 @@
 //! A step on 1, 4 and 16 times as many tokens, and on one thread and all.
 
-use super::{Bench, numbers, step};
-use crate::process::{Side, by_turns};
+use super::{Bench, numbers, step, step::Case};
+use crate::arguments::Method;
+use crate::process::Side;
 use crate::row::{Ratio, Row, Target};
 use crate::side::step::Settings;
+use crate::sizes::ModelShape;
 
 const NAME: &str = "scaling";
 const TIMES: [usize; 3] = [1, 4, 16];
@@ -13,7 +15,8 @@ pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let smallest = bench.sizes.sequences.div_ceil(4).next_multiple_of(2);
     let mut sides = Vec::new();
     for precision in &bench.precisions {
-        let base = Settings { forward: false, ..step::settings(bench, *precision)? };
+        let case = Case { shape: ModelShape::W1, method: Method::Full, precision: *precision };
+        let base = Settings { forward: false, ..step::settings(bench, case)? };
         let mut push = |sequences, threads| -> anyhow::Result<()> {
             let name = format!("step {} of {sequences} sequences, {threads} threads", base.dtype);
             let settings = Settings { sequences, threads, ..base.clone() };
@@ -25,7 +28,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         }
         push(smallest * TIMES[1], 1)?;
     }
-    let ended = by_turns(bench.repetitions, &sides)?;
+    let ended = bench.by_turns(&sides)?;
     let mut rows = Vec::new();
     for (precision, sides) in bench.precisions.iter().zip(ended.as_chunks::<4>().0) {
         let dtype = precision.name();

@@ -2,9 +2,10 @@
 
 use super::{Bench, numbers};
 use crate::arguments::Precision;
-use crate::process::{Side, by_turns};
+use crate::process::Side;
 use crate::row::{Ratio, Row, Target};
 use crate::side::shared_prompts::Settings;
+use crate::sizes::ModelShape;
 
 const NAME: &str = "w3";
 
@@ -13,17 +14,18 @@ pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let mut sides = Vec::new();
     for precision in &bench.precisions {
         let settings = Settings {
-            model: bench.inputs.model("w2")?,
+            model: bench.inputs.model(ModelShape::W2)?,
             pairs: bench.inputs.long_pairs()?,
             dtype: precision.name().to_owned(),
             count: bench.sizes.pairs[1],
             batch: bench.sizes.batch,
             max_length: bench.sizes.long,
+            device: bench.device.clone(),
             threads: bench.threads,
         };
         sides.push(Side::ours(&format!("w3 {}", precision.name()), "shared_prompts", &settings)?);
     }
-    let ended = by_turns(bench.repetitions, &sides)?;
+    let ended = bench.by_turns(&sides)?;
     let mut rows = Vec::new();
     for (precision, ended) in bench.precisions.iter().zip(&ended) {
         let dtype = precision.name();

@@ -1,9 +1,10 @@
 //! From process start to the first training step, the reference pass aside; and the speed of tokenising.
 
 use super::{Bench, job, numbers};
-use crate::process::{Ended, Side, by_turns};
+use crate::process::{Ended, Side};
 use crate::row::{Ratio, Row, Target};
 use crate::side::tokenise::Settings;
+use crate::sizes::ModelShape;
 
 const NAME: &str = "startup";
 
@@ -11,19 +12,19 @@ const NAME: &str = "startup";
 pub fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let mut sides = Vec::new();
     for precision in &bench.precisions {
-        let settings = job::settings(bench, "w2", *precision, false)?;
+        let settings = job::settings(bench, ModelShape::W2, *precision, false)?;
         sides.push(Side::ours(&format!("first step {}", precision.name()), "job", &settings)?);
         sides.extend(bench.peer("trl_job.py", &settings)?);
     }
     let each = sides.len() / bench.precisions.len();
     let (count, max_length) = (bench.sizes.tokenised, bench.sizes.max_length);
-    let (model, pairs) = (bench.inputs.model("w2")?, bench.inputs.many_pairs()?);
+    let (model, pairs) = (bench.inputs.model(ModelShape::W2)?, bench.inputs.many_pairs()?);
     let settings = Settings { model, pairs, count, max_length };
     for threads in [1, bench.threads] {
         let side = Side::ours(&format!("tokenising, {threads} threads"), "tokenise", &settings)?;
         sides.push(side.with("RAYON_NUM_THREADS", threads));
     }
-    let ended = by_turns(bench.repetitions, &sides)?;
+    let ended = bench.by_turns(&sides)?;
     let (jobs, tokenising) = ended.split_at(ended.len() - 2);
     let mut rows = Vec::new();
     for (precision, sides) in bench.precisions.iter().zip(jobs.chunks(each)) {

@@ -1,9 +1,7 @@
 //! Operations bound by memory: what lies between the products, and the update of the weights.
 
-use super::{Operation, Shapes, numbers};
-use bso_engine::{
-    Accumulate, AdamW, AdamWState, Array, DType, PackedWeight, RmsNormGrads, RotaryTable, SwigluGrads,
-};
+use super::{Operation, Shapes};
+use bso_engine::{Accumulate, AdamW, AdamWState, Array, DType, RmsNormGrads, RotaryTable, SwigluGrads};
 
 impl<'a> Shapes<'a> {
     /// Rotary embedding and the gated activation.
@@ -56,8 +54,8 @@ impl<'a> Shapes<'a> {
         let (engine, layers, rows, hidden) =
             (self.engine, self.config.layers, self.rows(), self.config.hidden_size);
         let area = (rows * hidden) as f64;
-        let (x, weight) = (numbers(rows, hidden)?, numbers(1, hidden)?);
-        let (mut y, mut inv_rms) = (self.values(rows, hidden)?, Array::zeros(rows, 1));
+        let (x, weight) = (self.numbers(rows, hidden)?, self.numbers(1, hidden)?);
+        let (mut y, mut inv_rms) = (self.values(rows, hidden)?, self.zeros(rows, 1)?);
         let (x2, weight2) = (x.clone(), weight.clone());
         all.push(Operation {
             name: "norm".to_owned(),
@@ -67,7 +65,7 @@ impl<'a> Shapes<'a> {
             run: Box::new(move || Ok(engine.rms_norm(&x2, &weight2, 1e-6, &mut y, &mut inv_rms)?)),
         });
         let (dy, inv_rms, mut dx, mut dweight) =
-            (x.clone(), Array::from_vec(rows, 1, vec![1.0; rows])?, x.clone(), weight.clone());
+            (x.clone(), engine.place(Array::from_vec(rows, 1, vec![1.0; rows])?)?, x.clone(), weight.clone());
         let x3 = x.clone();
         all.push(Operation {
             name: "norm, gradients".to_owned(),
@@ -89,7 +87,7 @@ impl<'a> Shapes<'a> {
             run: Box::new(move || Ok(engine.add_assign(&mut sum, &x)?)),
         });
         let vocabulary = self.config.vocab_size;
-        let (mut table, mut out) = (numbers(vocabulary, hidden)?, Array::zeros(rows, hidden));
+        let (mut table, mut out) = (self.numbers(vocabulary, hidden)?, self.zeros(rows, hidden)?);
         let tokens: Vec<u32> = (0..rows).map(|row| (row * 31 % vocabulary) as u32).collect();
         all.push(Operation {
             name: "embedding and its gradient".to_owned(),
@@ -111,9 +109,9 @@ impl<'a> Shapes<'a> {
         let (wide, narrow) = self.widths();
         let rows = config.layers * (2 * wide + 2 * narrow + 3 * inner) + config.vocab_size;
         let count = (rows * hidden) as f64;
-        let mut parameter = numbers(rows, hidden)?;
+        let mut parameter = self.numbers(rows, hidden)?;
         let (mut gradient, mut first_moment, mut second_moment) =
-            (parameter.clone(), Array::zeros(rows, hidden), Array::zeros(rows, hidden));
+            (parameter.clone(), self.zeros(rows, hidden)?, self.zeros(rows, hidden)?);
         let w = parameter.clone();
         all.push(Operation {
             name: "AdamW, gradients to zero".to_owned(),
@@ -127,12 +125,11 @@ impl<'a> Shapes<'a> {
                     (&mut parameter, &mut first_moment, &mut second_moment);
                 let state = AdamWState { parameter, gradient: &gradient, first_moment, second_moment };
                 engine.adamw_update(state, 1.0, &rule)?;
-                gradient.fill(0.0);
-                Ok(())
+                Ok(engine.zero(&mut gradient)?)
             }),
         });
         if self.dtype == DType::Bf16 {
-            let mut packed = PackedWeight::new(rows, hidden, true);
+            let mut packed = engine.packed_weight(rows, hidden, true)?;
             all.push(Operation {
                 name: "packing weights".to_owned(),
                 calls: 1,

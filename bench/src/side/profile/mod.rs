@@ -4,15 +4,17 @@
 mod between;
 mod products;
 
-use super::{peak, peak::numbers, step};
+use super::{engine, peak, step};
 use crate::row::Spread;
-use bso_engine::{Array, DType, Engine};
-use bso_model::ModelConfig;
+use bso_engine::{Array, DType, Engine, PackedWeight};
+use bso_model::{Device, ModelConfig};
 use serde_json::{Value, json};
 use std::time::Instant;
 
 /// Rounds of all operations, of which the median counts.
 const ROUNDS: usize = 5;
+/// Calls between two moments at which a device has nothing left to do.
+const REPEATS: u32 = 10;
 /// How long each product that measures the machine is repeated.
 const PEAK_SECONDS: f64 = 0.2;
 
@@ -20,7 +22,9 @@ const PEAK_SECONDS: f64 = 0.2;
 /// of one call, `flops` and `bytes` of one call.
 pub fn run(settings: &step::Settings) -> anyhow::Result<Value> {
     let measured = step::run(settings)?;
-    let engine = Engine::cpu(Some(settings.threads))?;
+    let engine = engine(&settings.device, settings.threads)?;
+    // The clock stops when a device has done its work, which for one call alone would count the way there and back.
+    let repeats = if engine.device() == Device::Cpu { 1 } else { REPEATS };
     let shapes = Shapes {
         engine: &engine,
         config: &ModelConfig::from_dir(&settings.model)?,
@@ -33,11 +37,13 @@ pub fn run(settings: &step::Settings) -> anyhow::Result<Value> {
     let mut seconds: Vec<Vec<f64>> = operations.iter().map(|_| Vec::new()).collect();
     for round in 0..=ROUNDS {
         for (operation, seconds) in operations.iter_mut().zip(&mut seconds) {
+            engine.synchronise()?;
             let start = Instant::now();
-            engine.install(&mut operation.run)?;
+            engine.install(|| (0..repeats).try_for_each(|_| (operation.run)()))?;
+            engine.synchronise()?;
             // The first round warms up.
             if round > 0 {
-                seconds.push(start.elapsed().as_secs_f64());
+                seconds.push(start.elapsed().as_secs_f64() / f64::from(repeats));
             }
         }
     }
@@ -48,7 +54,9 @@ pub fn run(settings: &step::Settings) -> anyhow::Result<Value> {
         })
     });
     let rows: Vec<Value> = rows.collect();
-    let bound = (shapes.config.hidden_size * 4, PEAK_SECONDS);
+    // A GPU's products are fastest when they are large.
+    let width = if engine.device() == Device::Cpu { shapes.config.hidden_size * 4 } else { settings.product };
+    let bound = (width, PEAK_SECONDS);
     Ok(json!({
         "step_seconds": measured["step_seconds"],
         "peak": peak::product(&engine, shapes.dtype, bound)?,
@@ -101,8 +109,25 @@ impl<'a> Shapes<'a> {
         (self.config.heads * self.config.head_dim, self.config.kv_heads * self.config.head_dim)
     }
 
+    /// In the precision of products.
     fn values(&self, rows: usize, cols: usize) -> anyhow::Result<Array> {
-        Ok(numbers(rows, cols)?.to_dtype(self.dtype)?)
+        Ok(self.engine.place(peak::numbers(rows, cols)?.to_dtype(self.dtype)?)?)
+    }
+
+    /// In f32.
+    fn numbers(&self, rows: usize, cols: usize) -> anyhow::Result<Array> {
+        Ok(self.engine.place(peak::numbers(rows, cols)?)?)
+    }
+
+    fn zeros(&self, rows: usize, cols: usize) -> anyhow::Result<Array> {
+        Ok(self.engine.zeros(DType::F32, rows, cols)?)
+    }
+
+    /// A weight's copy for products.
+    fn packed(&self, weight: &Array) -> anyhow::Result<PackedWeight> {
+        let mut packed = self.engine.packed_weight(weight.rows(), weight.cols(), true)?;
+        self.engine.pack_weight(weight, &mut packed)?;
+        Ok(packed)
     }
 
     fn size(&self) -> f64 {

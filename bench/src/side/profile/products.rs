@@ -1,9 +1,9 @@
 //! Operations bound by arithmetic: projections, attention, the head.
 
-use super::{Operation, Shapes, numbers};
+use super::{Operation, Shapes};
 use bso_engine::{
-    Accumulate, Array, AttentionForward, AttentionGrads, AttentionShape, HeadInputs, LinearGrads,
-    PackedWeight, Qkv, Segments, SelectedLogProbGrads, Weight,
+    Accumulate, AttentionForward, AttentionGrads, AttentionShape, HeadInputs, LinearGrads, Qkv, Segments,
+    SelectedLogProbGrads, Weight,
 };
 
 impl<'a> Shapes<'a> {
@@ -35,10 +35,9 @@ impl<'a> Shapes<'a> {
         let engine = self.engine;
         let flops = 2.0 * (rows * i * o) as f64;
         let bytes = self.size() * (rows * (i + o) + i * o) as f64;
-        let (x, dy, w) = (self.values(rows, i)?, self.values(rows, o)?, numbers(o, i)?);
-        let mut packed = PackedWeight::new(o, i, true);
-        engine.pack_weight(&w, &mut packed)?;
-        let (mut y, mut dx, mut dw) = (dy.clone(), Array::zeros(rows, i), w.clone());
+        let (x, dy, w) = (self.values(rows, i)?, self.values(rows, o)?, self.numbers(o, i)?);
+        let packed = self.packed(&w)?;
+        let (mut y, mut dx, mut dw) = (dy.clone(), self.zeros(rows, i)?, w.clone());
         let (x2, w2, packed2) = (x.clone(), w.clone(), packed.clone());
         let mut push = |what: &str, flops, bytes, run| {
             all.push(Operation { name: format!("{name}: {what}"), calls, flops, bytes, run });
@@ -83,7 +82,7 @@ impl<'a> Shapes<'a> {
         let segments = Segments::independent(&vec![self.length; self.sequences]);
         let [q, k, v] = [wide, narrow, narrow].map(|cols| self.values(rows, cols));
         let (q, k, v) = (q?, k?, v?);
-        let (mut out, mut lse) = (q.clone(), Array::zeros(rows, config.heads));
+        let (mut out, mut lse) = (q.clone(), self.zeros(rows, config.heads)?);
         engine.attention(Qkv { q: &q, k: &k, v: &v }, &segments, shape, &mut out, &mut lse)?;
         // Causal: half of the scores, two products.
         let flops = (2 * rows * (self.length + 1) * wide) as f64;
@@ -100,9 +99,9 @@ impl<'a> Shapes<'a> {
                 Ok(engine.attention(qkv, &segments2, shape, &mut out2, &mut lse2)?)
             }),
         });
-        let dout = numbers(rows, wide)?;
+        let dout = self.numbers(rows, wide)?;
         let (mut dq, mut dk, mut dv) =
-            (Array::zeros(rows, wide), Array::zeros(rows, narrow), Array::zeros(rows, narrow));
+            (self.zeros(rows, wide)?, self.zeros(rows, narrow)?, self.zeros(rows, narrow)?);
         all.push(Operation {
             name: "attention, gradients".to_owned(),
             calls: config.layers,
@@ -121,11 +120,10 @@ impl<'a> Shapes<'a> {
     pub(super) fn head(&self, all: &mut Vec<Operation<'a>>) -> anyhow::Result<()> {
         let (engine, rows) = (self.engine, self.scored);
         let (vocabulary, hidden) = (self.config.vocab_size, self.config.hidden_size);
-        let (x, w) = (self.values(rows, hidden)?, numbers(vocabulary, hidden)?);
-        let mut packed = PackedWeight::new(vocabulary, hidden, true);
-        engine.pack_weight(&w, &mut packed)?;
+        let (x, w) = (self.values(rows, hidden)?, self.numbers(vocabulary, hidden)?);
+        let packed = self.packed(&w)?;
         let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % vocabulary) as u32).collect();
-        let (mut log_probs, mut lse) = (vec![0.0; rows], Array::zeros(rows, 1));
+        let (mut log_probs, mut lse) = (vec![0.0; rows], self.zeros(rows, 1)?);
         let inputs = HeadInputs {
             hidden: &x,
             head: Weight::new(&w, Some(&packed)),
@@ -149,7 +147,7 @@ impl<'a> Shapes<'a> {
                 Ok(engine.selected_log_prob(inputs, &mut log_probs, &mut lse2)?)
             }),
         });
-        let (weights, mut dhidden, mut dhead) = (vec![0.5; rows], Array::zeros(rows, hidden), w.clone());
+        let (weights, mut dhidden, mut dhead) = (vec![0.5; rows], self.zeros(rows, hidden)?, w.clone());
         all.push(Operation {
             name: "head, gradients with recomputed logits".to_owned(),
             calls: 1,

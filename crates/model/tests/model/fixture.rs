@@ -64,8 +64,10 @@ impl Numbers for Array {
     }
 }
 
+/// Where a case lies: below `tests/fixtures`, or below `BSO_FIXTURES` where the tests run elsewhere than they were built.
 pub fn directory(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case)
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    std::env::var_os("BSO_FIXTURES").map_or(here, PathBuf::from).join(case)
 }
 
 pub fn decoder(case: &str) -> Decoder {
