@@ -40,15 +40,8 @@ def timed(s, work):
     return time.perf_counter() - start, result
 
 
-def forget(s):
-    """What comes before does not count as memory."""
-    if on_gpu(s):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
 def memory(s):
-    """Most memory since `forget`, MiB: in tensors, and taken from the driver for them."""
+    """Most memory so far, MiB: in tensors, and taken from the driver for them."""
     if not on_gpu(s):
         return {}
     return {"allocated_mib": torch.cuda.max_memory_allocated() / 2**20, "reserved_mib": torch.cuda.max_memory_reserved() / 2**20}

@@ -5,11 +5,10 @@ import json, sys
 import torch
 from transformers import AutoModelForCausalLM
 
-from device import attention, forget, memory, prepare, timed
+from device import attention, memory, prepare, timed
 
 s = json.loads(sys.argv[1])
 device = prepare(s)
-forget(s)
 dtype = torch.bfloat16 if s["dtype"] == "bf16" else torch.float32
 model = AutoModelForCausalLM.from_pretrained(s["model"], dtype=dtype, attn_implementation=attention(s)).to(device).eval()
 prompts = json.load(open(s["prompts"], encoding="utf-8"))

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from device import adapter, attention, forget, memory, prepare, timed, weights
+from device import adapter, attention, memory, prepare, timed, weights
 
 s = json.loads(sys.argv[1])
 device = prepare(s)
 lora = s["method"].startswith("lora")
-forget(s)
 model = transformers.AutoModelForCausalLM.from_pretrained(s["model"], dtype=weights(s, lora), attn_implementation=attention(s)).to(device)
 model.config.use_cache = False
 if lora:

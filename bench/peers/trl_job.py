@@ -9,12 +9,11 @@ import trl
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TrainerCallback
 
-from device import adapter, attention, forget, installed, memory, on_gpu, prepare, wait, weights
+from device import adapter, attention, installed, memory, on_gpu, prepare, wait, weights
 
 s = json.loads(sys.argv[1])
 started = float(os.environ["BSO_BENCH_STARTED"])
 prepare(s)
-forget(s)
 lora, padding_free, liger = s["method"].startswith("lora"), attention(s) != "sdpa", on_gpu(s) and installed("liger_kernel")
 # A made tokenizer says so; AutoTokenizer would take it for the family's own, which drops every word.
 named = json.load(open(os.path.join(s["model"], "tokenizer_config.json"), encoding="utf-8")).get("tokenizer_class")
