@@ -5,12 +5,13 @@ use super::{engine, load, rounded};
 use crate::arguments::Method;
 use bso_durable::Seed;
 use bso_model::{
-    Activations, AdapterConfig, BatchSize, Engine, Gradients, Optimiser, OptimiserKind, PackedBatch,
-    PassMemory, PromptResponse, Targets, Workspace,
+    Activations, AdapterConfig, BatchSize, DType, Decoder, Engine, Gradients, Optimiser, OptimiserKind,
+    PackedBatch, PassMemory, PromptResponse, Targets, Workspace,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::row::Spread;
@@ -52,10 +53,15 @@ pub struct Settings {
 pub fn run(settings: &Settings) -> anyhow::Result<Value> {
     let engine = engine(&settings.device, settings.threads)?;
     let before = free(&engine)?;
-    let mut decoder = load(&settings.model, &settings.dtype, engine, true)?;
-    if settings.method.is_lora() {
+    let mut decoder = if settings.method.is_lora() {
+        // As a run begins: of the frozen base only what is needed comes to a device.
+        let mut decoder = Decoder::load_base(&settings.model, Arc::new(engine))?;
         decoder.attach_adapter(&adapter(), Seed::new(4))?;
-    }
+        decoder.freeze_base_in(DType::parse(&settings.dtype)?)?;
+        decoder
+    } else {
+        load(&settings.model, &settings.dtype, engine, true)?
+    };
     let tokens = random_tokens(settings.sequences * settings.tokens, decoder.config().vocab_size as u32);
     let sequences: Vec<PromptResponse<'_>> =
         tokens.chunks(settings.tokens).map(|s| s.split_at(settings.tokens / 2)).collect();
