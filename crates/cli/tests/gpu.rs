@@ -3,6 +3,7 @@
 //! where neither opens each test says why it is skipped, and with `BSO_REQUIRE_GPU` set that is a failure.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops where something is not as it should be")]
+#![allow(clippy::print_stdout, reason = "what is skipped is shown")]
 
 mod support;
 
