@@ -53,7 +53,7 @@ fn shared(file: &str) -> String {
 
 kernel_files! {
     "elementwise.cu": [
-        "round_to_bf16", "widen_to_f32", "add_assign", "scale", "add_scaled", "soft_cap", "repeat_row_f32",
+        "round_to_bf16", "widen_to_f32", "add_assign", "scale", "soft_cap", "repeat_row_f32",
         "repeat_row_bf16",
     ],
     "rows.cu": ["gather_rows_f32", "gather_rows_bf16", "add_gathered_rows", "add_row_groups"],
@@ -68,11 +68,11 @@ kernel_files! {
     ],
     "dropout.cu": ["dropout_f32_f32", "dropout_f32_bf16", "dropout_bf16_f32", "dropout_bf16_bf16"],
     "adapter.cu": [
-        "length_factors", "scale_columns_f32", "scale_columns_bf16", "add_scaled_columns", "scale_rows", "column_dots",
+        "length_factors", "scale_columns_f32", "scale_columns_bf16", "add_scaled_columns", "column_dots",
         "add_length_gradient", "row_norms_f32", "row_norms_bf16",
     ],
     "optimiser.cu": ["adamw", "rmsprop", "sgd"],
-    "reduce.cu": ["sum_of_squares", "count_non_finite", "add_sums"],
+    "reduce.cu": ["sum_of_squares", "add_sums"],
     "score.cu": ["score", "score_rows", "score_head"],
     "log_prob.cu": [
         "log_prob_begin", "log_prob_chunk", "log_prob_end", "log_prob_gradient_f32", "log_prob_gradient_bf16",
@@ -86,9 +86,6 @@ kernel_files! {
         "widen_nested_nf4_bf16",
         "widen_eights_int8_f32", "widen_eights_nf4_f32", "widen_eights_nested_nf4_f32", "widen_eights_int8_bf16",
         "widen_eights_nf4_bf16", "widen_eights_nested_nf4_bf16",
-        "few_rows_int8_f32_f32", "few_rows_nf4_f32_f32", "few_rows_nested_nf4_f32_f32", "few_rows_int8_bf16_f32",
-        "few_rows_nf4_bf16_f32", "few_rows_nested_nf4_bf16_f32", "few_rows_int8_bf16_bf16", "few_rows_nf4_bf16_bf16",
-        "few_rows_nested_nf4_bf16_bf16",
     ],
     "attention.cu": [
         "attention_f32", "attention_delta_f32", "attention_dq_f32", "attention_dkv_f32", "attention_bf16",

@@ -1,35 +1,11 @@
 //! What this binary knows of CUDA devices: the one file that depends on whether it was built with them. With them, the
-//! device's operations are in the folder of the same name.
+//! device's operations are in `cuda/gpu.rs`.
 
 use crate::EngineError;
 use crate::accelerator::Shared;
 
 #[cfg(feature = "cuda")]
-mod attention;
-#[cfg(feature = "cuda")]
-mod cache;
-#[cfg(feature = "cuda")]
-mod codes;
-#[cfg(feature = "cuda")]
-mod dora;
-#[cfg(feature = "cuda")]
 mod gpu;
-#[cfg(feature = "cuda")]
-mod head;
-#[cfg(feature = "cuda")]
-mod head_update;
-#[cfg(feature = "cuda")]
-mod lists;
-#[cfg(feature = "cuda")]
-mod low_rank;
-#[cfg(feature = "cuda")]
-mod norm;
-#[cfg(feature = "cuda")]
-mod optimiser;
-#[cfg(feature = "cuda")]
-mod room;
-#[cfg(feature = "cuda")]
-mod views;
 
 /// Whether GPU `ordinal` is there, with what it takes to compute on it. Without the driver, a library or a chip that is
 /// served the sentence names what was looked for and where; without code for GPUs there is none.

@@ -199,7 +199,7 @@ impl Engine {
     /// Empty slots where the engine computes, as [`KvCache::new`] makes them on the host, of at most `rows` rows each.
     ///
     /// # Errors
-    /// As [`KvCache::new`]; a device that has not got the memory, which it takes at once.
+    /// As [`KvCache::new`]; a device that has not got the memory, which it takes as sequences grow.
     pub fn kv_cache(
         &self,
         (slots, rows): (usize, usize),

@@ -10,9 +10,10 @@ use crate::error::ModelError;
 use crate::family::QkNorm;
 use crate::matrix::Use::{Product, Sum};
 use crate::matrix::{Matrix, Shape, Use, fit_all};
+use crate::memory::room_for;
 use crate::part::{PartCopies, PartRows, block};
 use bso_durable::Seed;
-use bso_engine::{DType, Engine, EngineError, RoomFor};
+use bso_engine::{DType, Engine, EngineError};
 use rand::Rng;
 
 /// What a layer's attention keeps for its backward, besides the layer's input: what is dear to compute again. Norms are
@@ -267,15 +268,7 @@ impl Activations {
             kept.fit(on, if last { size.head_rows } else { part.any }, config)?;
         }
         self.head.sums.reserve(size.sequences);
-        decoder.engine().reserve_room(&RoomFor {
-            rows: size.rows,
-            scored: size.scored,
-            vocab: config.vocab_size,
-            heads: config.heads,
-            widest: config.hidden_size.max(config.heads * config.head_dim),
-            dtype,
-            adapter: 0,
-        })?;
+        decoder.engine().reserve_room(&room_for(config, dtype, size, 0))?;
         self.backward.fit(decoder.engine(), size, config)?;
         Ok(self.backward.rows.fit(on, (part.any, part.copied), config)?)
     }

@@ -150,9 +150,13 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::compute_in`].
     pub fn freeze_base_in(&mut self, dtype: DType) -> Result<(), ModelError> {
-        let gives_up = self.adapter.as_ref().is_some_and(|adapter| adapter.norms.is_empty());
-        if dtype != DType::Bf16 || !gives_up || self.refuse_rounded_base().is_err() {
-            return if self.dtype == dtype { Ok(self.place()?) } else { self.compute_in(dtype, true) };
+        let alone = self.adapter.as_ref().is_some_and(|adapter| adapter.norms.is_empty());
+        if dtype != DType::Bf16 || !alone {
+            return self.compute_in(dtype, true);
+        }
+        if self.refuse_rounded_base().is_err() {
+            // Done before.
+            return Ok(());
         }
         self.round((true, true))?;
         self.dtype = dtype;

@@ -13,7 +13,7 @@ use crate::layout::{Layout, TensorSpec};
 use crate::matrix::bytes;
 use crate::optimiser::OptimiserKind;
 use crate::part::{PartRows, block};
-use bso_engine::{DType, Device, HeadInputs, PackedWeight, Quantisation, QuantisedWeight};
+use bso_engine::{DType, Device, HeadInputs, PackedWeight, Quantisation, QuantisedWeight, RoomFor};
 
 /// Bytes of the parts of a decoder that do not depend on a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,6 +152,19 @@ pub fn adapter_room(
         inner + dropped + if adapter.dora { 8 * outputs } else { 0 }
     };
     Ok(plan.adapter.low_rank.keys().map(of).max().unwrap_or(0))
+}
+
+/// The pass whose working memory a device is asked for; `adapter` is what [`adapter_room`] says, or 0.
+pub fn room_for(config: &ModelConfig, dtype: DType, size: BatchSize, adapter: usize) -> RoomFor {
+    RoomFor {
+        rows: size.rows,
+        scored: size.scored,
+        vocab: config.vocab_size,
+        heads: config.heads,
+        widest: config.hidden_size.max(config.heads * config.head_dim),
+        dtype,
+        adapter,
+    }
 }
 
 impl PassMemory {

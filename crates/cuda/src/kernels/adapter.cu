@@ -40,12 +40,6 @@ extern "C" __global__ void add_scaled_columns(const float *x, const float *facto
     y[i] = add ? y[i] + value : value;
 }
 
-// x *= factors[row]
-extern "C" __global__ void scale_rows(float *x, const float *factors, u32 cols, u64 n) {
-    u64 i = global_index();
-    if (i < n) x[i] *= factors[i / cols];
-}
-
 // partial[chunk][col] = sum over the chunk's rows of (x + more) dy, `more` where it is there
 extern "C" __global__ void column_dots(const float *x, const float *more, const float *dy, double *partial, u32 cols, u32 rows,
                                        u32 per_chunk) {

@@ -21,12 +21,6 @@ extern "C" __global__ void scale(float *x, float factor, u64 n) {
     if (i < n) x[i] *= factor;
 }
 
-// y (+)= factor x
-extern "C" __global__ void add_scaled(const float *x, float factor, float *y, u32 add, u64 n) {
-    u64 i = global_index();
-    if (i < n) y[i] = add ? y[i] + factor * x[i] : factor * x[i];
-}
-
 // x = cap tanh(x / cap)
 extern "C" __global__ void soft_cap(float *x, float cap, u64 n) {
     u64 i = global_index();

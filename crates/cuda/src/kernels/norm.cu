@@ -1,33 +1,28 @@
 // RMSNorm and LayerNorm, forward and backward, and sums down the columns. A warp takes a run of d values (a row, or
 // a head of one); what adds up over runs is summed per chunk of them, and the chunks in order.
 
-// x += added first, where that is there.
 template <class T>
-__device__ void rms_norm(float *x, const float *added, const float *weight, float offset, float eps, T *y, float *inv_rms,
-                         u32 d, u32 runs) {
+__device__ void rms_norm(const float *x, const float *weight, float offset, float eps, T *y, float *inv_rms, u32 d,
+                         u32 runs) {
     u32 run = blockIdx.x * WARPS + warp();
     if (run >= runs) return;
     x += (u64)run * d;
     y += (u64)run * d;
     float square = 0.0f;
-    for (u32 i = lane(); i < d; i += 32) {
-        float value = x[i];
-        if (added) x[i] = value += added[(u64)run * d + i];
-        square += value * value;
-    }
+    for (u32 i = lane(); i < d; i += 32) square += x[i] * x[i];
     float inv = 1.0f / sqrtf(warp_sum(square) / (float)d + eps);
     if (lane() == 0) inv_rms[run] = inv;
     for (u32 i = lane(); i < d; i += 32) write(&y[i], x[i] * inv * (offset + weight[i]));
 }
 
-extern "C" __global__ void rms_norm_f32(float *x, const float *added, const float *weight, float offset, float eps,
-                                        float *y, float *inv_rms, u32 d, u32 runs) {
-    rms_norm(x, added, weight, offset, eps, y, inv_rms, d, runs);
+extern "C" __global__ void rms_norm_f32(const float *x, const float *weight, float offset, float eps, float *y,
+                                        float *inv_rms, u32 d, u32 runs) {
+    rms_norm(x, weight, offset, eps, y, inv_rms, d, runs);
 }
 
-extern "C" __global__ void rms_norm_bf16(float *x, const float *added, const float *weight, float offset, float eps,
-                                         bf16 *y, float *inv_rms, u32 d, u32 runs) {
-    rms_norm(x, added, weight, offset, eps, y, inv_rms, d, runs);
+extern "C" __global__ void rms_norm_bf16(const float *x, const float *weight, float offset, float eps, bf16 *y,
+                                         float *inv_rms, u32 d, u32 runs) {
+    rms_norm(x, weight, offset, eps, y, inv_rms, d, runs);
 }
 
 // dx (+)= inv (g - x inv^2 mean(g x)), g = dy (offset + weight)

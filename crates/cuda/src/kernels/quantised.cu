@@ -99,42 +99,6 @@ template <class W, class T> __device__ void widen_eights(W weight, T *out, u32 c
     store_eight(&out[i], values);
 }
 
-// What a product with rows in X reads of a number of the weight.
-__device__ inline float as_read(float value, float) { return value; }
-__device__ inline float as_read(float value, bf16) { return read(round_bf16(value)); }
-
-// Rows of x that a product takes at most.
-#define FEW 8
-
-// y[n][o] (+)= x[n] . w[o] for up to FEW rows of x; a warp an output, `depth` (a multiple of 8) numbers long.
-template <class W, class X, class Y>
-__device__ void few_rows(const X *x, W weight, Y *y, u32 rows, u32 outputs, u32 depth, u32 add) {
-    __shared__ float levels[16];
-    begin_levels(levels);
-    u32 output = blockIdx.x * WARPS + warp();
-    if (output >= outputs) return;
-    float sums[FEW] = {};
-    for (u32 k = lane() * 8; k < depth; k += 256) {
-        float values[8];
-        weight.eight((u64)output * depth + k, output, levels, values);
-#pragma unroll
-        for (u32 row = 0; row < FEW; row++) {
-            if (row >= rows) break;
-            float factors[8];
-            load_eight(factors, x + (u64)row * depth + k);
-#pragma unroll
-            for (u32 i = 0; i < 8; i++) sums[row] += factors[i] * as_read(values[i], X());
-        }
-    }
-#pragma unroll
-    for (u32 row = 0; row < FEW; row++) {
-        if (row >= rows) break;
-        float sum = warp_sum(sums[row]);
-        Y *to = y + (u64)row * outputs + output;
-        if (lane() == 0) write(to, add ? read(*to) + sum : sum);
-    }
-}
-
 #define WIDEN(KIND, T)                                                                                                \
     extern "C" __global__ void widen_int8_##KIND(const signed char *codes, const float *scales, T *out, u32 width,   \
                                                  u32 cols, u64 corner, u64 n) {                                      \
@@ -169,23 +133,3 @@ WIDEN(f32, float)
 WIDEN(bf16, bf16)
 WIDEN_EIGHTS(f32, float)
 WIDEN_EIGHTS(bf16, bf16)
-
-#define FEW_ROWS(KIND, X, Y)                                                                                          \
-    extern "C" __global__ void few_rows_int8_##KIND(const X *x, const unsigned char *codes, const float *scales,     \
-                                                    Y *y, u32 rows, u32 outputs, u32 depth, u32 add) {               \
-        few_rows(x, Int8Weight{codes, scales}, y, rows, outputs, depth, add);                                        \
-    }                                                                                                                 \
-    extern "C" __global__ void few_rows_nf4_##KIND(const X *x, const unsigned char *pairs, const float *absmax,      \
-                                                   Y *y, u32 rows, u32 outputs, u32 depth, u32 add) {                \
-        few_rows(x, Nf4Weight<PlainScales>{pairs, {absmax}}, y, rows, outputs, depth, add);                          \
-    }                                                                                                                 \
-    extern "C" __global__ void few_rows_nested_nf4_##KIND(                                                           \
-        const X *x, const unsigned char *pairs, const unsigned char *scales, const float *absmax,                    \
-        const float *levels, float mean, Y *y, u32 rows, u32 outputs, u32 depth, u32 add) {                          \
-        Nf4Weight<NestedScales> weight = {pairs, {scales, absmax, levels, mean}};                                    \
-        few_rows(x, weight, y, rows, outputs, depth, add);                                                           \
-    }
-
-FEW_ROWS(f32_f32, float, float)
-FEW_ROWS(bf16_f32, bf16, float)
-FEW_ROWS(bf16_bf16, bf16, bf16)

@@ -1,4 +1,4 @@
-// Norms and finiteness of gradients. A block sums its own stretch of values, a last block the blocks' sums in order.
+// Norms of gradients. A block sums its own stretch of values, a last block the blocks' sums in order.
 
 #define STRETCH 16384
 
@@ -9,16 +9,6 @@ extern "C" __global__ void sum_of_squares(const float *x, double *sums, u64 n) {
     for (u64 i = first + threadIdx.x; i < end; i += blockDim.x) sum += (double)x[i] * (double)x[i];
     sum = block_sum(sum, room);
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
-}
-
-extern "C" __global__ void count_non_finite(const float *x, double *sums, u64 n) {
-    __shared__ double room[WARPS];
-    u64 first = (u64)blockIdx.x * STRETCH, end = first + STRETCH < n ? first + STRETCH : n;
-    double count = 0.0;
-    for (u64 i = first + threadIdx.x; i < end; i += blockDim.x)
-        count += (__float_as_uint(x[i]) & 0x7f800000u) == 0x7f800000u ? 1.0 : 0.0;
-    count = block_sum(count, room);
-    if (threadIdx.x == 0) sums[blockIdx.x] = count;
 }
 
 // total += sums[0] + .. + sums[n - 1]; one block

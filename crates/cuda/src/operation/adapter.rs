@@ -73,18 +73,6 @@ pub fn add_scaled_columns(
     start(on, OP, [blocks(OP, x.len())?, 1], list)
 }
 
-/// `x *= factors[row]`: a merged weight gets the lengths of its rows.
-///
-/// # Errors
-/// Sizes that do not fit.
-pub fn scale_rows(on: &dyn Launcher, x: View<'_>, factors: View<'_>) -> Result<(), CudaError> {
-    const OP: &str = "scale_rows";
-    x.expect(OP, "x", Number::F32, x.len())?;
-    factors.expect(OP, "factors", Number::F32, x.rows())?;
-    let list = arguments![x, factors, fit(OP, "columns", x.cols())?, x.len() as u64];
-    start(on, OP, [blocks(OP, x.len())?, 1], list)
-}
-
 /// `dmagnitude += (the sum over the rows of (x + more) dy) / norm`, nothing where the norm is 0. `x`, `more` and `dy` are
 /// `[n, cols]`: outputs before they were scaled (in parts, where there are two) and their gradient; `norm` and `dmagnitude`
 /// hold a value a column. `partial` is room for [`partial_sums`] of n by cols numbers in f64.

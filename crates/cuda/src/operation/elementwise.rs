@@ -40,23 +40,6 @@ pub fn scale(on: &dyn Launcher, x: View<'_>, factor: f32) -> Result<(), CudaErro
     start(on, "scale", [blocks(OP, x.len())?, 1], arguments![x, factor, x.len() as u64])
 }
 
-/// `y = factor x`, or `y += factor x` where `add`, in f32.
-///
-/// # Errors
-/// Sizes that differ.
-pub fn add_scaled(
-    on: &dyn Launcher,
-    x: View<'_>,
-    factor: f32,
-    y: View<'_>,
-    add: bool,
-) -> Result<(), CudaError> {
-    const OP: &str = "add_scaled";
-    y.expect(OP, "y", Number::F32, x.len())?;
-    expect_alike(OP, y, &[("x", x)])?;
-    start(on, OP, [blocks(OP, y.len())?, 1], arguments![x, factor, y, add, y.len() as u64])
-}
-
 /// `x = cap * tanh(x / cap)`, in f32.
 ///
 /// # Errors

@@ -21,7 +21,6 @@ mod score;
 pub use activation::{Curve, gelu, gelu_backward, swiglu, swiglu_backward};
 pub use adapter::{
     ScaledColumns, Update, add_length_gradient, add_scaled_columns, length_factors, row_norms, scale_columns,
-    scale_rows,
 };
 pub use attention::{
     AttentionForward, AttentionGrads, AttentionKernels, AttentionShape, AttentionTiles, Qkv, Segment,
@@ -29,17 +28,17 @@ pub use attention::{
 };
 pub use cached_attention::{CachePool, Cached, CachedTiles, append_rows, cached_attention};
 pub use dropout::{Dropout, dropout};
-pub use elementwise::{add_assign, add_scaled, convert, repeat_row, scale, soft_cap};
+pub use elementwise::{add_assign, convert, repeat_row, scale, soft_cap};
 pub use log_prob::{Logits, RowSums, log_prob_begin, log_prob_chunk, log_prob_end, log_prob_gradient};
 pub use norm::{
-    LayerNormGrads, RmsNormGrads, add_column_sums, add_rms_norm, layer_norm, layer_norm_backward,
-    partial_sums, rms_norm, rms_norm_backward,
+    LayerNormGrads, RmsNormGrads, add_column_sums, layer_norm, layer_norm_backward, partial_sums, rms_norm,
+    rms_norm_backward,
 };
 pub use optimiser::{AdamWNumbers, RmsPropNumbers, SgdNumbers, adamw, rmsprop, sgd};
 pub use pages::{CachedRows, PAGE, PageTables};
 pub use product::{Factor, product};
-pub use quantised::{Codes, FEW_ROWS, Quantised, Scales, dequantise, few_rows_product};
-pub use reduce::{add_non_finite, add_squared_norm, partial_totals};
+pub use quantised::{Codes, Quantised, Scales, dequantise};
+pub use reduce::{add_squared_norm, partial_totals};
 pub use rotary::{Angles, rotary};
 pub use rows::{RowGroups, add_gathered_rows, add_row_groups, gather_rows};
 pub use score::{ScoreGrads, score, score_backward};

@@ -26,40 +26,13 @@ pub fn rms_norm(
     eps: f32,
     [y, inv_rms]: [View<'_>; 2],
 ) -> Result<(), CudaError> {
-    start_rms_norm(on, "rms_norm", (x, None), (weight, offset), eps, [y, inv_rms])
-}
-
-/// `x += added`, both in f32, then [`rms_norm`] of it: a branch enters the residual stream, which the next one reads.
-///
-/// # Errors
-/// Sizes that do not fit.
-pub fn add_rms_norm(
-    on: &dyn Launcher,
-    [x, added]: [View<'_>; 2],
-    weight: (View<'_>, f32),
-    eps: f32,
-    written: [View<'_>; 2],
-) -> Result<(), CudaError> {
-    const OP: &str = "add_rms_norm";
-    added.expect(OP, "added", Number::F32, x.len())?;
-    start_rms_norm(on, OP, (x, Some(added)), weight, eps, written)
-}
-
-fn start_rms_norm(
-    on: &dyn Launcher,
-    operation: &'static str,
-    (x, added): (View<'_>, Option<View<'_>>),
-    (weight, offset): (View<'_>, f32),
-    eps: f32,
-    [y, inv_rms]: [View<'_>; 2],
-) -> Result<(), CudaError> {
-    let (d, runs) = runs(operation, x, weight)?;
-    y.expect(operation, "y", y.number(), x.len())?;
-    inv_rms.expect(operation, "inv_rms", Number::F32, runs)?;
-    let kernel = kernel_of(operation, y.number(), ["rms_norm_f32", "rms_norm_bf16"])?;
-    let (d, runs, grid) =
-        (fit(operation, "values of weight", d)?, fit(operation, "runs", runs)?, warps(runs));
-    start(on, kernel, [grid, 1], arguments![x, added, weight, offset, eps, y, inv_rms, d, runs])
+    const OP: &str = "rms_norm";
+    let (d, runs) = runs(OP, x, weight)?;
+    y.expect(OP, "y", y.number(), x.len())?;
+    inv_rms.expect(OP, "inv_rms", Number::F32, runs)?;
+    let kernel = kernel_of(OP, y.number(), ["rms_norm_f32", "rms_norm_bf16"])?;
+    let (d, runs, grid) = (fit(OP, "values of weight", d)?, fit(OP, "runs", runs)?, warps(runs));
+    start(on, kernel, [grid, 1], arguments![x, weight, offset, eps, y, inv_rms, d, runs])
 }
 
 /// What [`rms_norm_backward`] reads and writes.

@@ -1,6 +1,6 @@
 //! Weights in few bits, in the arrangement in which the engine keeps them.
 
-use super::{WARPS, arguments, blocks, fit, kernel_of, start};
+use super::{arguments, blocks, fit, kernel_of, start};
 use crate::CudaError;
 use crate::view::{Argument, Launcher, Number, View};
 
@@ -144,44 +144,4 @@ pub fn dequantise(
     let kernel = kernel_of(OP, out.number(), kernels)?;
     let list = &[&*read, arguments![out, width, cols, at, len]].concat();
     start(on, kernel, [blocks(OP, out.len())?, 1], list)
-}
-
-/// Rows that [`few_rows_product`] takes at most, as in `quantised.cu`.
-pub const FEW_ROWS: usize = 8;
-
-/// `y = x w^T`, or `y += ..` where `add`, for up to [`FEW_ROWS`] rows of `x`, without the widened weight: decoding. All in
-/// f32; or `x` in bf16, the weight's numbers rounded to it, sums in f32 and `y` in either.
-///
-/// # Errors
-/// More rows; a weight whose columns are no multiple of 8; `x` not at a multiple of 16 bytes; sizes or precisions that do not
-/// fit.
-pub fn few_rows_product(
-    on: &dyn Launcher,
-    x: View<'_>,
-    w: Quantised<'_>,
-    y: View<'_>,
-    add: bool,
-) -> Result<(), CudaError> {
-    const OP: &str = "few_rows_product";
-    use Number::{Bf16, F32};
-    w.check(OP)?;
-    x.expect(OP, "x", x.number(), x.rows() * w.cols)?;
-    y.expect(OP, "y", y.number(), x.rows() * w.rows)?;
-    if x.rows() > FEW_ROWS || !w.in_eights() || !x.address().is_multiple_of(16) {
-        let reason = format!("{} rows by [{}, {}]; {FEW_ROWS} rows at most", x.rows(), w.rows, w.cols);
-        return Err(CudaError::shape(OP, format!("{reason}, columns in eights at multiples of 16 bytes")));
-    }
-    let kernels = match (x.number(), y.number()) {
-        (F32, F32) => ["few_rows_int8_f32_f32", "few_rows_nf4_f32_f32", "few_rows_nested_nf4_f32_f32"],
-        (Bf16, F32) => ["few_rows_int8_bf16_f32", "few_rows_nf4_bf16_f32", "few_rows_nested_nf4_bf16_f32"],
-        (Bf16, Bf16) => {
-            ["few_rows_int8_bf16_bf16", "few_rows_nf4_bf16_bf16", "few_rows_nested_nf4_bf16_bf16"]
-        }
-        (x, y) => return Err(CudaError::shape(OP, format!("no product of {x:?} into {y:?}"))),
-    };
-    let (kernel, read) = w.codes.arguments(kernels);
-    let (rows, outputs) = (fit(OP, "rows", x.rows())?, fit(OP, "outputs", w.rows)?);
-    let part: &[Argument] = arguments![y, rows, outputs, fit(OP, "columns", w.cols)?, add];
-    let grid = [fit(OP, "outputs", w.rows.div_ceil(WARPS))?, 1];
-    start(on, kernel, grid, &[arguments![x], &*read, part].concat())
 }

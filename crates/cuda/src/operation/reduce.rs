@@ -1,4 +1,4 @@
-//! Norms and finiteness of gradients: sums in f64 whose order never changes.
+//! Norms of gradients: sums in f64 whose order never changes.
 
 use super::{arguments, fit, start};
 use crate::CudaError;
@@ -12,7 +12,7 @@ pub fn partial_totals(len: usize) -> usize {
     len.div_ceil(STRETCH)
 }
 
-/// `total += the sum of x's squares`; `room` holds [`partial_totals`] values.
+/// `total += the sum of x's squares`, which is finite if and only if every value is; `room` holds [`partial_totals`] values.
 ///
 /// # Errors
 /// Sizes that do not fit.
@@ -22,33 +22,11 @@ pub fn add_squared_norm(
     room: View<'_>,
     total: View<'_>,
 ) -> Result<(), CudaError> {
-    add_total(on, "sum_of_squares", x, room, total)
-}
-
-/// `total += how many of x's values are infinite or NaN`; `room` holds [`partial_totals`] values.
-///
-/// # Errors
-/// Sizes that do not fit.
-pub fn add_non_finite(
-    on: &dyn Launcher,
-    x: View<'_>,
-    room: View<'_>,
-    total: View<'_>,
-) -> Result<(), CudaError> {
-    add_total(on, "count_non_finite", x, room, total)
-}
-
-fn add_total(
-    on: &dyn Launcher,
-    kernel: &'static str,
-    x: View<'_>,
-    room: View<'_>,
-    total: View<'_>,
-) -> Result<(), CudaError> {
+    const OP: &str = "sum_of_squares";
     let parts = partial_totals(x.len());
-    x.expect(kernel, "x", Number::F32, x.len())?;
-    room.expect(kernel, "room", Number::F64, parts)?;
-    total.expect(kernel, "total", Number::F64, 1)?;
-    start(on, kernel, [fit(kernel, "blocks", parts)?, 1], arguments![x, room, x.len() as u64])?;
+    x.expect(OP, "x", Number::F32, x.len())?;
+    room.expect(OP, "room", Number::F64, parts)?;
+    total.expect(OP, "total", Number::F64, 1)?;
+    start(on, OP, [fit(OP, "blocks", parts)?, 1], arguments![x, room, x.len() as u64])?;
     start(on, "add_sums", [1, 1], arguments![room, total, parts as u64])
 }

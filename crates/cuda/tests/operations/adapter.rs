@@ -1,8 +1,8 @@
 //! Low-rank updates and DoRA, forward and backward, put together from products, dropout and what these need besides.
 
 use bso_cuda::operation::{
-    self, Factor, ScaledColumns, Update, add_length_gradient, add_scaled, add_scaled_columns, convert,
-    dropout, length_factors, partial_sums, product, row_norms, scale, scale_columns, scale_rows,
+    self, Factor, ScaledColumns, Update, add_length_gradient, add_scaled_columns, convert, dropout,
+    length_factors, partial_sums, product, row_norms, scale, scale_columns,
 };
 use bso_cuda::{Number, View};
 use bso_engine::{
@@ -74,7 +74,12 @@ impl<'a> Layer<'a> {
     fn copy(&self, from: &Held, to: View<'_>) {
         let (on, from) = (self.machine.on(), from.view());
         let same = from.number() == to.number();
-        if same { add_scaled(on, from, 1.0, to, false) } else { convert(on, from, to) }.unwrap();
+        if same {
+            let ones = self.machine.floats(&vec![1.0; from.cols()]);
+            add_scaled_columns(on, from, (ones.view(), 0.0), to, false).unwrap();
+        } else {
+            convert(on, from, to).unwrap();
+        }
     }
 
     fn room(&self, cols: usize) -> Held {
@@ -149,7 +154,7 @@ impl<'a> Layer<'a> {
             return self.back(&dinner, &self.a, dx.view(), true);
         };
         self.back(&wide, &self.w, dx.view(), false);
-        add_scaled(on, wide.view(), -1.0, updated.view(), true).unwrap();
+        add_scaled_columns(on, wide.view(), (factors.view(), 1.0), updated.view(), false).unwrap();
         let dseen = self.room(dx.view().cols());
         self.back(&updated, &self.w, dseen.view(), false);
         self.back(&dinner, &self.a, dseen.view(), true);
@@ -272,26 +277,6 @@ fn lengths_of_updated_rows_and_weights_that_are_merged() {
                 }
                 assert_close("norm", machine, &norm, want.as_slice(), F32);
             }
-            // A row of zeros stays one.
-            w.row_mut(o - 1).fill(0.0);
-            let (mut want, held) = (w.clone(), machine.array(&w));
-            magnitude.as_mut_slice().iter_mut().for_each(|m| *m = m.abs());
-            engine.set_row_norms(&mut want, &magnitude).unwrap();
-            let (norm, factors) = (machine.room(Number::F32, 1, o), machine.room(Number::F32, 1, o));
-            let lengths = machine.array(&magnitude);
-            row_norms(machine.on(), held.view(), None, norm.view()).unwrap();
-            length_factors(machine.on(), lengths.view(), norm.view(), factors.view()).unwrap();
-            scale_rows(machine.on(), held.view(), factors.view()).unwrap();
-            assert_close("scaled rows", machine, &held, want.as_slice(), F32);
-
-            // A merged update.
-            let held = machine.array(&w);
-            let [ha, hb, scaled] = [&a, &b, &b].map(|array| machine.array(array));
-            engine.add_low_rank(&a, &b, SCALE, &mut w).unwrap();
-            add_scaled(machine.on(), hb.view(), SCALE, scaled.view(), false).unwrap();
-            let (b, a) = (Factor::plain(scaled.view()), Factor::plain(ha.view()));
-            product(machine.on(), b, a, held.view(), true).unwrap();
-            assert_close("merged", machine, &held, w.as_slice(), F32);
         }
     });
 }

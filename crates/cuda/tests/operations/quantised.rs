@@ -1,7 +1,7 @@
 //! Weights in eight and in four bits. What the CPU keeps of a weight is found again from the numbers that it gives back.
 
 use bso_cuda::Number;
-use bso_cuda::operation::{Codes, FEW_ROWS, Quantised, Scales, dequantise, few_rows_product};
+use bso_cuda::operation::{Codes, Quantised, Scales, dequantise};
 use bso_engine::{Array, DType, Engine, Quantisation};
 
 use crate::machine::{Held, Machine, assert_close, on_every_machine, random, random_of, tolerance};
@@ -131,43 +131,6 @@ fn widened_weights_are_the_cpus_to_the_bit_in_whole_and_in_parts() {
                 assert!(dequantise(machine.on(), quantised, [rows, 0], out.view()).is_err());
                 let short = kept.weight([rows + 64, cols], kind);
                 assert!(dequantise(machine.on(), short, [0, 0], out.view()).is_err());
-            }
-        }
-    });
-}
-
-#[test]
-fn products_with_few_rows() {
-    let engine = Engine::cpu(Some(1)).unwrap();
-    on_every_machine(|machine| {
-        for [n, i, o] in [[1, 8, 1], [3, 40, 5], [FEW_ROWS, 520, 43]] {
-            for kind in KINDS {
-                let w = random(7, o, i);
-                let quantised = engine.quantise(&w, kind).unwrap();
-                let mut seen = Array::zeros(o, i);
-                engine.dequantise(&quantised, &mut seen).unwrap();
-                let kept = Kept::of(machine, &w, &seen, kind);
-                for (dtype, out, add) in [
-                    (DType::F32, DType::F32, false),
-                    (DType::F32, DType::F32, true),
-                    (DType::Bf16, DType::F32, true),
-                    (DType::Bf16, DType::Bf16, false),
-                ] {
-                    let (x, before) = (random_of(dtype, 1, n, i), random_of(out, 2, n, o));
-                    let mut want = Array::zeros_of(dtype, n, o).unwrap();
-                    engine.linear(&x, &quantised, None, &mut want).unwrap();
-                    let (hx, y) = (machine.array(&x), machine.array(&before));
-                    few_rows_product(machine.on(), hx.view(), kept.weight([o, i], kind), y.view(), add)
-                        .unwrap();
-                    let mut want = want.to_f32_vec();
-                    if add {
-                        want.iter_mut().zip(before.to_f32_vec()).for_each(|(want, before)| *want += before);
-                    }
-                    assert_close(&format!("{kind:?} of {n}"), machine, &y, &want, tolerance(dtype));
-                }
-                let [x, y] = [i, o].map(|cols| machine.zeros(Number::F32, FEW_ROWS + 1, cols));
-                let weight = kept.weight([o, i], kind);
-                assert!(few_rows_product(machine.on(), x.view(), weight, y.view(), false).is_err());
             }
         }
     });

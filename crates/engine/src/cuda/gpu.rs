@@ -1,17 +1,29 @@
 //! A GPU as the engine's accelerator: each operation as launches of `bso_cuda::operation`, in one order. What is more than
 //! a few launches is in files of its own.
 
+mod attention;
+mod cache;
+mod codes;
+mod dora;
+mod head;
+mod head_update;
+mod lists;
+mod low_rank;
+mod norm;
+mod optimiser;
+mod room;
+mod views;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bso_cuda::operation::{self, Factor as Product};
 use bso_cuda::{Gpu, KernelCache, Number, View};
 
-use super::cache::Pages;
-use super::codes;
-use super::head_update::Written;
-use super::lists::Lists;
-use super::room::{Room, room_for};
-use super::views::{bytes_at, failed, reshaped, view};
+use self::cache::Pages;
+use self::head_update::Written;
+use self::lists::Lists;
+use self::room::{Room, room_for};
+use self::views::{bytes_at, failed, view};
 use crate::accelerator::{
     Accelerator, CacheSize, CachedSequences, DeviceCodes, DeviceDora, DeviceDoraGrads, DeviceHead,
     DeviceLowRank, DeviceWeight, Factor, Memory, RoomFor,
@@ -27,16 +39,16 @@ use crate::{
 pub(super) struct Cuda {
     // Before the GPU, so that its memory goes first.
     state: Mutex<State>,
-    pub(super) gpu: Gpu,
+    gpu: Gpu,
 }
 
 /// What operations share: held locked by each until its launches are queued.
 #[derive(Debug, Default)]
-pub(super) struct State {
-    pub lists: Lists,
-    pub room: Room,
+struct State {
+    lists: Lists,
+    room: Room,
     /// Of what stays while several operations take room.
-    pub outer: Room,
+    outer: Room,
 }
 
 impl Cuda {
@@ -45,12 +57,12 @@ impl Cuda {
         Ok(Self { state: Mutex::default(), gpu })
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Numbers to the host, after all work so far.
-    pub(super) fn read(&self, from: View<'_>, to: &mut [u8]) -> Result<(), EngineError> {
+    fn read(&self, from: View<'_>, to: &mut [u8]) -> Result<(), EngineError> {
         let asked = self.state().lists.asked();
         self.gpu.download(from, to).map_err(failed)?;
         self.state().lists.done(asked);
@@ -357,7 +369,7 @@ impl Accelerator for Cuda {
         lse: &mut Array,
     ) -> Result<(), EngineError> {
         let lse = view(lse)?;
-        self.log_probs_of(head, log_probs, reshaped(lse, 1, lse.len()))
+        self.log_probs_of(head, log_probs, lse)
     }
 
     fn selected_log_prob_backward(

@@ -159,7 +159,9 @@ fn settings_of(config: &EvalConfig, dir: &Path) -> Result<String, RecipeError> {
     for number in numbers.into_iter().chain([config.max_new_tokens as u64, config.seed, CHUNK as u64]) {
         hash.part(number.to_le_bytes());
     }
-    hash.part(&config.dtype).part(&config.device).part(&config.chat_template);
+    // What `auto` means here: another device gives other last bits, and so may sample other tokens.
+    let device = Device::parse(&config.device).map_err(ModelError::from)?;
+    hash.part(&config.dtype).part(device.to_string()).part(&config.chat_template);
     let mut entries: Vec<_> = std::fs::read_dir(dir)
         .map_err(|e| RecipeError::input(format!("cannot read the model {}: {e}", dir.display())))?
         .collect::<Result<_, _>>()?;

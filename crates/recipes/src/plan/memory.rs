@@ -6,8 +6,8 @@ use crate::config::{DTypeChoice, TrainConfig};
 use crate::dataset::Dataset;
 use crate::session::optimiser_kind;
 use bso_model::{
-    AdapterConfig, BatchSize, CpuPath, DType, Device, Engine, ModelConfig, ModelMemory, PassMemory,
-    Quantisation, RoomFor, adapter_room,
+    AdapterConfig, CpuPath, DType, Device, Engine, ModelConfig, ModelMemory, PassMemory, Quantisation,
+    adapter_room, room_for,
 };
 use serde::Serialize;
 
@@ -168,27 +168,17 @@ impl Setting<'_> {
         const NAME: &str = "workspace and logits";
         // What scoring passes borrow first stays in the pool.
         let passes = [Some(work.largest), work.largest_scored, work.largest_evaluated];
-        let most = |of: fn(&BatchSize) -> usize| passes.iter().flatten().map(of).max().unwrap_or(0);
-        let rows = most(|size| size.rows);
-        let ModelConfig { heads, head_dim, hidden_size, vocab_size, .. } = *self.model;
-        let how = (dtype, self.config.model.gradient_checkpointing, self.engine.device());
-        let of_adapter = |adapter| adapter_room(self.model, how, adapter, rows);
-        let widened = if self.config.quantisation.is_some() {
-            hidden_size * self.model.intermediate_size * dtype.size_in_bytes()
-        } else {
-            0
-        };
-        let pass = RoomFor {
-            rows,
-            scored: most(|size| size.scored),
-            vocab: vocab_size,
-            heads,
-            widest: hidden_size.max(heads * head_dim),
-            dtype,
-            adapter: self.adapter.map_or(Ok(0), of_adapter)? + widened,
-        };
-        if let Some(room) = self.engine.device_room(&pass) {
-            return Ok((NAME, room));
+        let rows = passes.iter().flatten().map(|size| size.rows).max().unwrap_or(0);
+        if self.on_device() {
+            let model = self.model;
+            let how = (dtype, self.config.model.gradient_checkpointing, self.engine.device());
+            let adapter = self.adapter.map_or(Ok(0), |adapter| adapter_room(model, how, adapter, rows))?;
+            let widened = match self.config.quantisation {
+                Some(_) => model.hidden_size * model.intermediate_size * dtype.size_in_bytes(),
+                None => 0,
+            };
+            let room = |size| self.engine.device_room(&room_for(model, dtype, size, adapter + widened));
+            return Ok((NAME, passes.into_iter().flatten().filter_map(room).max().unwrap_or(0)));
         }
         let products = if dtype == DType::F32 { PRODUCT_ROOM * self.engine.num_threads() as u64 } else { 0 };
         Ok((NAME, (self.scratch + products) as usize + self.adapter_growth(dtype, rows)?))

@@ -3,8 +3,8 @@
 use bso_cuda::operation::{self, AttentionKernels};
 use bso_cuda::{Number, View};
 
-use super::gpu::{Cuda, State};
 use super::views::{failed, number, view};
+use super::{Cuda, State};
 use crate::{AttentionForward, AttentionGrads, AttentionShape, EngineError, Qkv, Segments};
 
 impl Cuda {

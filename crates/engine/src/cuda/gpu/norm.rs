@@ -2,7 +2,7 @@
 
 use bso_cuda::{Number, operation};
 
-use super::gpu::Cuda;
+use super::Cuda;
 use super::views::{failed, view};
 use crate::{Accumulate, EngineError, LayerNormGrads, RmsNormGrads};
 

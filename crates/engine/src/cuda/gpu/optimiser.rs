@@ -3,7 +3,7 @@
 use bso_cuda::operation::{self, AdamWNumbers, RmsPropNumbers, SgdNumbers};
 use bso_cuda::{CudaError, Number, View};
 
-use super::gpu::Cuda;
+use super::Cuda;
 use super::views::{failed, view};
 use crate::{AdamW, AdamWState, Array, EngineError, RmsProp, Sgd, optimiser_update};
 

@@ -3,8 +3,8 @@
 use bso_cuda::operation::{self, Factor, ScaledColumns};
 use bso_cuda::{CudaError, Number, View};
 
+use super::Cuda;
 use super::codes::Held;
-use super::gpu::Cuda;
 use super::low_rank::Update;
 use super::views::{failed, view};
 use crate::accelerator::{DeviceDora, DeviceDoraGrads, DeviceWeight};

@@ -39,22 +39,6 @@ pub(super) fn view(array: &Array) -> Result<View<'_>, EngineError> {
     Ok(unsafe { View::at(address, number, array.rows(), array.cols()) })
 }
 
-/// `rows` rows of a matrix from `first` on.
-pub(super) fn rows_of(matrix: View<'_>, first: usize, rows: usize) -> View<'_> {
-    let first = first.min(matrix.rows());
-    let rows = rows.min(matrix.rows() - first);
-    let offset = first * matrix.cols() * matrix.number().size_in_bytes();
-    // SAFETY: rows of the matrix, for as long as it is borrowed.
-    unsafe { View::at(matrix.address() + offset as u64, matrix.number(), rows, matrix.cols()) }
-}
-
-/// The same numbers as a matrix of another shape.
-pub(super) fn reshaped(view: View<'_>, rows: usize, cols: usize) -> View<'_> {
-    let rows = if rows * cols <= view.len() { rows } else { 0 };
-    // SAFETY: no more numbers than there were.
-    unsafe { View::at(view.address(), view.number(), rows, cols) }
-}
-
 /// Bytes `first..first + count` of a memory, for copies that know no numbers.
 pub(super) fn bytes_at(memory: &dyn Memory, first: usize, count: usize) -> Result<View<'_>, EngineError> {
     if let Some(error) = memory.missing() {

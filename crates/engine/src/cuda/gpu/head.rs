@@ -3,10 +3,10 @@
 use bso_cuda::operation::{self, Factor, Logits, RowSums};
 use bso_cuda::{CudaError, Gpu, Number, View};
 
-use super::gpu::{Cuda, State};
 use super::head_update::{HeadUpdate, Parts, Written};
 use super::lists::Lists;
-use super::views::{failed, reshaped, rows_of, view};
+use super::views::{failed, view};
+use super::{Cuda, State};
 use crate::accelerator::{DeviceHead, LOGITS};
 use crate::{Array, EngineError, ScoreGrads};
 
@@ -32,13 +32,28 @@ pub(super) struct Chunk {
 
 impl Chunk {
     /// The room of a chunk's logits as their matrix.
-    pub(super) fn shaped<'a>(&self, room: View<'a>) -> View<'a> {
-        reshaped(room, self.rows, self.width)
+    pub(super) fn shaped<'a>(&self, room: View<'a>) -> Result<View<'a>, CudaError> {
+        room.part(0, self.rows, self.width)
     }
 
-    /// The tokens' values of a list of one a token.
-    pub(super) fn columns_of<'a>(&self, list: View<'a>) -> View<'a> {
-        part(list, self.first, self.width)
+    /// Its rows of a matrix with a row for each hidden row.
+    pub(super) fn rows_of<'a>(&self, matrix: View<'a>) -> Result<View<'a>, CudaError> {
+        matrix.part(self.row * matrix.cols(), self.rows, matrix.cols())
+    }
+
+    /// Its rows of a matrix with a row for each token.
+    pub(super) fn tokens_of<'a>(&self, matrix: View<'a>) -> Result<View<'a>, CudaError> {
+        matrix.part(self.first * matrix.cols(), self.width, matrix.cols())
+    }
+
+    /// Its values of a list with one for each hidden row.
+    fn of_rows<'a>(&self, list: View<'a>) -> Result<View<'a>, CudaError> {
+        list.part(self.row, 1, self.rows)
+    }
+
+    /// Its values of a list with one for each token.
+    pub(super) fn of_tokens<'a>(&self, list: View<'a>) -> Result<View<'a>, CudaError> {
+        list.part(self.first, 1, self.width)
     }
 }
 
@@ -74,19 +89,13 @@ impl<'a> Inputs<'a> {
         chunk: Chunk,
         (room, parts): (View<'b>, Parts<'_>),
     ) -> Result<Logits<'b>, CudaError> {
-        let values = chunk.shaped(room);
-        let hidden = Factor::plain(chunk.rows_of(self.hidden));
-        let head = Factor::transposed(chunk.tokens_of(self.head));
+        let values = chunk.shaped(room)?;
+        let hidden = Factor::plain(chunk.rows_of(self.hidden)?);
+        let head = Factor::transposed(chunk.tokens_of(self.head)?);
         operation::product(gpu, hidden, head, values, false)?;
         update.map_or(Ok(()), |update| update.add_logits(gpu, self, (chunk, values), parts))?;
         Ok(Logits { values, first: chunk.first, cap: self.cap })
     }
-}
-
-/// Values `first..first + count` of a row.
-fn part(row: View<'_>, first: usize, count: usize) -> View<'_> {
-    let column = rows_of(reshaped(row, row.len(), 1), first, count);
-    reshaped(column, 1, column.len())
 }
 
 /// The part of the room for a chunk's sums over its rows.
@@ -144,13 +153,12 @@ impl Cuda {
         operation::log_prob_begin(&self.gpu, sums)?;
         for chunk in inputs.chunks() {
             let logits = inputs.logits(&self.gpu, update, chunk, room)?;
-            let of = |row| part(row, chunk.row, chunk.rows);
             let sums = RowSums {
-                largest: of(sums.largest),
-                sums: of(sums.sums),
-                target_logits: of(sums.target_logits),
+                largest: chunk.of_rows(sums.largest)?,
+                sums: chunk.of_rows(sums.sums)?,
+                target_logits: chunk.of_rows(sums.target_logits)?,
             };
-            operation::log_prob_chunk(&self.gpu, logits, of(inputs.targets), sums)?;
+            operation::log_prob_chunk(&self.gpu, logits, chunk.of_rows(inputs.targets)?, sums)?;
         }
         Ok(())
     }
@@ -184,23 +192,22 @@ impl Cuda {
             (Number::F64, apart.min(1), operation::partial_sums(block, chunk)),
         ];
         let [room, straight, turned, narrow, partial] = room.views(gpu, wanted).map_err(failed)?;
-        let (lse, parts) = (reshaped(lse, 1, lse.len()), [straight, turned]);
+        let parts = [straight, turned];
         let through = |chunk: Chunk| {
             let logits = inputs.logits(gpu, update.as_ref(), chunk, (room, parts))?;
-            let of = |row| part(row, chunk.row, chunk.rows);
-            let gradients = if in_place { logits.values } else { chunk.shaped(narrow) };
-            let sides = [of(lse), of(weights)];
-            operation::log_prob_gradient(gpu, logits, of(inputs.targets), sides, gradients)?;
+            let gradients = if in_place { logits.values } else { chunk.shaped(narrow)? };
+            let sides = [chunk.of_rows(lse)?, chunk.of_rows(weights)?];
+            operation::log_prob_gradient(gpu, logits, chunk.of_rows(inputs.targets)?, sides, gradients)?;
             if let Some((update, written)) = update.as_ref().zip(written) {
                 let (gradients, partial) = ((chunk, gradients), partial_of(partial, chunk));
                 return update.through_logits(gpu, &inputs, gradients, (parts, partial?), (dhidden, written));
             }
-            let (head, drows) = (chunk.tokens_of(inputs.head), chunk.rows_of(dhidden));
+            let (head, drows) = (chunk.tokens_of(inputs.head)?, chunk.rows_of(dhidden)?);
             let (plain, turned) = (Factor::plain(gradients), Factor::transposed(gradients));
             operation::product(gpu, plain, Factor::plain(head), drows, chunk.first > 0)?;
             let Some(dhead) = dhead else { return Ok(()) };
-            let hidden = Factor::plain(chunk.rows_of(inputs.hidden));
-            operation::product(gpu, turned, hidden, chunk.tokens_of(dhead), true)
+            let hidden = Factor::plain(chunk.rows_of(inputs.hidden)?);
+            operation::product(gpu, turned, hidden, chunk.tokens_of(dhead)?, true)
         };
         inputs.chunks().try_for_each(through).map_err(failed)?;
         let inner = |(update, written): (&HeadUpdate<'_>, Written<'_>)| {

@@ -3,7 +3,7 @@
 use bso_cuda::operation::{self, Factor};
 use bso_cuda::{CudaError, Gpu, Number, View};
 
-use super::gpu::Cuda;
+use super::Cuda;
 use super::room::Wanted;
 use super::views::{failed, view};
 use crate::accelerator::DeviceLowRank;

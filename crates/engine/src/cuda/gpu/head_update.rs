@@ -7,7 +7,7 @@ use bso_cuda::{CudaError, Gpu, Number, View};
 use super::head::{Chunk, Inputs};
 use super::low_rank::{Inner, Update};
 use super::room::Room;
-use super::views::{failed, rows_of, view};
+use super::views::{failed, view};
 use crate::EngineError;
 use crate::accelerator::DeviceHeadUpdate;
 
@@ -79,21 +79,21 @@ impl<'a> HeadUpdate<'a> {
         (chunk, logits): (Chunk, View<'_>),
         parts: Parts<'_>,
     ) -> Result<(), CudaError> {
-        let inner = Factor::plain(chunk.rows_of(self.inner.inner));
-        let b = Factor::transposed(chunk.tokens_of(self.update.b));
+        let inner = Factor::plain(chunk.rows_of(self.inner.inner)?);
+        let b = Factor::transposed(chunk.tokens_of(self.update.b)?);
         let Some(Lengths { factors, .. }) = &self.lengths else {
             return operation::product(gpu, inner, b, logits, true);
         };
-        let [straight, turned] = parts.map(|part| chunk.shaped(part));
+        let [straight, turned] = [chunk.shaped(parts[0])?, chunk.shaped(parts[1])?];
         match self.update.dropout {
             None => gpu.copy(logits, straight)?,
             Some(_) => {
-                let (seen, head) = (chunk.rows_of(self.inner.seen), chunk.tokens_of(inputs.head));
+                let (seen, head) = (chunk.rows_of(self.inner.seen)?, chunk.tokens_of(inputs.head)?);
                 operation::product(gpu, Factor::plain(seen), Factor::transposed(head), straight, false)?;
             }
         }
         operation::product(gpu, inner, b, turned, false)?;
-        let factors = chunk.columns_of(*factors);
+        let factors = chunk.of_tokens(*factors)?;
         operation::add_scaled_columns(gpu, straight, (factors, 1.0), logits, true)?;
         operation::add_scaled_columns(gpu, turned, (factors, 0.0), logits, true)
     }
@@ -108,21 +108,21 @@ impl<'a> HeadUpdate<'a> {
         (parts, partial): (Parts<'_>, View<'_>),
         (dhidden, written): (View<'_>, Written<'_>),
     ) -> Result<(), CudaError> {
-        let (head, later) = (Factor::plain(chunk.tokens_of(inputs.head)), chunk.first > 0);
-        let drows = chunk.rows_of(dhidden);
+        let (head, later) = (Factor::plain(chunk.tokens_of(inputs.head)?), chunk.first > 0);
+        let drows = chunk.rows_of(dhidden)?;
         let mut turned = dlogits;
         if let Some(Lengths { norm, factors }) = &self.lengths {
-            let [straight, own] = parts.map(|part| chunk.shaped(part));
+            let [straight, own] = [chunk.shaped(parts[0])?, chunk.shaped(parts[1])?];
             if let Some(dmagnitude) = written.dmagnitude {
-                let of = [chunk.columns_of(*norm), chunk.columns_of(dmagnitude)];
+                let of = [chunk.of_tokens(*norm)?, chunk.of_tokens(dmagnitude)?];
                 operation::add_length_gradient(gpu, (straight, Some(own)), dlogits, of, partial)?;
             }
-            let factors = chunk.columns_of(*factors);
+            let factors = chunk.of_tokens(*factors)?;
             operation::add_scaled_columns(gpu, dlogits, (factors, 0.0), own, false)?;
             turned = own;
             if self.update.dropout.is_some() {
                 operation::add_scaled_columns(gpu, dlogits, (factors, 1.0), straight, false)?;
-                let dseen = chunk.rows_of(self.dseen);
+                let dseen = chunk.rows_of(self.dseen)?;
                 operation::product(gpu, Factor::plain(straight), head, dseen, later)?;
                 operation::product(gpu, Factor::plain(dlogits), head, drows, later)?;
             } else {
@@ -131,10 +131,10 @@ impl<'a> HeadUpdate<'a> {
         } else {
             operation::product(gpu, Factor::plain(dlogits), head, drows, later)?;
         }
-        let (b, dinner) = (chunk.tokens_of(self.update.b), chunk.rows_of(self.inner.wide));
+        let (b, dinner) = (chunk.tokens_of(self.update.b)?, chunk.rows_of(self.inner.wide)?);
         operation::product(gpu, Factor::plain(turned), Factor::plain(b), dinner, later)?;
-        let inner = Factor::plain(chunk.rows_of(self.inner.inner));
-        operation::product(gpu, Factor::transposed(turned), inner, chunk.tokens_of(written.db), true)
+        let inner = Factor::plain(chunk.rows_of(self.inner.inner)?);
+        operation::product(gpu, Factor::transposed(turned), inner, chunk.tokens_of(written.db)?, true)
     }
 
     /// `da += dinner^T seen`, and the hidden rows' share by the inner rows.
@@ -155,15 +155,5 @@ impl<'a> HeadUpdate<'a> {
                 operation::dropout(gpu, dropout, self.dseen, dhidden, true)
             }
         }
-    }
-}
-
-impl Chunk {
-    pub(super) fn rows_of<'a>(&self, matrix: View<'a>) -> View<'a> {
-        rows_of(matrix, self.row, self.rows)
-    }
-
-    pub(super) fn tokens_of<'a>(&self, matrix: View<'a>) -> View<'a> {
-        rows_of(matrix, self.first, self.width)
     }
 }
