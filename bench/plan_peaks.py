@@ -16,6 +16,7 @@ SETTINGS = {
     'all weights, bf16': dict(dtype='bf16'),
     'all weights, bf16, gradient_checkpointing': dict(dtype='bf16', gradient_checkpointing='true'),
     'LoRA, f32': dict(dtype='f32', **ADAPTER),
+    'LoRA, bf16': dict(dtype='bf16', **ADAPTER),
     'LoRA with the head, f32': dict(dtype='f32', lora_target_modules="'.*_proj|lm_head'", **ADAPTER),
     'DoRA, f32': dict(dtype='f32', use_dora='true', **ADAPTER),
     'DoRA with the head, bf16': dict(dtype='bf16', use_dora='true', lora_target_modules="'.*_proj|lm_head'", **ADAPTER),

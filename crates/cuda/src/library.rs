@@ -4,6 +4,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use libloading::Library;
@@ -64,6 +65,11 @@ impl Wanted {
             if is_file && !place.is_file() {
                 continue;
             }
+            if is_file && is_cut_short(&place) {
+                broken =
+                    broken.or(Some((place, "the file is cut short; fetch or install it again".to_owned())));
+                continue;
+            }
             // SAFETY: running a library's initialisers is what opening NVIDIA's own libraries means.
             match unsafe { Library::new(&place) } {
                 Ok(library) => return self.check(library, place.display().to_string()),
@@ -112,6 +118,42 @@ impl Wanted {
         let folders = if folders.is_empty() { String::new() } else { format!(", in {}", folders.join(", ")) };
         format!("{names} through the system's loader (LD_LIBRARY_PATH){folders}")
     }
+}
+
+/// Whether a 64-bit ELF file ends before what its header says is in it: the system's loader would read beyond its end, which
+/// kills the process. Of any other file the loader says what is wrong with it.
+fn is_cut_short(path: &Path) -> bool {
+    let (Ok(mut file), Ok(size)) = (fs::File::open(path), fs::metadata(path).map(|entry| entry.len())) else {
+        return false;
+    };
+    let mut header = [0_u8; 64];
+    let read = file.read_exact(&mut header);
+    // 64 bits, little-endian.
+    if header[..6] != *b"\x7fELF\x02\x01" {
+        return false;
+    }
+    if read.is_err() {
+        return true;
+    }
+    let number = |bytes: &[u8], at: usize, width: usize| {
+        bytes[at..at + width].iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    // The tables of sections and of segments: offset, size of an entry, number of entries.
+    let [sections, segments] = [(40, 58, 60), (32, 54, 56)].map(|(offset, entry, count)| {
+        (number(&header, offset, 8), number(&header, entry, 2), number(&header, count, 2))
+    });
+    let end = |(offset, entry, count): (u64, u64, u64)| offset.saturating_add(entry * count);
+    if end(sections).max(end(segments)) > size {
+        return true;
+    }
+    let (offset, entry, count) = segments;
+    let mut table = vec![0; (entry * count) as usize];
+    if entry < 56 || file.seek(SeekFrom::Start(offset)).is_err() || file.read_exact(&mut table).is_err() {
+        return false;
+    }
+    // Where in the file a segment lies, and how long it is there.
+    let mut segments = table.chunks_exact(entry as usize);
+    segments.any(|segment| number(segment, 8, 8).saturating_add(number(segment, 32, 8)) > size)
 }
 
 /// What [`FOLDERS_VARIABLE`] names.
@@ -181,6 +223,28 @@ mod tests {
             assert!(error.contains("libc.so.6") && error.contains("it lacks cuNothing"), "{error}");
             assert!(Wanted { symbols: &["malloc"], ..libc }.open_in(&[]).is_ok());
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_library_that_is_cut_short_anywhere_is_told_and_the_process_lives() {
+        let libc = Wanted { names: &["libc.so.6"], symbols: &["malloc"], ..NOWHERE };
+        let whole = fs::read_to_string("/proc/self/maps").unwrap();
+        let path =
+            whole.lines().find_map(|line| line.split_whitespace().find(|word| word.ends_with("/libc.so.6")));
+        let Some(path) = path else { return println!("skipped: this process has no libc.so.6") };
+        assert!(!is_cut_short(Path::new(path)));
+        let (bytes, folder) = (fs::read(path).unwrap(), tempfile::tempdir().unwrap());
+        let file = folder.path().join("libc.so.6");
+        for kept in [0, 5, 63, 64, 4096, bytes.len() / 3, bytes.len() - 1] {
+            fs::write(&file, &bytes[..kept]).unwrap();
+            // Fewer bytes than the mark of an ELF file are left to the loader, which reads no further.
+            assert_eq!(is_cut_short(&file), kept >= 6, "{kept} bytes");
+        }
+        let wanted = Wanted { names: &["libbso-cut.so.1"], ..libc };
+        fs::write(folder.path().join("libbso-cut.so.1"), &bytes[..bytes.len() / 2]).unwrap();
+        let error = wanted.open_in(&[folder.path().into()]).unwrap_err().to_string();
+        assert!(error.contains("libbso-cut.so.1") && error.contains("cut short"), "{error}");
     }
 
     #[test]

@@ -115,28 +115,22 @@ pub struct Update<'a> {
     pub scale: f32,
 }
 
-/// The lengths of the rows of `w + scale b a` (or of `w`), into `norm`; `w` is `[n, i]` in f32 or bf16. The sum is nowhere
-/// stored.
+/// The lengths of the rows of `w + scale b a`, into `norm`; `w` is `[n, i]` in f32 or bf16. The sum is nowhere stored.
 ///
 /// # Errors
 /// Sizes that do not fit.
 pub fn row_norms(
     on: &dyn Launcher,
     w: View<'_>,
-    update: Option<Update<'_>>,
+    Update { a, b, scale }: Update<'_>,
     norm: View<'_>,
 ) -> Result<(), CudaError> {
     const OP: &str = "row_norms";
     let kernel = kernel_of(OP, w.number(), ["row_norms_f32", "row_norms_bf16"])?;
     norm.expect(OP, "norm", Number::F32, w.rows())?;
-    let rank = update.map_or(0, |update| update.a.rows());
-    if let Some(Update { a, b, .. }) = update {
-        a.expect(OP, "a", Number::F32, rank * w.cols())?;
-        b.expect(OP, "b", Number::F32, w.rows() * rank)?;
-    }
-    let (a, b) = (update.map(|update| update.a), update.map(|update| update.b));
-    let scale = update.map_or(0.0, |update| update.scale);
+    a.expect(OP, "a", Number::F32, a.rows() * w.cols())?;
+    b.expect(OP, "b", Number::F32, w.rows() * a.rows())?;
     let (cols, rows) = (fit(OP, "columns", w.cols())?, fit(OP, "rows", w.rows())?);
-    let list = arguments![w, a, b, scale, norm, fit(OP, "rank", rank)?, cols, rows];
+    let list = arguments![w, a, b, scale, norm, fit(OP, "rank", a.rows())?, cols, rows];
     start(on, kernel, [fit(OP, "rows", w.rows().div_ceil(ROWS))?, 1], list)
 }

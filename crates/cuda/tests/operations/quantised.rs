@@ -4,7 +4,7 @@ use bso_cuda::Number;
 use bso_cuda::operation::{Codes, Quantised, Scales, dequantise};
 use bso_engine::{Array, DType, Engine, Quantisation};
 
-use crate::machine::{Held, Machine, assert_close, on_every_machine, random, random_of, tolerance};
+use crate::machine::{Held, Machine, assert_close, on_every_machine, random};
 
 const NF4: [f32; 16] = [
     -1.0,

@@ -106,7 +106,7 @@ impl Cuda {
         let (weight, update) = (Held::of(w)?, operation::Update { a: view(a)?, b: view(b)?, scale });
         let mut state = self.state();
         let [room] = state.room.views(&self.gpu, [weight.wanted()]).map_err(failed)?;
-        let norms = |w| operation::row_norms(&self.gpu, w, Some(update), norm);
+        let norms = |w| operation::row_norms(&self.gpu, w, update, norm);
         weight.widened(&self.gpu, room).and_then(norms).map_err(failed)
     }
 }
